@@ -1,0 +1,3 @@
+//! Load tools and what they share.
+//!
+//! **Runs on: any.**

@@ -1,0 +1,3 @@
+//! The engine: the runtime facade, shards and their mailboxes, buffers, timers, metric pages.
+//!
+//! **Runs on: any**; each module says where.

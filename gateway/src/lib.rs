@@ -1,0 +1,3 @@
+//! The product: an edge gateway for real-time services.
+//!
+//! **Runs on: any**; each module says where.

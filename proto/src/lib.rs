@@ -1,0 +1,4 @@
+//! Wire formats as sans-IO machines: bytes in, events and bytes out.
+//!
+//! **Runs on: any.** Nothing here opens a socket, reads a clock or starts a thread, and no input
+//! can make it panic.
