@@ -68,6 +68,16 @@ impl Page {
         Ok(Page { file, words, shard })
     }
 
+    /// A second handle on the same page.
+    ///
+    /// # Errors
+    /// When the process has no room for another descriptor or mapping.
+    pub fn try_clone(&self) -> io::Result<Page> {
+        let file = self.file.try_clone()?;
+        let words = Words::map(file.as_fd())?;
+        Ok(Page { file, words, shard: self.shard })
+    }
+
     /// Which shard writes it.
     pub fn shard(&self) -> usize {
         self.shard

@@ -1,0 +1,323 @@
+//! `/metrics`: the Prometheus text format, version 0.0.4.
+//!
+//! **Runs on: control.**
+//!
+//! Each family is one group: `HELP`, `TYPE`, then all its series. Durations are stored in
+//! nanoseconds and given in seconds.
+
+use std::fmt::{Display, Write};
+use std::time::Duration;
+
+use trine_core::metrics::{
+    CLOSE_CODES, Counter, Gauge, Histogram, Series, Snapshot, bucket_bound_nanos,
+};
+
+use crate::control::State;
+
+/// The format's media type.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Everything that is rendered.
+#[derive(Debug)]
+pub struct View {
+    /// Control's build.
+    pub build: String,
+    /// Whether a data process serves.
+    pub up: bool,
+    /// Data processes started after the first.
+    pub restarts: u64,
+    /// Configuration generation.
+    pub generation: u64,
+    /// Since the data process's start.
+    pub uptime: Duration,
+    /// One snapshot a shard.
+    pub shards: Vec<Snapshot>,
+}
+
+impl View {
+    /// What there is to see now.
+    pub fn of(state: &State) -> View {
+        View {
+            build: state.build.clone(),
+            up: state.data_pid.is_some(),
+            restarts: state.identity.restarts,
+            generation: state.identity.generation,
+            uptime: state.uptime(),
+            shards: state.pages.iter().map(trine_core::metrics::Page::snapshot).collect(),
+        }
+    }
+}
+
+/// The whole page.
+pub fn render(view: &View) -> String {
+    let mut text = Text { out: String::with_capacity(64 << 10), family: "" };
+    process(&mut text, view);
+    for counter in Counter::ALL {
+        let series = counter.series();
+        text.shards(series, "counter", view, |seen| seen.counter(*counter));
+    }
+    closes(&mut text, view);
+    for gauge in Gauge::ALL {
+        text.shards(gauge.series(), "gauge", view, |seen| seen.gauge(*gauge));
+    }
+    for histogram in Histogram::ALL {
+        for (shard, seen) in view.shards.iter().enumerate() {
+            text.histogram(*histogram, shard, seen);
+        }
+    }
+    text.out
+}
+
+/// Greatest over mean of the shards' connections; 1 when there are none.
+pub fn imbalance(shards: &[Snapshot]) -> f64 {
+    let connections = shards.iter().map(|seen| seen.gauge(Gauge::Connections));
+    let (most, sum) = connections.fold((0, 0), |(most, sum), n| (n.max(most), n + sum));
+    if sum == 0 { 1.0 } else { most as f64 * shards.len() as f64 / sum as f64 }
+}
+
+/// What is about the gateway and not about one shard.
+fn process(text: &mut Text, view: &View) {
+    let (version, _) = view.build.split_once('+').unwrap_or((&view.build, ""));
+    let labels = format!("version=\"{version}\",build=\"{}\"", view.build);
+    text.one("trine_build_info", "gauge", "Build of the control process.", &labels, 1);
+    text.one("trine_data_up", "gauge", "Whether a data process serves.", "", u8::from(view.up));
+    let help = "Data processes started after the first.";
+    text.one("trine_data_restarts_total", "counter", help, "", view.restarts);
+    let help = "Time since the data process started.";
+    text.one("trine_data_uptime_seconds", "gauge", help, "", view.uptime.as_secs_f64());
+    let help = "Configurations applied so far.";
+    text.one("trine_config_generation", "gauge", help, "", view.generation);
+    text.one("trine_shards", "gauge", "Shards.", "", view.shards.len());
+    let help = "Connections of the fullest shard over the mean of all.";
+    text.one("trine_shard_imbalance_ratio", "gauge", help, "", imbalance(&view.shards));
+}
+
+fn closes(text: &mut Text, view: &View) {
+    let name = "trine_connections_closed_total";
+    let help = "Connections closed, by close code; none when there was no close frame.";
+    text.family(name, "counter", help);
+    for (shard, seen) in view.shards.iter().enumerate() {
+        // Codes never seen are left out: most never will be.
+        for code in CLOSE_CODES.into_iter().filter(|code| seen.closed(*code) > 0) {
+            let word = if code == 0 { "none".to_owned() } else { code.to_string() };
+            let labels = format!("shard=\"{shard}\",code=\"{word}\"");
+            text.sample(name, "", &labels, seen.closed(code));
+        }
+        if seen.closed_other() > 0 {
+            let labels = format!("shard=\"{shard}\",code=\"other\"");
+            text.sample(name, "", &labels, seen.closed_other());
+        }
+    }
+}
+
+struct Text {
+    out: String,
+    family: &'static str,
+}
+
+impl Text {
+    /// Opens a family, unless it is open already.
+    fn family(&mut self, name: &'static str, kind: &str, help: &str) {
+        if self.family != name {
+            self.family = name;
+            self.line(format_args!("# HELP {name} {help}"));
+            self.line(format_args!("# TYPE {name} {kind}"));
+        }
+    }
+
+    /// A family of one series.
+    fn one(
+        &mut self,
+        name: &'static str,
+        kind: &str,
+        help: &str,
+        labels: &str,
+        value: impl Display,
+    ) {
+        self.family(name, kind, help);
+        self.sample(name, "", labels, value);
+    }
+
+    /// One series for each shard.
+    fn shards(
+        &mut self,
+        series: Series,
+        kind: &str,
+        view: &View,
+        value: impl Fn(&Snapshot) -> u64,
+    ) {
+        self.family(series.name, kind, series.help);
+        for (shard, seen) in view.shards.iter().enumerate() {
+            let mut labels = format!("shard=\"{shard}\"");
+            if !series.labels.is_empty() {
+                labels.push(',');
+                labels.push_str(series.labels);
+            }
+            let value = value(seen);
+            if series.scale == 1 {
+                self.sample(series.name, "", &labels, value);
+            } else {
+                self.sample(series.name, "", &labels, value as f64 / series.scale as f64);
+            }
+        }
+    }
+
+    fn histogram(&mut self, histogram: Histogram, shard: usize, seen: &Snapshot) {
+        let series = histogram.series();
+        self.family(series.name, "histogram", series.help);
+        let seen = seen.histogram(histogram);
+        let mut count = 0;
+        for (bucket, observations) in seen.buckets().iter().enumerate() {
+            count += observations;
+            let bound = match bucket_bound_nanos(bucket) {
+                Some(nanos) => (nanos as f64 / series.scale as f64).to_string(),
+                None => "+Inf".to_owned(),
+            };
+            let labels = format!("shard=\"{shard}\",le=\"{bound}\"");
+            self.sample(series.name, "_bucket", &labels, count);
+        }
+        let labels = format!("shard=\"{shard}\"");
+        let sum = seen.sum_nanos() as f64 / series.scale as f64;
+        self.sample(series.name, "_sum", &labels, sum);
+        self.sample(series.name, "_count", &labels, count);
+    }
+
+    fn sample(&mut self, name: &str, suffix: &str, labels: &str, value: impl Display) {
+        if labels.is_empty() {
+            self.line(format_args!("{name}{suffix} {value}"));
+        } else {
+            self.line(format_args!("{name}{suffix}{{{labels}}} {value}"));
+        }
+    }
+
+    fn line(&mut self, line: std::fmt::Arguments<'_>) {
+        // Writing to a string can't fail.
+        let _ = writeln!(self.out, "{line}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::{HashMap, HashSet};
+    use trine_core::metrics::Writer;
+
+    fn view() -> View {
+        let shards = [10u64, 30].map(|connections| {
+            let writer = Writer::detached();
+            writer.set(Gauge::Connections, connections);
+            writer.set(Gauge::UtilisationPpm, 250_000);
+            writer.add(Counter::MessagesIn, connections * 7);
+            writer.record(Histogram::CommandDuration, 1_024);
+            writer.record(Histogram::CommandDuration, 1_025);
+            writer.record(Histogram::CommandDuration, u64::from(u32::MAX) * 1_000);
+            writer.closed(3008);
+            writer.closed(0);
+            writer.closed(4999);
+            writer.snapshot()
+        });
+        View {
+            build: "0.1.0+00c0ffee".to_owned(),
+            up: true,
+            restarts: 2,
+            generation: 1,
+            uptime: Duration::from_millis(1500),
+            shards: shards.into(),
+        }
+    }
+
+    /// A strict reader of the text format: families in one group each, `HELP` and `TYPE` first,
+    /// names and labels well formed, no series twice, histograms cumulative. Returns every sample.
+    fn parse(text: &str) -> HashMap<String, f64> {
+        let mut samples = HashMap::new();
+        let mut closed: HashSet<&str> = HashSet::new();
+        let (mut family, mut kind) = ("", "");
+        let mut lines = text.lines().peekable();
+        assert!(text.ends_with('\n'));
+        while let Some(line) = lines.next() {
+            if let Some(help) = line.strip_prefix("# HELP ") {
+                assert!(closed.insert(family), "{family} comes twice");
+                family = help.split_once(' ').unwrap().0;
+                assert!(!closed.contains(family), "{family} is split");
+                let declared = lines.next().unwrap().strip_prefix("# TYPE ").unwrap();
+                let (name, declared) = declared.split_once(' ').unwrap();
+                assert_eq!(name, family);
+                assert!(["counter", "gauge", "histogram"].contains(&declared));
+                kind = declared;
+                continue;
+            }
+            let (series, value) = line.rsplit_once(' ').unwrap();
+            let value: f64 = value.parse().unwrap();
+            assert!(value.is_finite() && value >= 0.0, "{line}");
+            let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+            let suffix = name.strip_prefix(family).unwrap_or_else(|| panic!("{line}"));
+            match kind {
+                "histogram" => assert!(["_bucket", "_sum", "_count"].contains(&suffix)),
+                _ => assert_eq!(suffix, "", "{line}"),
+            }
+            if !labels.is_empty() {
+                for label in labels.strip_suffix('}').unwrap().split(',') {
+                    let (key, value) = label.split_once('=').unwrap();
+                    assert!(key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{line}");
+                    let value = value.strip_prefix('"').unwrap().strip_suffix('"').unwrap();
+                    assert!(!value.contains(['"', '\\', '\n']), "{line}");
+                }
+            }
+            assert!(samples.insert(series.to_owned(), value).is_none(), "{series} comes twice");
+        }
+        samples
+    }
+
+    #[test]
+    fn the_text_is_well_formed_and_says_what_was_counted() {
+        let text = render(&view());
+        let samples = parse(&text);
+        for (series, value) in [
+            ("trine_build_info{version=\"0.1.0\",build=\"0.1.0+00c0ffee\"}", 1.0),
+            ("trine_data_up", 1.0),
+            ("trine_data_restarts_total", 2.0),
+            ("trine_data_uptime_seconds", 1.5),
+            ("trine_shard_imbalance_ratio", 1.5),
+            ("trine_shards", 2.0),
+            ("trine_connections{shard=\"1\"}", 30.0),
+            ("trine_shard_utilisation_ratio{shard=\"0\"}", 0.25),
+            ("trine_messages_total{shard=\"0\",direction=\"in\"}", 70.0),
+            ("trine_messages_total{shard=\"0\",direction=\"out\"}", 0.0),
+            ("trine_connections_closed_total{shard=\"0\",code=\"3008\"}", 1.0),
+            ("trine_connections_closed_total{shard=\"0\",code=\"none\"}", 1.0),
+            ("trine_connections_closed_total{shard=\"0\",code=\"other\"}", 1.0),
+            ("trine_command_duration_seconds_bucket{shard=\"0\",le=\"0.000001024\"}", 1.0),
+            ("trine_command_duration_seconds_bucket{shard=\"0\",le=\"0.000001536\"}", 2.0),
+            ("trine_command_duration_seconds_bucket{shard=\"0\",le=\"+Inf\"}", 3.0),
+            ("trine_command_duration_seconds_count{shard=\"0\"}", 3.0),
+            ("trine_command_duration_seconds_sum{shard=\"0\"}", 4294.967297049),
+        ] {
+            assert_eq!(samples.get(series), Some(&value), "{series}");
+        }
+        for metric in Counter::ALL.iter().map(|counter| counter.series().name) {
+            assert!(text.contains(&format!("# TYPE {metric} counter\n")), "{metric}");
+        }
+    }
+
+    #[test]
+    fn buckets_are_cumulative_in_the_order_of_their_bounds() {
+        let text = render(&view());
+        let prefix = "trine_turn_duration_seconds_bucket{shard=\"0\",le=\"";
+        let bounds: Vec<f64> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix(prefix)?.split_once('"'))
+            .map(|(bound, _)| bound.parse().unwrap())
+            .collect();
+        assert!(bounds.is_sorted() && bounds.len() > 20);
+        assert_eq!(bounds.last(), Some(&f64::INFINITY));
+    }
+
+    #[test]
+    fn an_idle_or_absent_data_process_is_balanced() {
+        assert_eq!(imbalance(&[]), 1.0);
+        assert_eq!(imbalance(&[Snapshot::zero(), Snapshot::zero()]), 1.0);
+        let mut empty = view();
+        empty.shards.clear();
+        parse(&render(&empty));
+    }
+}

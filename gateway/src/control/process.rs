@@ -1,0 +1,243 @@
+//! The data process as control holds it: started or adopted, watched and signalled by pidfd.
+//!
+//! **Runs on: control**; [`start`] and [`adopt`] block and run on the blocking pool.
+//!
+//! A pidfd names one process for good: a signal can't hit a stranger that got the same number.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::thread;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal};
+use tokio::sync::oneshot;
+use trine_core::metrics::Page;
+
+use super::error::Error;
+use super::limits::{LINK_TIMEOUT, START_TIMEOUT};
+use super::wire::{self, Adopt, Handles, Hello, Start, Started};
+
+/// A running data process.
+#[derive(Debug)]
+pub struct Process {
+    pid: u32,
+    pidfd: Arc<OwnedFd>,
+    ended: oneshot::Receiver<String>,
+}
+
+impl Process {
+    /// Begins to watch a process that [`start`] or [`adopt`] returned, on a small thread that
+    /// blocks on the pidfd.
+    ///
+    /// # Errors
+    /// When there is no room for the thread.
+    pub fn watch(found: Found) -> io::Result<Process> {
+        let Found { pid, pidfd, child } = found;
+        let pidfd = Arc::new(pidfd);
+        let (report, ended) = oneshot::channel();
+        let own = child.is_some();
+        let watched = Arc::clone(&pidfd);
+        let watch = move || {
+            // Control is ending if nobody listens any more.
+            let _ = report.send(end_of(&watched, child));
+        };
+        let process = Process { pid, pidfd, ended };
+        match thread::Builder::new().name("watch".to_owned()).spawn(watch) {
+            Ok(_) => Ok(process),
+            Err(error) => {
+                if own {
+                    // Unwatched it would serve on and never be restarted.
+                    process.kill();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Waits for its end and says how it came, in a few words. Safe to drop and call again until
+    /// it has returned once.
+    pub async fn ended(&mut self) -> String {
+        (&mut self.ended).await.unwrap_or_else(|_| "no longer watched".to_owned())
+    }
+
+    /// Asks it to drain and end.
+    pub fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Ends it at once.
+    pub fn kill(&self) {
+        self.signal(Signal::KILL);
+    }
+
+    fn signal(&self, signal: Signal) {
+        // The only failure left is that it has ended already, which is what was wanted.
+        let _ = rustix::process::pidfd_send_signal(&self.pidfd, signal);
+    }
+}
+
+/// A data process that serves, not watched yet.
+#[derive(Debug)]
+pub struct Found {
+    pid: u32,
+    pidfd: OwnedFd,
+    child: Option<Child>,
+}
+
+/// Starts a data process from this very program and waits until it serves. Blocks for at most
+/// twice [`START_TIMEOUT`].
+///
+/// # Errors
+/// [`Error::Start`]; the process is gone then.
+pub fn start(start: &Start, handles: &Handles) -> Result<Found, Error> {
+    let failed = |reason: String| Error::Start { reason };
+    let (near, far) = UnixStream::pair().map_err(Error::System)?;
+    near.set_read_timeout(Some(START_TIMEOUT)).map_err(Error::System)?;
+    near.set_write_timeout(Some(START_TIMEOUT)).map_err(Error::System)?;
+    // Not the path: the file there may have been replaced by another build meanwhile.
+    let mut child = Command::new("/proc/self/exe")
+        .arg0("trine")
+        .arg("data")
+        .stdin(Stdio::from(OwnedFd::from(far)))
+        .process_group(0)
+        .spawn()
+        .map_err(|error| failed(error.to_string()))?;
+    let answer = pidfd(child.id()).and_then(|pidfd| {
+        wire::send(&near, start, &handles.as_fds())?;
+        Ok((pidfd, wire::receive::<Started>(&near)?.0))
+    });
+    let reason = match answer {
+        Ok((pidfd, Started::Ready { unpinned })) => {
+            for (shard, why) in unpinned {
+                tracing::warn!(shard, why, "shard runs unpinned");
+            }
+            return Ok(Found { pid: child.id(), pidfd, child: Some(child) });
+        }
+        Ok((_, Started::Failed { reason })) => reason,
+        Err(error) => match child.try_wait() {
+            Ok(Some(status)) => format!("it ended at once ({status})"),
+            _ => format!("it does not answer ({error})"),
+        },
+    };
+    let _ = child.kill();
+    let _ = child.wait();
+    Err(failed(reason))
+}
+
+/// What an adoption yields.
+#[derive(Debug)]
+pub struct Adopted {
+    /// The process.
+    pub found: Found,
+    /// What it said of itself.
+    pub hello: Hello,
+    /// What it runs.
+    pub start: Start,
+    /// Its listeners and pages.
+    pub handles: Handles,
+}
+
+/// Asks the data process behind `socket`, if one lives, for its listeners and pages. Blocks for
+/// at most three times [`LINK_TIMEOUT`].
+///
+/// # Errors
+/// [`Error::OtherLayout`] and [`Error::Adopt`].
+pub fn adopt(socket: &Path) -> Result<Option<Adopted>, Error> {
+    // Nobody there: no file, or a file whose process is gone.
+    let Ok(stream) = UnixStream::connect(socket) else { return Ok(None) };
+    let peer = rustix::net::sockopt::socket_peercred(&stream).map(|peer| peer.pid.as_raw_pid());
+    let peer = peer.ok().and_then(|pid| u32::try_from(pid).ok());
+    let failed = |source| Error::Adopt { pid: peer, source };
+    stream.set_read_timeout(Some(LINK_TIMEOUT)).map_err(failed)?;
+    stream.set_write_timeout(Some(LINK_TIMEOUT)).map_err(failed)?;
+    let (hello, _) = wire::receive::<Hello>(&stream).map_err(failed)?;
+    if hello.layout != wire::layout() {
+        return Err(Error::OtherLayout { build: hello.build, pid: hello.pid });
+    }
+    // Taken before the hand-over: if the process ends from here on, the pidfd tells.
+    let pidfd = pidfd(hello.pid).map_err(failed)?;
+    wire::send(&stream, &Adopt { pid: std::process::id() }, &[]).map_err(failed)?;
+    let (start, fds) = wire::receive::<Start>(&stream).map_err(failed)?;
+    let handles = Handles::from_fds(&start, fds).map_err(failed)?;
+    let found = Found { pid: hello.pid, pidfd, child: None };
+    Ok(Some(Adopted { found, hello, start, handles }))
+}
+
+/// Fresh pages for `shards` shards that continue the totals of `old`; those of vanished shards go
+/// to shard 0.
+///
+/// # Errors
+/// When the system has no memory or descriptors left.
+pub fn fresh_pages(old: &[Page], shards: usize) -> io::Result<Vec<Page>> {
+    assert!(shards > 0);
+    let mut totals: Vec<_> = old.iter().map(Page::snapshot).collect();
+    for vanished in totals.split_off(shards.min(totals.len())) {
+        totals[0].add_totals(&vanished);
+    }
+    (0..shards)
+        .map(|shard| {
+            let page = Page::create(shard)?;
+            if let Some(totals) = totals.get(shard) {
+                page.preset(totals);
+            }
+            Ok(page)
+        })
+        .collect()
+}
+
+/// Blocks until the process ends: its pidfd becomes readable then.
+fn end_of(pidfd: &OwnedFd, child: Option<Child>) -> String {
+    let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
+    while let Err(errno) = poll(&mut fds, None) {
+        assert_eq!(errno, rustix::io::Errno::INTR, "poll on a valid descriptor");
+    }
+    match child.map(|mut child| child.wait()) {
+        Some(Ok(status)) => match (status.code(), status.signal()) {
+            (Some(code), _) => format!("exit code {code}"),
+            (None, Some(signal)) => format!("signal {signal}"),
+            (None, None) => "unknown status".to_owned(),
+        },
+        Some(Err(error)) => error.to_string(),
+        None => "adopted, so its status is unknown".to_owned(),
+    }
+}
+
+fn pidfd(pid: u32) -> io::Result<OwnedFd> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or(io::ErrorKind::InvalidData)?;
+    Ok(rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use trine_core::metrics::{Counter, Gauge};
+
+    #[test]
+    fn totals_go_on_and_those_of_vanished_shards_go_to_shard_0() {
+        let old: Vec<Page> = (0..3).map(|shard| Page::create(shard).unwrap()).collect();
+        for (page, sends) in old.iter().zip([1, 10, 100]) {
+            let writer = page.writer().unwrap();
+            writer.add(Counter::Sends, sends);
+            writer.set(Gauge::Connections, 5);
+        }
+        for (shards, expect) in [(1, vec![111]), (2, vec![101, 10]), (4, vec![1, 10, 100, 0])] {
+            let fresh = fresh_pages(&old, shards).unwrap();
+            let sends: Vec<u64> =
+                fresh.iter().map(|page| page.snapshot().counter(Counter::Sends)).collect();
+            assert_eq!(sends, expect);
+            assert!(fresh.iter().all(|page| page.snapshot().gauge(Gauge::Connections) == 0));
+        }
+        assert_eq!(fresh_pages(&[], 2).unwrap().len(), 2);
+    }
+}

@@ -1,0 +1,219 @@
+//! When to start, restart, stop and kill the data process: a sans-IO machine.
+//!
+//! **Runs on: control.**
+//!
+//! - A process that ended unasked is started again: the first time after
+//!   [`FIRST_RESTART`], then after twice as long each time up to [`LONGEST_RESTART`]; one that
+//!   lived for [`STEADY`] clears the count.
+//! - A stop asks once, waits [`DRAIN`], then kills; a second stop kills at once.
+
+use std::time::{Duration, Instant};
+
+/// Delay before the first restart. Clients retry after 0.5 s on average, so less gains little,
+/// and it must stay under 1 s.
+pub const FIRST_RESTART: Duration = Duration::from_millis(100);
+/// Longest delay between restarts.
+pub const LONGEST_RESTART: Duration = Duration::from_secs(10);
+/// A process that lived this long was not part of a crash loop.
+pub const STEADY: Duration = Duration::from_secs(30);
+/// How long a process may take to drain after it was asked to stop.
+pub const DRAIN: Duration = Duration::from_secs(10);
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// The process that was started, or adopted, serves.
+    Ready,
+    /// A start failed; there is no process.
+    StartFailed,
+    /// The process ended, for whatever reason.
+    Ended,
+    /// The operator asks to stop.
+    Stop,
+    /// The time that [`Supervisor::deadline`] named has come.
+    Deadline,
+}
+
+/// What to do about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Nothing now.
+    Wait,
+    /// Start a process.
+    Start,
+    /// Ask the process to drain.
+    Terminate,
+    /// Kill the process and wait for its end.
+    Kill,
+    /// Kill the process if there is one, and exit.
+    KillAndExit,
+    /// Exit; there is no process.
+    Exit,
+}
+
+/// The machine. It begins in the state "starting".
+#[derive(Debug)]
+pub struct Supervisor {
+    state: State,
+    next_delay: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Starting,
+    Running { since: Instant },
+    Waiting { until: Instant },
+    Stopping { until: Instant, running: bool },
+    Killed,
+    Done,
+}
+
+impl Supervisor {
+    /// A machine whose first start is under way.
+    pub fn new() -> Supervisor {
+        Supervisor { state: State::Starting, next_delay: FIRST_RESTART }
+    }
+
+    /// Takes one event and says what to do. Events that mean nothing in the present state, such
+    /// as a deadline that was just overtaken, are ignored.
+    pub fn handle(&mut self, now: Instant, event: Event) -> Action {
+        let (state, action) = match (self.state, event) {
+            (State::Starting, Event::Ready) => (State::Running { since: now }, Action::Wait),
+            (State::Starting, Event::StartFailed | Event::Ended) => (self.wait(now), Action::Wait),
+            (State::Running { since }, Event::Ended) => {
+                if now.duration_since(since) >= STEADY {
+                    self.next_delay = FIRST_RESTART;
+                }
+                (self.wait(now), Action::Wait)
+            }
+            (State::Waiting { until }, Event::Deadline) if now >= until => {
+                (State::Starting, Action::Start)
+            }
+            (State::Starting, Event::Stop) => {
+                (State::Stopping { until: now + DRAIN, running: false }, Action::Wait)
+            }
+            (State::Running { .. }, Event::Stop) => {
+                (State::Stopping { until: now + DRAIN, running: true }, Action::Terminate)
+            }
+            (State::Waiting { .. }, Event::Stop) => (State::Done, Action::Exit),
+            (State::Stopping { until, running: false }, Event::Ready) => {
+                (State::Stopping { until, running: true }, Action::Terminate)
+            }
+            (State::Stopping { until, .. }, Event::Deadline) if now >= until => {
+                (State::Killed, Action::Kill)
+            }
+            (State::Stopping { .. } | State::Killed, Event::Ended | Event::StartFailed) => {
+                (State::Done, Action::Exit)
+            }
+            (State::Killed, Event::Ready) => (State::Killed, Action::Kill),
+            (State::Stopping { .. } | State::Killed, Event::Stop) => {
+                (State::Done, Action::KillAndExit)
+            }
+            (state, _) => (state, Action::Wait),
+        };
+        self.state = state;
+        action
+    }
+
+    /// When to come back with [`Event::Deadline`].
+    pub fn deadline(&self) -> Option<Instant> {
+        match self.state {
+            State::Waiting { until } | State::Stopping { until, .. } => Some(until),
+            State::Starting | State::Running { .. } | State::Killed | State::Done => None,
+        }
+    }
+
+    fn wait(&mut self, now: Instant) -> State {
+        let until = now + self.next_delay;
+        self.next_delay = (self.next_delay * 2).min(LONGEST_RESTART);
+        State::Waiting { until }
+    }
+}
+
+impl Default for Supervisor {
+    fn default() -> Self {
+        Supervisor::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs a process that lives for `life` and ends; returns the delay before the next start.
+    fn live_and_end(machine: &mut Supervisor, now: &mut Instant, life: Duration) -> Duration {
+        assert_eq!(machine.handle(*now, Event::Ready), Action::Wait);
+        assert_eq!(machine.deadline(), None);
+        *now += life;
+        assert_eq!(machine.handle(*now, Event::Ended), Action::Wait);
+        let until = machine.deadline().unwrap();
+        let delay = until - *now;
+        assert_eq!(machine.handle(until - Duration::from_millis(1), Event::Deadline), Action::Wait);
+        *now = until;
+        assert_eq!(machine.handle(*now, Event::Deadline), Action::Start);
+        delay
+    }
+
+    #[test]
+    fn restarts_within_a_second_then_backs_off_and_forgets_after_a_steady_life() {
+        let mut now = Instant::now();
+        let mut machine = Supervisor::new();
+        let mut delays = Vec::new();
+        for _ in 0..9 {
+            delays.push(live_and_end(&mut machine, &mut now, Duration::from_millis(5)).as_millis());
+        }
+        assert_eq!(delays, [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
+        assert_eq!(live_and_end(&mut machine, &mut now, STEADY), FIRST_RESTART);
+    }
+
+    #[test]
+    fn a_failed_start_counts_as_a_crash() {
+        let now = Instant::now();
+        let mut machine = Supervisor::new();
+        assert_eq!(machine.handle(now, Event::StartFailed), Action::Wait);
+        let first = machine.deadline().unwrap();
+        assert_eq!(machine.handle(first, Event::Deadline), Action::Start);
+        assert_eq!(machine.handle(first, Event::StartFailed), Action::Wait);
+        assert_eq!(machine.deadline().unwrap() - first, FIRST_RESTART * 2);
+    }
+
+    #[test]
+    fn a_stop_drains_then_kills() {
+        let now = Instant::now();
+        let mut machine = Supervisor::new();
+        machine.handle(now, Event::Ready);
+        assert_eq!(machine.handle(now, Event::Stop), Action::Terminate);
+        assert_eq!(machine.deadline(), Some(now + DRAIN));
+        assert_eq!(machine.handle(now + DRAIN, Event::Deadline), Action::Kill);
+        assert_eq!(machine.deadline(), None);
+        assert_eq!(machine.handle(now + DRAIN, Event::Ended), Action::Exit);
+    }
+
+    #[test]
+    fn a_stop_while_starting_ends_the_process_as_soon_as_it_is_there() {
+        let now = Instant::now();
+        let mut machine = Supervisor::new();
+        assert_eq!(machine.handle(now, Event::Stop), Action::Wait);
+        assert_eq!(machine.handle(now, Event::Ready), Action::Terminate);
+        assert_eq!(machine.handle(now, Event::Ended), Action::Exit);
+
+        let mut machine = Supervisor::new();
+        machine.handle(now, Event::Stop);
+        assert_eq!(machine.handle(now, Event::StartFailed), Action::Exit);
+    }
+
+    #[test]
+    fn a_second_stop_ends_at_once_and_one_without_a_process_too() {
+        let now = Instant::now();
+        let mut machine = Supervisor::new();
+        machine.handle(now, Event::Ready);
+        machine.handle(now, Event::Stop);
+        assert_eq!(machine.handle(now, Event::Stop), Action::KillAndExit);
+
+        let mut machine = Supervisor::new();
+        machine.handle(now, Event::Ready);
+        machine.handle(now, Event::Ended);
+        assert_eq!(machine.handle(now, Event::Stop), Action::Exit);
+        assert_eq!(machine.deadline(), None);
+    }
+}

@@ -1,0 +1,171 @@
+//! What control and the data process say to each other.
+//!
+//! **Runs on: control** and the data process's main and link threads.
+//!
+//! Two exchanges, both JSON in [`trine_core::fd`] messages, each over a socket of its own:
+//! - start, on the data process's standard input: [`Start`] with descriptors, then [`Started`];
+//! - adoption, on `runtime_dir/data.sock`: [`Hello`] from the data process, [`Adopt`], then
+//!   [`Start`] with the same descriptors back.
+//!
+//! [`Hello`] never loses a field: any build must be able to read any other's.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use trine_core::fd;
+use trine_core::metrics::{LAYOUT, Page};
+
+use super::Config;
+
+/// Changes whenever the messages here change their meaning.
+const WIRE_VERSION: u64 = 1;
+
+/// What two processes must agree on before they share listeners and pages: these messages and the
+/// pages' layout.
+pub fn layout() -> String {
+    format!("{:016x}", LAYOUT.rotate_left(8) ^ WIRE_VERSION)
+}
+
+/// Everything a data process needs, and everything an adopting control needs to know of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Start {
+    /// Who it is, or shall be.
+    pub identity: Identity,
+    /// The CPU of each shard; as many as there are shards.
+    pub cpus: Vec<usize>,
+    /// CPUs for everything that is not a shard; empty for any.
+    pub control_cpus: Vec<usize>,
+    /// Its configuration.
+    pub config: Config,
+    /// How many echo listeners there are: 0 or one a shard.
+    pub echo_listeners: usize,
+}
+
+/// Which configuration and how many lives.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Counts the configurations that were applied, from 1.
+    pub generation: u64,
+    /// Hash of the configuration.
+    pub fingerprint: String,
+    /// Data processes started after the first.
+    pub restarts: u64,
+    /// Unix time of this process's start, in milliseconds.
+    pub started_unix_ms: u64,
+}
+
+/// The data process's answer to [`Start`].
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Started {
+    /// It serves.
+    Ready {
+        /// Shards that could not be pinned, and why.
+        unpinned: Vec<(usize, String)>,
+    },
+    /// It can't, and ends.
+    Failed {
+        /// One line.
+        reason: String,
+    },
+}
+
+/// The data process's greeting on its socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`layout`] of its build.
+    pub layout: String,
+    /// Its build.
+    pub build: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Which configuration it runs.
+    pub identity: Identity,
+}
+
+/// A control's request to have everything handed over.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Adopt {
+    /// The control's process id, for the log.
+    pub pid: u32,
+}
+
+/// The descriptors that travel with [`Start`].
+#[derive(Debug)]
+pub struct Handles {
+    /// One client listener a shard.
+    pub client: Vec<OwnedFd>,
+    /// One echo listener a shard, or none at all.
+    pub echo: Vec<OwnedFd>,
+    /// One metric page a shard.
+    pub pages: Vec<Page>,
+}
+
+impl Handles {
+    /// Borrows them in the order in which they travel.
+    pub fn as_fds(&self) -> Vec<BorrowedFd<'_>> {
+        let listeners = self.client.iter().chain(&self.echo).map(AsFd::as_fd);
+        listeners.chain(self.pages.iter().map(AsFd::as_fd)).collect()
+    }
+
+    /// Sorts received descriptors by what `start` says of them.
+    ///
+    /// # Errors
+    /// `InvalidData` when their number or a page is wrong.
+    pub fn from_fds(start: &Start, mut fds: Vec<OwnedFd>) -> io::Result<Handles> {
+        let shards = start.cpus.len();
+        let echo = start.echo_listeners;
+        if shards == 0 || (echo != 0 && echo != shards) || fds.len() != 2 * shards + echo {
+            return Err(invalid(format!("{} descriptors for {shards} shards", fds.len())));
+        }
+        let pages = fds
+            .split_off(shards + echo)
+            .into_iter()
+            .map(|fd| Page::open(fd).map_err(|error| invalid(error.to_string())))
+            .collect::<io::Result<Vec<Page>>>()?;
+        let echo = fds.split_off(shards);
+        Ok(Handles { client: fds, echo, pages })
+    }
+
+    /// Duplicates every descriptor.
+    ///
+    /// # Errors
+    /// When the process has no room for more.
+    pub fn try_clone(&self) -> io::Result<Handles> {
+        let dup = |fds: &[OwnedFd]| fds.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>();
+        Ok(Handles {
+            client: dup(&self.client)?,
+            echo: dup(&self.echo)?,
+            pages: self.pages.iter().map(Page::try_clone).collect::<io::Result<_>>()?,
+        })
+    }
+}
+
+/// Sends one message.
+///
+/// # Errors
+/// As [`fd::send`].
+pub fn send<T: Serialize>(
+    socket: &UnixStream,
+    message: &T,
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    fd::send(socket, &serde_json::to_vec(message)?, fds)
+}
+
+/// Receives one message.
+///
+/// # Errors
+/// As [`fd::receive`]; `UnexpectedEof` when the other end closed, `InvalidData` for another
+/// message than the one expected.
+pub fn receive<T: DeserializeOwned>(socket: &UnixStream) -> io::Result<(T, Vec<OwnedFd>)> {
+    let (payload, fds) = fd::receive(socket)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+    let message = serde_json::from_slice(&payload).map_err(|error| invalid(error.to_string()))?;
+    Ok((message, fds))
+}
+
+fn invalid(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}

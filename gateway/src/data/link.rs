@@ -1,0 +1,100 @@
+//! The socket on which a living data process waits for a control that wants to adopt it.
+//!
+//! **Runs on: a thread of the data process** that blocks; one exchange at a time, each wait bounded.
+//!
+//! It keeps duplicates of the listeners and pages for that purpose. When the process drains they
+//! are closed and the socket's file is removed, which also tells control that the end was no
+//! crash.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use crate::control::limits::LINK_TIMEOUT;
+use crate::control::wire::{self, Adopt, Handles, Hello, Start};
+
+/// The open socket and what is given out on it.
+#[derive(Debug)]
+pub struct Link {
+    path: PathBuf,
+    estate: Arc<Mutex<Option<Estate>>>,
+}
+
+/// What an adopting control gets.
+#[derive(Debug)]
+struct Estate {
+    hello: Hello,
+    start: Start,
+    handles: Handles,
+}
+
+impl Link {
+    /// Binds `path`, replacing what a crashed process left there, and answers on a new thread.
+    ///
+    /// # Errors
+    /// When the path can't be bound, or there is no room for the duplicates.
+    pub fn open(path: &Path, start: &Start, handles: &Handles) -> io::Result<Link> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        let hello = Hello {
+            layout: wire::layout(),
+            build: crate::control::build(),
+            pid: std::process::id(),
+            identity: start.identity.clone(),
+        };
+        let estate = Estate { hello, start: start.clone(), handles: handles.try_clone()? };
+        let estate = Arc::new(Mutex::new(Some(estate)));
+        let shared = Arc::clone(&estate);
+        thread::Builder::new()
+            .name("link".to_owned())
+            .spawn(move || answer_all(&listener, &shared))?;
+        Ok(Link { path: path.to_owned(), estate })
+    }
+
+    /// Gives nothing out any more: removes the socket and closes the duplicates.
+    pub fn close(&self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(%error, path = %self.path.display(), "socket not removed");
+        }
+        self.estate.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+fn answer_all(listener: &UnixListener, estate: &Mutex<Option<Estate>>) {
+    loop {
+        let answered = listener.accept().and_then(|(control, _)| answer(&control, estate));
+        if let Err(error) = answered {
+            tracing::warn!(%error, "a control was not answered");
+            // Running out of descriptors fails at once, again and again.
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+fn answer(control: &UnixStream, estate: &Mutex<Option<Estate>>) -> io::Result<()> {
+    let peer = rustix::net::sockopt::socket_peercred(control)?;
+    if peer.uid != rustix::process::geteuid() && !peer.uid.is_root() {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    control.set_read_timeout(Some(LINK_TIMEOUT))?;
+    control.set_write_timeout(Some(LINK_TIMEOUT))?;
+    let hello = |estate: &Option<Estate>| estate.as_ref().map(|estate| estate.hello.clone());
+    let lock = || estate.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(hello) = hello(&lock()) else { return Ok(()) };
+    wire::send(control, &hello, &[])?;
+    let (adopt, _) = wire::receive::<Adopt>(control)?;
+    if let Some(estate) = &*lock() {
+        wire::send(control, &estate.start, &estate.handles.as_fds())?;
+        tracing::info!(control_pid = adopt.pid, "adopted by a new control");
+    }
+    Ok(())
+}

@@ -1,0 +1,220 @@
+//! The data process: receives its plan and listeners, starts the shards, answers a control that
+//! wants to adopt, drains on SIGTERM.
+//!
+//! **Runs on: the data process's main thread**; the link and each shard have threads of their own.
+//!
+//! - It lives on when control dies, and never when a shard panics: a bug ends the whole process,
+//!   loudly, and control starts a new one.
+//! - It opens no listener of its own.
+
+mod link;
+mod stop;
+
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use trine_core::topology::pin_current_thread;
+
+use crate::control::data_socket;
+use crate::control::limits::START_TIMEOUT;
+use crate::control::supervise::DRAIN;
+use crate::control::wire::{self, Handles, Start, Started};
+use crate::edge::ShardStart;
+use link::Link;
+
+pub use stop::{Stop, StopSignal};
+
+/// What a shard holds of the others: its ends of the mailboxes.
+#[derive(Debug)]
+pub struct Peers {
+    _private: (),
+}
+
+impl Peers {
+    /// One value for each of `shards` shards.
+    pub fn connect(shards: usize) -> Vec<Peers> {
+        (0..shards).map(|_| Peers { _private: () }).collect()
+    }
+}
+
+/// The data process's whole life. Standard input is the socket on which control sends the start
+/// message.
+pub fn main() -> ExitCode {
+    // Off the terminal: neither Ctrl-C, nor a hang-up, nor output from the background concerns
+    // this process. It fails only where that is the case already.
+    let _ = rustix::process::setsid();
+    let _ = rustix::thread::set_name(c"trine-data");
+    let Some((control, start, handles)) = receive_start() else {
+        complain("`trine data` is started by trine itself, not by hand");
+        return ExitCode::from(64);
+    };
+    abort_on_panic();
+    match serve(control, start, handles) {
+        Ok(code) => code,
+        Err(error) => {
+            complain(&format!("data process: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn receive_start() -> Option<(UnixStream, Start, Handles)> {
+    let control = UnixStream::from(io::stdin().as_fd().try_clone_to_owned().ok()?);
+    control.set_read_timeout(Some(START_TIMEOUT)).ok()?;
+    control.set_write_timeout(Some(START_TIMEOUT)).ok()?;
+    let (start, fds) = wire::receive::<Start>(&control).ok()?;
+    let handles = Handles::from_fds(&start, fds).ok()?;
+    Some((control, start, handles))
+}
+
+/// Prints a panic and ends the process, whichever thread it is on.
+fn abort_on_panic() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = thread::current();
+        let name = thread.name().unwrap_or("unnamed");
+        let trace = std::backtrace::Backtrace::capture();
+        let _ = writeln!(io::stderr(), "trine: bug on thread {name}: {panic}\n{trace}");
+        std::process::abort();
+    }));
+}
+
+fn complain(line: &str) {
+    let _ = writeln!(io::stderr(), "trine: {line}");
+}
+
+fn serve(control: UnixStream, start: Start, handles: Handles) -> io::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let path = data_socket(&start.config.runtime_dir);
+    let result = Link::open(&path, &start, &handles)
+        .and_then(|link| Ok((link, Shards::start(&start, handles)?)));
+    let (link, mut shards) = match result {
+        Ok(parts) => parts,
+        Err(error) => {
+            let reason = format!("{}: {error}", path.display());
+            let _ = wire::send(&control, &Started::Failed { reason }, &[]);
+            return Err(error);
+        }
+    };
+    let unpinned = std::mem::take(&mut shards.unpinned);
+    // Control may be gone already; this process serves on and waits for another.
+    let _ = wire::send(&control, &Started::Ready { unpinned }, &[]);
+    drop(control);
+    runtime.block_on(until_drained(shards, link))
+}
+
+/// Serves until asked to stop, then drains.
+async fn until_drained(mut shards: Shards, link: Link) -> io::Result<ExitCode> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    // Kept for reload; its default would end the process.
+    let _hangup = signal(SignalKind::hangup())?;
+    let mut draining = false;
+    let mut deadline = Duration::MAX;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            ended = shards.ended.recv() => {
+                assert!(draining && ended.is_some(), "a shard returned without being asked to");
+                shards.running -= 1;
+                if shards.running == 0 {
+                    tracing::info!("drained");
+                    return Ok(ExitCode::SUCCESS);
+                }
+                continue;
+            }
+            () = tokio::time::sleep(deadline) => {
+                complain(&format!("{} shards did not drain in time", shards.running));
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        if draining {
+            return Ok(ExitCode::FAILURE);
+        }
+        tracing::info!("draining");
+        draining = true;
+        deadline = DRAIN;
+        link.close();
+        shards.stop.request();
+    }
+}
+
+/// The shard threads.
+struct Shards {
+    running: usize,
+    unpinned: Vec<(usize, String)>,
+    ended: mpsc::Receiver<usize>,
+    stop: Stop,
+}
+
+impl Shards {
+    /// Starts every shard on a thread of its own and waits until each has pinned itself.
+    fn start(start: &Start, handles: Handles) -> io::Result<Shards> {
+        let count = start.cpus.len();
+        let config = Arc::new(start.config.clone());
+        let (report, ended) = mpsc::channel(count);
+        let (pinned, pins) = std::sync::mpsc::sync_channel(count);
+        let mut stop = Stop::default();
+        let Handles { client, echo, pages } = handles;
+        let mut echo = echo.into_iter();
+        let shards = client.into_iter().zip(pages).zip(Peers::connect(count));
+        for (index, ((listener, page), peers)) in shards.enumerate() {
+            let shard = ShardStart {
+                index,
+                shards: count,
+                cpu: Some(start.cpus[index]),
+                listener,
+                echo_listener: echo.next(),
+                metrics: page.writer()?,
+                config: Arc::clone(&config),
+                stop: stop.add_shard()?,
+                peers,
+            };
+            let (pinned, report) = (pinned.clone(), report.clone());
+            thread::Builder::new().name(format!("shard-{index}")).spawn(move || {
+                let shard = pin(shard, &pinned);
+                crate::edge::run(shard);
+                // The receiver is gone only when the process is ending.
+                let _ = report.try_send(index);
+            })?;
+        }
+        let results: Vec<(usize, Result<(), String>)> = pins.iter().take(count).collect();
+        let failed = |(index, result): (usize, Result<(), String>)| Some((index, result.err()?));
+        let unpinned = results.into_iter().filter_map(failed).collect();
+        Ok(Shards { running: count, unpinned, ended, stop })
+    }
+}
+
+/// Binds the calling thread to its CPU and reports; a shard that can't be bound runs anyway.
+fn pin(
+    mut shard: ShardStart,
+    report: &std::sync::mpsc::SyncSender<(usize, Result<(), String>)>,
+) -> ShardStart {
+    let result = match shard.cpu {
+        Some(cpu) => pin_current_thread(cpu).map_err(|error| error.to_string()),
+        None => Ok(()),
+    };
+    match &result {
+        Ok(()) => tracing::info!(shard = shard.index, cpu = shard.cpu, "pinned, verified"),
+        Err(error) => {
+            tracing::warn!(shard = shard.index, cpu = shard.cpu, error, "not pinned");
+            shard.cpu = None;
+        }
+    }
+    let _ = report.send((shard.index, result));
+    shard
+}
+
+const _: fn() = || {
+    // Everything a shard starts with must be able to move to its thread.
+    fn assert_send<T: Send>() {}
+    assert_send::<ShardStart>();
+    assert_send::<OwnedFd>();
+};

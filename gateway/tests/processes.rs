@@ -1,0 +1,368 @@
+//! The two processes on the built program: start, crash, adoption, stop.
+//!
+//! **Runs on: any.** Everything is polled with a deadline; every process started here is ended
+//! by its process id.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use trine_core::fd;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A place of its own for a gateway: directory, addresses, shard count.
+struct Place {
+    dir: PathBuf,
+    client: SocketAddr,
+    admin: SocketAddr,
+    shards: usize,
+}
+
+impl Place {
+    fn new(name: &str) -> Place {
+        let dir = std::env::temp_dir().join(format!("trine-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).unwrap();
+        // Held together, so that they differ; free again when this returns.
+        let free = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [client, admin] = free.map(|socket| socket.local_addr().unwrap());
+        Place { dir, client, admin, shards: 2 }
+    }
+
+    fn runtime_dir(&self) -> PathBuf {
+        self.dir.join("run")
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_trine"));
+        command.arg(format!(
+            r#"{{"listen":{{"client":"{}","admin":"{}","echo":null}},
+               "shards":{{"count":{},"cpus":[]}},"runtime_dir":"{}","demo":false}}"#,
+            self.client,
+            self.admin,
+            self.shards,
+            self.runtime_dir().display()
+        ));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Starts a gateway and waits until it serves.
+    fn start(&self) -> Gateway<'_> {
+        let mut child = self.command().spawn().unwrap();
+        let printed = Arc::new(Mutex::new(String::new()));
+        collect(child.stdout.take().unwrap(), &printed);
+        collect(child.stderr.take().unwrap(), &printed);
+        let gateway = Gateway { place: self, child, printed };
+        until("the gateway listens", || gateway.printed().contains("listening on"));
+        gateway
+    }
+
+    /// Starts a gateway that is expected to end by itself.
+    fn fail(&self) -> Output {
+        let output = self.command().output().unwrap();
+        assert!(!output.status.success());
+        output
+    }
+
+    fn get(&self, path: &str) -> Option<String> {
+        let mut stream = TcpStream::connect_timeout(&self.admin, PATIENCE).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        let (head, body) = text.split_once("\r\n\r\n")?;
+        head.starts_with("HTTP/1.1 200").then(|| body.to_owned())
+    }
+
+    fn status(&self) -> Option<serde_json::Value> {
+        serde_json::from_str(&self.get("/status")?).ok()
+    }
+
+    fn data_pid(&self) -> Option<i32> {
+        i32::try_from(self.status()?["data_pid"].as_i64()?).ok()
+    }
+
+    /// Sum of a counter over all shards.
+    fn counter(&self, name: &str) -> u64 {
+        let text = self.get("/metrics").unwrap();
+        let series = text.lines().filter(|line| line.starts_with(&format!("{name}{{")));
+        series.map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum()
+    }
+
+    /// Opens a connection; the system accepts it as long as a listener is open.
+    fn connect(&self) -> TcpStream {
+        TcpStream::connect_timeout(&self.client, PATIENCE).unwrap()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// A running control; ends it, and the data process, when dropped.
+struct Gateway<'a> {
+    place: &'a Place,
+    child: Child,
+    printed: Arc<Mutex<String>>,
+}
+
+impl Gateway<'_> {
+    fn printed(&self) -> String {
+        self.printed.lock().unwrap().clone()
+    }
+
+    fn signal(&self, signal: Signal) {
+        send(i32::try_from(self.child.id()).unwrap(), signal);
+    }
+
+    /// Waits for control's end; its exit code.
+    fn wait(&mut self) -> Option<i32> {
+        let mut status = None;
+        until("control ends", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap().code()
+    }
+
+    /// Kills control, and only it.
+    fn kill(mut self) {
+        self.signal(Signal::KILL);
+        self.wait();
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Gateway<'_> {
+    fn drop(&mut self) {
+        if self.child.try_wait().unwrap().is_none() {
+            let data = self.place.data_pid();
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+            if let Some(data) = data {
+                send(data, Signal::KILL);
+            }
+        }
+    }
+}
+
+fn collect(mut from: impl Read + Send + 'static, into: &Arc<Mutex<String>>) {
+    let into = Arc::clone(into);
+    thread::spawn(move || {
+        let mut lines = BufReader::new(&mut from);
+        let mut line = String::new();
+        while lines.read_line(&mut line).is_ok_and(|bytes| bytes > 0) {
+            into.lock().unwrap().push_str(&line);
+            line.clear();
+        }
+    });
+}
+
+fn send(pid: i32, signal: Signal) {
+    let _ = kill_process(Pid::from_raw(pid).unwrap(), signal);
+}
+
+fn lives(pid: i32) -> bool {
+    test_kill_process(Pid::from_raw(pid).unwrap()).is_ok()
+}
+
+fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "in vain: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Kills the data process and waits for the next, connecting all the while; how long that took.
+fn crash(place: &Place) -> Duration {
+    let old = place.data_pid().unwrap();
+    let since = Instant::now();
+    send(old, Signal::KILL);
+    until("a new data process serves", || {
+        place.connect();
+        place.data_pid().is_some_and(|pid| pid != old)
+    });
+    since.elapsed()
+}
+
+#[test]
+fn a_crash_is_restarted_within_a_second_and_no_connection_or_count_is_lost() {
+    let place = Place::new("crash");
+    let mut gateway = place.start();
+    assert!(place.get("/healthz").is_some());
+    for _ in 0..10 {
+        place.connect();
+    }
+    until("ten are counted", || place.counter("trine_connections_accepted_total") == 10);
+
+    let took = crash(&place);
+    assert!(took < Duration::from_secs(1), "restarted after {took:?}");
+    let status = place.status().unwrap();
+    assert_eq!(status["restarts"], 1);
+    assert_eq!(status["shards"].as_array().unwrap().len(), 2);
+    let before = place.counter("trine_connections_accepted_total");
+    assert!(before >= 10, "counters fell to {before}");
+    place.connect();
+    until("the new process counts on", || {
+        place.counter("trine_connections_accepted_total") > before
+    });
+
+    let data = place.data_pid().unwrap();
+    gateway.signal(Signal::TERM);
+    assert_eq!(gateway.wait(), Some(0));
+    assert!(!lives(data), "the data process outlived a stop");
+    assert!(TcpStream::connect(place.client).is_err());
+}
+
+#[test]
+fn a_new_control_adopts_the_living_data_process() {
+    let place = Place::new("adopt");
+    let gateway = place.start();
+    let data = place.data_pid().unwrap();
+    let fingerprint = place.status().unwrap()["config_fingerprint"].clone();
+    place.connect();
+    until("counted", || place.counter("trine_connections_accepted_total") == 1);
+    gateway.kill();
+
+    // Without any control, connections are still served.
+    for _ in 0..5 {
+        let mut stream = place.connect();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut nothing = Vec::new();
+        let _ = stream.read_to_end(&mut nothing);
+    }
+
+    let gateway = place.start();
+    let printed = gateway.printed();
+    assert!(printed.contains(&format!("adopted data process {data}")), "{printed}");
+    assert!(!printed.contains("not applied"), "{printed}");
+    let status = place.status().unwrap();
+    assert_eq!(status["adopted"], true);
+    assert_eq!(status["data_pid"], data);
+    assert_eq!(status["generation"], 1);
+    assert_eq!(status["config_fingerprint"], fingerprint);
+    until("all are counted", || place.counter("trine_connections_accepted_total") == 6);
+
+    let took = crash(&place);
+    assert!(took < Duration::from_secs(1), "restarted after {took:?}");
+    assert!(place.counter("trine_connections_accepted_total") >= 6);
+    let status = place.status().unwrap();
+    assert_eq!((&status["adopted"], &status["restarts"]), (&false.into(), &1.into()));
+
+    // The restarted one is adopted as well.
+    let data = place.data_pid().unwrap();
+    gateway.kill();
+    let mut gateway = place.start();
+    assert_eq!(place.data_pid(), Some(data));
+    assert_eq!(place.status().unwrap()["restarts"], 1);
+    gateway.signal(Signal::INT);
+    assert_eq!(gateway.wait(), Some(0));
+    until("an adopted process ends with control's stop", || !lives(data));
+}
+
+#[test]
+fn another_configuration_is_named_and_applied_after_a_drain() {
+    let mut place = Place::new("config");
+    place.shards = 3;
+    place.start().kill();
+    place.shards = 1;
+    let gateway = place.start();
+    let data = place.data_pid().unwrap();
+    let printed = gateway.printed();
+    assert!(printed.contains("is not applied"), "{printed}");
+    assert!(printed.contains(&format!("kill {data}")), "{printed}");
+    assert_eq!(place.status().unwrap()["shards"].as_array().unwrap().len(), 3);
+    for _ in 0..20 {
+        place.connect();
+    }
+    until("counted", || place.counter("trine_connections_accepted_total") == 20);
+
+    send(data, Signal::TERM);
+    until("a new process", || place.data_pid().is_some_and(|pid| pid != data));
+    let status = place.status().unwrap();
+    assert_eq!(status["shards"].as_array().unwrap().len(), 1);
+    assert_eq!(status["generation"], 2);
+    // The totals of the shards that vanished went to shard 0, and nobody is left unaccepted.
+    assert!(place.counter("trine_connections_accepted_total") >= 20);
+    let before = place.counter("trine_connections_accepted_total");
+    for _ in 0..20 {
+        place.connect();
+    }
+    until("all accepted", || place.counter("trine_connections_accepted_total") == before + 20);
+}
+
+#[test]
+fn refusals_are_one_line_and_an_exit_code() {
+    let place = Place::new("refuse");
+    let one_line = |output: Output, code: i32, parts: &[&str]| {
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{text}");
+        assert_eq!(text.trim_end().lines().count(), 1, "{text}");
+        for part in parts {
+            assert!(text.contains(part), "{text}");
+        }
+    };
+
+    let taken = TcpListener::bind(place.client).unwrap();
+    one_line(place.fail(), 1, &[&place.client.to_string(), "listen.client", "in use"]);
+    drop(taken);
+    let taken = TcpListener::bind(place.admin).unwrap();
+    one_line(place.fail(), 1, &[&place.admin.to_string(), "listen.admin", "in use"]);
+    drop(taken);
+
+    let gateway = place.start();
+    let pid = gateway.child.id().to_string();
+    let dir = place.runtime_dir();
+    one_line(place.fail(), 1, &[&pid, dir.to_str().unwrap()]);
+    let mut other = Place::new("refuse-other");
+    other.client = place.client;
+    one_line(other.fail(), 1, &["listen.client", "in use"]);
+    drop(gateway);
+}
+
+#[test]
+fn a_data_process_of_another_layout_is_not_adopted() {
+    let place = Place::new("layout");
+    let dir = place.runtime_dir();
+    private_directory(&dir);
+    let socket = UnixListener::bind(dir.join("data.sock")).unwrap();
+    let answer = thread::spawn(move || {
+        let (control, _) = socket.accept().unwrap();
+        let identity = r#"{"generation":7,"fingerprint":"f","restarts":0,"started_unix_ms":0}"#;
+        let hello = format!(
+            r#"{{"layout":"other","build":"9.9","pid":4242,"identity":{identity},"more":1}}"#
+        );
+        fd::send(&control, hello.as_bytes(), &[]).unwrap();
+    });
+    let output = place.fail();
+    answer.join().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(78), "{text}");
+    assert!(text.contains("9.9") && text.contains("kill 4242"), "{text}");
+}
+
+#[test]
+fn a_data_process_started_by_hand_explains_itself() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trine"));
+    let output = command.arg("data").stdin(Stdio::null()).output().unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    assert!(!output.stderr.is_empty());
+}
+
+fn private_directory(dir: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::create_dir_all(dir).unwrap();
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).unwrap();
+}
