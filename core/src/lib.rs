@@ -4,6 +4,7 @@
 
 pub mod buf;
 pub mod limits;
+pub mod metrics;
 pub mod rt;
 pub mod shard;
 pub mod timer;
