@@ -4,7 +4,7 @@
 //! timeouts.
 //!
 //! A message is a head (payload length, number of descriptors, as little-endian `u32`), one byte
-//! with up to [`CHUNK`] descriptors for each full or part chunk, then the payload. The kernel
+//! with up to 253 descriptors for each full or part chunk, then the payload. The kernel
 //! never merges two pieces that carry descriptors, so the receiver, asking for one byte at a
 //! time, gets every chunk whole.
 
@@ -18,21 +18,14 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags,
 };
 
-/// Descriptors in one chunk: the kernel's `SCM_MAX_FD`.
-pub const CHUNK: usize = 253;
-
-/// Largest payload accepted, in bytes. Plan and configuration take some KiB.
-pub const PAYLOAD_LIMIT_BYTES: usize = 16 << 20;
-
-/// Most descriptors accepted in one message: three for each of 1,024 shards and room to spare.
-pub const FDS_LIMIT: usize = 4096;
+use crate::limits::{LINK_CHUNK_FDS as CHUNK, LINK_FDS, LINK_PAYLOAD_BYTES};
 
 /// Sends one message. The descriptors are duplicated into the receiver; the caller keeps its own.
 ///
 /// # Errors
 /// What the socket says; `InvalidInput` beyond the limits.
 pub fn send(mut socket: &UnixStream, payload: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    if payload.len() > PAYLOAD_LIMIT_BYTES || fds.len() > FDS_LIMIT {
+    if payload.len() > LINK_PAYLOAD_BYTES || fds.len() > LINK_FDS {
         return Err(io::Error::new(ErrorKind::InvalidInput, "message beyond the link's limits"));
     }
     let mut head = [0; 8];
@@ -59,7 +52,7 @@ pub fn receive(mut socket: &UnixStream) -> io::Result<Option<(Vec<u8>, Vec<Owned
     let [a, b, c, d, e, f, g, h] = head;
     let length = u32::from_le_bytes([a, b, c, d]) as usize;
     let count = u32::from_le_bytes([e, f, g, h]) as usize;
-    if length > PAYLOAD_LIMIT_BYTES || count > FDS_LIMIT {
+    if length > LINK_PAYLOAD_BYTES || count > LINK_FDS {
         return Err(io::Error::new(ErrorKind::InvalidData, "message beyond the link's limits"));
     }
     let mut fds = Vec::with_capacity(count);

@@ -25,3 +25,9 @@ pub const MAILBOX_MESSAGES_PER_SHARD: usize = 16384;
 pub const TIMER_SLOT_MS: u64 = 64;
 /// Slots of the timer wheel (a power of two): one turn of it is 65 seconds.
 pub const TIMER_SLOTS: usize = 1024;
+/// Descriptors in one piece of a link's message: the kernel's `SCM_MAX_FD`.
+pub const LINK_CHUNK_FDS: usize = 253;
+/// Descriptors in one message of a link: three for each of 1,024 shards, and room to spare.
+pub const LINK_FDS: usize = 4096;
+/// Bytes of one message of a link: plan and configuration take some KiB.
+pub const LINK_PAYLOAD_BYTES: usize = 16 << 20;

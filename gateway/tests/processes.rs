@@ -57,7 +57,11 @@ impl Place {
 
     /// Starts a gateway and waits until it serves.
     fn start(&self) -> Gateway<'_> {
-        let mut child = self.command().spawn().unwrap();
+        self.start_with(&mut self.command())
+    }
+
+    fn start_with(&self, command: &mut Command) -> Gateway<'_> {
+        let mut child = command.spawn().unwrap();
         let printed = Arc::new(Mutex::new(String::new()));
         collect(child.stdout.take().unwrap(), &printed);
         collect(child.stderr.take().unwrap(), &printed);
@@ -270,6 +274,56 @@ fn a_new_control_adopts_the_living_data_process() {
     gateway.signal(Signal::INT);
     assert_eq!(gateway.wait(), Some(0));
     until("an adopted process ends with control's stop", || !lives(data));
+}
+
+#[test]
+fn a_second_signal_ends_a_stuck_drain_at_once() {
+    let place = Place::new("stuck");
+    let mut gateway = place.start();
+    let data = place.data_pid().unwrap();
+    send(data, Signal::STOP);
+    gateway.signal(Signal::TERM);
+    until("the first is taken", || gateway.printed().contains("stopping"));
+    assert!(gateway.child.try_wait().unwrap().is_none(), "control waits for the drain");
+    gateway.signal(Signal::INT);
+    assert_eq!(gateway.wait(), Some(1));
+    until("the data process is gone", || !lives(data));
+}
+
+#[test]
+fn a_drain_that_never_ends_is_killed_within_ten_seconds() {
+    let place = Place::new("never");
+    let mut gateway = place.start();
+    let data = place.data_pid().unwrap();
+    send(data, Signal::STOP);
+    let since = Instant::now();
+    gateway.signal(Signal::TERM);
+    assert_eq!(gateway.wait(), Some(0));
+    assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
+    assert!(!lives(data));
+}
+
+#[test]
+fn a_hang_up_stops_only_what_a_terminal_started() {
+    let place = Place::new("service");
+    let gateway = place.start();
+    let data = place.data_pid().unwrap();
+    gateway.signal(Signal::HUP);
+    // Answered after the signal was taken: both are handled by the one thread.
+    until("still served", || place.data_pid() == Some(data));
+    assert!(gateway.printed().lines().all(|line| line != "stopping"));
+    drop(gateway);
+
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&terminal).unwrap();
+    unlockpt(&terminal).unwrap();
+    let name = ptsname(&terminal, Vec::new()).unwrap();
+    let line = fs::File::options().read(true).open(name.to_str().unwrap()).unwrap();
+    let place = Place::new("terminal");
+    let mut gateway = place.start_with(place.command().stdin(line));
+    gateway.signal(Signal::HUP);
+    assert_eq!(gateway.wait(), Some(0));
 }
 
 #[test]

@@ -16,5 +16,6 @@ mod table;
 pub use page::{Page, PageError, Writer};
 pub use snapshot::{HistogramSnapshot, Snapshot};
 pub use table::{
-    BUCKETS, CLOSE_CODES, Counter, Gauge, Histogram, LAYOUT, Series, bucket_bound_nanos,
+    BUCKETS, CLOSE_CODES, Counter, DRIVER_EPOLL, DRIVER_IO_URING, Gauge, Histogram, LAYOUT, Series,
+    bucket_bound_nanos,
 };

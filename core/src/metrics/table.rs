@@ -145,6 +145,11 @@ series! {
     }
 }
 
+/// Value of [`Gauge::Driver`] for io_uring.
+pub const DRIVER_IO_URING: u64 = 1;
+/// Value of [`Gauge::Driver`] for epoll.
+pub const DRIVER_EPOLL: u64 = 2;
+
 /// Close codes counted one by one; any other is counted as `other`. RFC 6455 section 7.4.1 and the
 /// client protocol's disconnect codes; 0 is a connection that ended without a close frame, and
 /// plain HTTP connections.

@@ -2,6 +2,7 @@
 //!
 //! **Runs on: control.** Reading is all it can do; it listens on loopback unless told otherwise.
 
+mod listener;
 mod prometheus;
 mod status;
 
@@ -16,13 +17,14 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 
 use crate::control::Shared;
+use listener::Bounded;
 
 /// Serves the admin listener from a task of the current runtime.
 ///
 /// # Errors
 /// When the reactor has no room for the socket.
 pub fn serve(listener: OwnedFd, shared: Shared) -> io::Result<()> {
-    let listener = TcpListener::from_std(listener.into())?;
+    let listener = Bounded::new(TcpListener::from_std(listener.into())?);
     let routes = Router::new()
         .route("/metrics", get(metrics))
         .route("/status", get(status))

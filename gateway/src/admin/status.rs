@@ -3,7 +3,7 @@
 //! **Runs on: control.**
 
 use serde::{Deserialize, Serialize};
-use trine_core::metrics::{Counter, Gauge, Page};
+use trine_core::metrics::{Counter, DRIVER_EPOLL, DRIVER_IO_URING, Gauge, Page};
 
 use crate::control::State;
 
@@ -81,8 +81,8 @@ impl Status {
         drivers.dedup();
         let driver = match drivers.as_slice() {
             [] | [0] => "none",
-            [1] => "io_uring",
-            [2] => "epoll",
+            [DRIVER_IO_URING] => "io_uring",
+            [DRIVER_EPOLL] => "epoll",
             _ => "mixed",
         };
         Status {

@@ -1,4 +1,4 @@
-//! Why control can't run: one line that names the thing, the value and the remedy, and the exit
+//! Why control can't run or did not end well: one line that names the thing, the value and the remedy, and the exit
 //! code.
 //!
 //! **Runs on: control.**
@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use trine_core::topology::PlanError;
 
-/// A reason to end at start.
+/// A reason to end with another code than 0.
 #[derive(Debug)]
 pub enum Error {
     /// The machine could not be inspected.
@@ -69,6 +69,8 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// A second signal cut the drain short.
+    Interrupted,
     /// Control's own runtime, signals or pages failed.
     System(io::Error),
 }
@@ -136,11 +138,14 @@ impl fmt::Display for Error {
             Error::Adopt { pid, source } => {
                 write!(f, "the living data process did not hand over its listeners ({source})")?;
                 match pid {
-                    Some(pid) => write!(f, "; end it, then start again: kill {pid}"),
+                    Some(pid) => write!(f, "; end it, then start again: kill -9 {pid}"),
                     None => f.write_str("; end it, then start again"),
                 }
             }
             Error::Start { reason } => write!(f, "the data process did not start: {reason}"),
+            Error::Interrupted => {
+                f.write_str("ended at once by a second signal; connections were cut, not closed")
+            }
             Error::System(source) => write!(f, "control cannot run: {source}"),
         }
     }

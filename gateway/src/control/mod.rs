@@ -151,7 +151,7 @@ impl Control {
                 }
                 Action::KillAndExit => {
                     self.process.iter().for_each(Process::kill);
-                    return Ok(());
+                    return Err(Error::Interrupted);
                 }
                 Action::Exit => return Ok(()),
             }

@@ -9,11 +9,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::thread;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use tokio::sync::oneshot;
 use trine_core::metrics::Page;
@@ -124,9 +124,9 @@ pub fn start(start: &Start, handles: &Handles) -> Result<Found, Error> {
             return Ok(Found { pid: child.id(), pidfd, child: Some(child) });
         }
         Ok((_, Started::Failed { reason })) => reason,
-        Err(error) => match child.try_wait() {
-            Ok(Some(status)) => format!("it ended at once ({status})"),
-            _ => format!("it does not answer ({error})"),
+        Err(error) => match status_soon(&mut child) {
+            Some(status) => format!("it ended at once ({status})"),
+            None => format!("it does not answer ({error})"),
         },
     };
     let _ = child.kill();
@@ -193,6 +193,14 @@ pub fn fresh_pages(old: &[Page], shards: usize) -> io::Result<Vec<Page>> {
             Ok(page)
         })
         .collect()
+}
+
+/// The status of a child that closed its socket, if it ends within a second.
+fn status_soon(child: &mut Child) -> Option<ExitStatus> {
+    let pidfd = pidfd(child.id()).ok()?;
+    let second = Timespec { tv_sec: 1, tv_nsec: 0 };
+    let _ = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&second));
+    child.try_wait().ok()?
 }
 
 /// Blocks until the process ends: its pidfd becomes readable then.

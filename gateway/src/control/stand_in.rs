@@ -56,6 +56,10 @@ pub mod limits {
     pub const START_TIMEOUT: Duration = Duration::from_secs(10);
     /// How long either end of the adoption waits for the other's next message.
     pub const LINK_TIMEOUT: Duration = Duration::from_secs(5);
+    /// Open admin connections; the next waits in the backlog.
+    pub const ADMIN_CONNECTIONS: usize = 64;
+    /// Longest life of an admin connection. A scraper simply opens the next.
+    pub const ADMIN_LIFE: Duration = Duration::from_secs(60);
     /// Longest path of a UNIX socket, in bytes (`sun_path` without its final NUL).
     pub const SOCKET_PATH_LIMIT_BYTES: usize = 107;
 }

@@ -16,8 +16,11 @@ pub const FIRST_RESTART: Duration = Duration::from_millis(100);
 pub const LONGEST_RESTART: Duration = Duration::from_secs(10);
 /// A process that lived this long was not part of a crash loop.
 pub const STEADY: Duration = Duration::from_secs(30);
-/// How long a process may take to drain after it was asked to stop.
-pub const DRAIN: Duration = Duration::from_secs(10);
+/// How long control waits for a data process that was asked to stop, so that a stop takes less
+/// than 10 s whatever happens.
+pub const DRAIN: Duration = Duration::from_secs(9);
+/// How long the data process itself waits for its shards: shorter, so that it is the one to tell.
+pub const SHARDS_DRAIN: Duration = Duration::from_secs(8);
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -169,3 +169,72 @@ pub fn receive<T: DeserializeOwned>(socket: &UnixStream) -> io::Result<(T, Vec<O
 fn invalid(what: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::listen;
+
+    fn start(shards: usize, echo_listeners: usize) -> Start {
+        let config = serde_json::from_str(
+            r#"{"listen":{"client":"127.0.0.1:0","admin":"127.0.0.1:0","echo":null},
+                "shards":{"count":null,"cpus":[]},"runtime_dir":"/nowhere","demo":false}"#,
+        );
+        Start {
+            identity: Identity { generation: 3, ..Identity::default() },
+            cpus: (0..shards).collect(),
+            control_cpus: vec![],
+            config: config.unwrap(),
+            echo_listeners,
+        }
+    }
+
+    fn handles(shards: usize, echo: usize) -> Handles {
+        let open = |count| -> Vec<OwnedFd> {
+            let open = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            (0..count).map(|_| open().into()).collect()
+        };
+        let pages = (0..shards).map(|shard| Page::create(shard).unwrap()).collect();
+        Handles { client: open(shards), echo: open(echo), pages }
+    }
+
+    #[test]
+    fn a_start_for_a_hundred_shards_arrives_with_every_handle_in_its_place() {
+        let (near, far) = UnixStream::pair().unwrap();
+        let sent = handles(100, 100);
+        let (got, fds) = std::thread::scope(|scope| {
+            scope.spawn(|| send(&near, &start(100, 100), &sent.as_fds()).unwrap());
+            receive::<Start>(&far).unwrap()
+        });
+        assert_eq!((got.identity.generation, got.cpus.len()), (3, 100));
+        let got = Handles::from_fds(&got, fds).unwrap();
+        let ports = |fds: &[OwnedFd]| -> Vec<_> { fds.iter().map(listen::local_address).collect() };
+        assert_eq!(ports(&got.client), ports(&sent.client));
+        assert_eq!(ports(&got.echo), ports(&sent.echo));
+        let shards: Vec<usize> = got.pages.iter().map(Page::shard).collect();
+        assert_eq!(shards, (0..100).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_wrong_number_or_order_of_handles_is_refused() {
+        let fds = |handles: Handles| -> Vec<OwnedFd> {
+            handles.as_fds().iter().map(|fd| fd.try_clone_to_owned().unwrap()).collect()
+        };
+        assert!(Handles::from_fds(&start(2, 0), fds(handles(2, 0))).is_ok());
+        assert!(Handles::from_fds(&start(2, 2), fds(handles(2, 2))).is_ok());
+        assert!(Handles::from_fds(&start(2, 0), fds(handles(2, 2))).is_err());
+        assert!(Handles::from_fds(&start(2, 1), fds(handles(2, 1))).is_err());
+        assert!(Handles::from_fds(&start(0, 0), vec![]).is_err());
+        let mut swapped = fds(handles(2, 0));
+        swapped.reverse();
+        assert!(Handles::from_fds(&start(2, 0), swapped).is_err(), "a socket is no page");
+    }
+
+    #[test]
+    fn a_later_builds_greeting_is_understood() {
+        let text = r#"{"layout":"x","build":"9","pid":1,"new":[1],"identity":{"generation":1,
+            "fingerprint":"","restarts":0,"started_unix_ms":0,"more":true}}"#;
+        let hello: Hello = serde_json::from_str(text).unwrap();
+        assert_ne!(hello.layout, layout());
+    }
+}

@@ -11,12 +11,11 @@ mod link;
 mod stop;
 
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -24,7 +23,7 @@ use trine_core::topology::pin_current_thread;
 
 use crate::control::data_socket;
 use crate::control::limits::START_TIMEOUT;
-use crate::control::supervise::DRAIN;
+use crate::control::supervise::SHARDS_DRAIN;
 use crate::control::wire::{self, Handles, Start, Started};
 use crate::edge::ShardStart;
 use link::Link;
@@ -116,7 +115,7 @@ async fn until_drained(mut shards: Shards, link: Link) -> io::Result<ExitCode> {
     // Kept for reload; its default would end the process.
     let _hangup = signal(SignalKind::hangup())?;
     let mut draining = false;
-    let mut deadline = Duration::MAX;
+    let mut deadline = tokio::time::Instant::now();
     loop {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -130,7 +129,7 @@ async fn until_drained(mut shards: Shards, link: Link) -> io::Result<ExitCode> {
                 }
                 continue;
             }
-            () = tokio::time::sleep(deadline) => {
+            () = tokio::time::sleep_until(deadline), if draining => {
                 complain(&format!("{} shards did not drain in time", shards.running));
                 return Ok(ExitCode::FAILURE);
             }
@@ -140,7 +139,7 @@ async fn until_drained(mut shards: Shards, link: Link) -> io::Result<ExitCode> {
         }
         tracing::info!("draining");
         draining = true;
-        deadline = DRAIN;
+        deadline = tokio::time::Instant::now() + SHARDS_DRAIN;
         link.close();
         shards.stop.request();
     }
@@ -211,10 +210,3 @@ fn pin(
     let _ = report.send((shard.index, result));
     shard
 }
-
-const _: fn() = || {
-    // Everything a shard starts with must be able to move to its thread.
-    fn assert_send<T: Send>() {}
-    assert_send::<ShardStart>();
-    assert_send::<OwnedFd>();
-};

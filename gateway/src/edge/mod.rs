@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use trine_core::metrics::{Counter, Gauge, Writer};
+use trine_core::metrics::{Counter, DRIVER_EPOLL, Gauge, Writer};
 
 use crate::control::Config;
 use crate::data::{Peers, StopSignal};
@@ -39,7 +39,7 @@ pub struct ShardStart {
 /// Runs the shard on the calling thread; returns when stopped and drained.
 pub fn run(start: ShardStart) {
     let listener = TcpListener::from(start.listener);
-    start.metrics.set(Gauge::Driver, 2);
+    start.metrics.set(Gauge::Driver, DRIVER_EPOLL);
     while !start.stop.requested() {
         let mut fds = [
             PollFd::new(&listener, PollFlags::IN),
