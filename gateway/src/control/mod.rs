@@ -25,6 +25,7 @@ use std::process::ExitCode;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use trine_core::topology::{PinPlan, Request, Topology, restrict_current_thread};
 
 pub use build::{build, fingerprint};
@@ -33,6 +34,7 @@ pub use runtime_dir::data_socket;
 pub use stand_in::{Config, limits};
 pub use state::{Shared, State};
 
+use limits::START_GRACE;
 use process::{Adopted, Found, Process};
 use runtime_dir::RuntimeDir;
 use signals::{Asked, Signals};
@@ -150,6 +152,12 @@ impl Control {
                     self.process.iter().for_each(Process::kill);
                 }
                 Action::KillAndExit => {
+                    // One that is just being started must not be left behind.
+                    if let Some(starting) = self.starting.take()
+                        && let Ok(Ok(Ok(found))) = timeout(START_GRACE, starting).await
+                    {
+                        found.kill();
+                    }
                     self.process.iter().for_each(Process::kill);
                     return Err(Error::Interrupted);
                 }

@@ -15,6 +15,7 @@ use std::thread;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal};
+use serde::de::IgnoredAny;
 use tokio::sync::oneshot;
 use trine_core::metrics::Page;
 
@@ -94,6 +95,13 @@ pub struct Found {
     child: Option<Child>,
 }
 
+impl Found {
+    /// Ends it at once.
+    pub fn kill(self) {
+        let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+}
+
 /// Starts a data process from this very program and waits until it serves. Blocks for at most
 /// twice [`START_TIMEOUT`].
 ///
@@ -141,8 +149,8 @@ pub struct Adopted {
     pub found: Found,
     /// What it said of itself.
     pub hello: Hello,
-    /// What it runs.
-    pub start: Start,
+    /// What it runs, but for its configuration.
+    pub start: Start<IgnoredAny>,
     /// Its listeners and pages.
     pub handles: Handles,
 }
@@ -167,7 +175,7 @@ pub fn adopt(socket: &Path) -> Result<Option<Adopted>, Error> {
     // Taken before the hand-over: if the process ends from here on, the pidfd tells.
     let pidfd = pidfd(hello.pid).map_err(failed)?;
     wire::send(&stream, &Adopt { pid: std::process::id() }, &[]).map_err(failed)?;
-    let (start, fds) = wire::receive::<Start>(&stream).map_err(failed)?;
+    let (start, fds) = wire::receive::<Start<IgnoredAny>>(&stream).map_err(failed)?;
     let handles = Handles::from_fds(&start, fds).map_err(failed)?;
     let found = Found { pid: hello.pid, pidfd, child: None };
     Ok(Some(Adopted { found, hello, start, handles }))

@@ -54,6 +54,8 @@ pub mod limits {
     pub const LOCK_WAIT: Duration = Duration::from_millis(500);
     /// How long a data process may take from its start to serving.
     pub const START_TIMEOUT: Duration = Duration::from_secs(10);
+    /// How long a second signal waits for a start under way, to end that process too.
+    pub const START_GRACE: Duration = Duration::from_secs(1);
     /// How long either end of the adoption waits for the other's next message.
     pub const LINK_TIMEOUT: Duration = Duration::from_secs(5);
     /// Open admin connections; the next waits in the backlog.

@@ -205,6 +205,55 @@ mod tests {
         assert_eq!(machine.handle(now, Event::StartFailed), Action::Exit);
     }
 
+    proptest::proptest! {
+        /// Whatever happens in whatever order: one process at most, none started after a stop,
+        /// every wait has a deadline or a process whose end will be told.
+        #[test]
+        fn any_order_of_events(steps in proptest::collection::vec((0u8..6, 0u64..12_000), 0..60)) {
+            let mut now = Instant::now();
+            let mut machine = Supervisor::new();
+            let (mut starting, mut running, mut stopped, mut done) = (true, false, false, false);
+            for (what, pause_ms) in steps {
+                now += Duration::from_millis(pause_ms);
+                let event = match what {
+                    0 if starting => Event::Ready,
+                    1 if starting => Event::StartFailed,
+                    2 if running => Event::Ended,
+                    3 => Event::Stop,
+                    4 | 5 => Event::Deadline,
+                    _ => continue,
+                };
+                match event {
+                    Event::Ready => (starting, running) = (false, true),
+                    Event::StartFailed => starting = false,
+                    Event::Ended => running = false,
+                    Event::Stop => stopped = true,
+                    Event::Deadline => {}
+                }
+                match machine.handle(now, event) {
+                    Action::Start => {
+                        proptest::prop_assert!(!starting && !running && !stopped);
+                        starting = true;
+                    }
+                    Action::Terminate | Action::Kill => proptest::prop_assert!(stopped),
+                    Action::Exit => {
+                        proptest::prop_assert!(stopped && !running && !starting);
+                        done = true;
+                    }
+                    Action::KillAndExit => {
+                        proptest::prop_assert!(stopped);
+                        done = true;
+                    }
+                    Action::Wait => {}
+                }
+                if done {
+                    break;
+                }
+                proptest::prop_assert!(starting || running || machine.deadline().is_some());
+            }
+        }
+    }
+
     #[test]
     fn a_second_stop_ends_at_once_and_one_without_a_process_too() {
         let now = Instant::now();

@@ -29,9 +29,11 @@ pub fn layout() -> String {
     format!("{:016x}", LAYOUT.rotate_left(8) ^ WIRE_VERSION)
 }
 
-/// Everything a data process needs, and everything an adopting control needs to know of it.
+/// Everything a data process needs, and everything an adopting control needs to know of it. The
+/// latter leaves the configuration unread (`C` is [`serde::de::IgnoredAny`]): another build may
+/// have other keys and still share the layout.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Start {
+pub struct Start<C = Config> {
     /// Who it is, or shall be.
     pub identity: Identity,
     /// The CPU of each shard; as many as there are shards.
@@ -39,7 +41,7 @@ pub struct Start {
     /// CPUs for everything that is not a shard; empty for any.
     pub control_cpus: Vec<usize>,
     /// Its configuration.
-    pub config: Config,
+    pub config: C,
     /// How many echo listeners there are: 0 or one a shard.
     pub echo_listeners: usize,
 }
@@ -114,7 +116,7 @@ impl Handles {
     ///
     /// # Errors
     /// `InvalidData` when their number or a page is wrong.
-    pub fn from_fds(start: &Start, mut fds: Vec<OwnedFd>) -> io::Result<Handles> {
+    pub fn from_fds<C>(start: &Start<C>, mut fds: Vec<OwnedFd>) -> io::Result<Handles> {
         let shards = start.cpus.len();
         let echo = start.echo_listeners;
         if shards == 0 || (echo != 0 && echo != shards) || fds.len() != 2 * shards + echo {
@@ -228,6 +230,15 @@ mod tests {
         let mut swapped = fds(handles(2, 0));
         swapped.reverse();
         assert!(Handles::from_fds(&start(2, 0), swapped).is_err(), "a socket is no page");
+    }
+
+    #[test]
+    fn another_builds_configuration_does_not_hinder_adoption() {
+        let mut sent = serde_json::to_value(start(2, 0)).unwrap();
+        sent["config"] = serde_json::json!({"a key of tomorrow": [1]});
+        assert!(serde_json::from_value::<Start>(sent.clone()).is_err());
+        let got: Start<serde::de::IgnoredAny> = serde_json::from_value(sent).unwrap();
+        assert_eq!(got.cpus, [0, 1]);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use std::thread;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use trine_core::topology::pin_current_thread;
+use trine_core::topology::{pin_current_thread, restrict_current_thread};
 
 use crate::control::data_socket;
 use crate::control::limits::START_TIMEOUT;
@@ -177,8 +177,9 @@ impl Shards {
                 peers,
             };
             let (pinned, report) = (pinned.clone(), report.clone());
+            let elsewhere: Vec<usize> = start.cpus.clone();
             thread::Builder::new().name(format!("shard-{index}")).spawn(move || {
-                let shard = pin(shard, &pinned);
+                let shard = pin(shard, &elsewhere, &pinned);
                 crate::edge::run(shard);
                 // The receiver is gone only when the process is ending.
                 let _ = report.try_send(index);
@@ -191,9 +192,11 @@ impl Shards {
     }
 }
 
-/// Binds the calling thread to its CPU and reports; a shard that can't be bound runs anyway.
+/// Binds the calling thread to its CPU and reports; a shard that can't be bound runs anyway, on
+/// any of the shards' CPUs.
 fn pin(
     mut shard: ShardStart,
+    elsewhere: &[usize],
     report: &std::sync::mpsc::SyncSender<(usize, Result<(), String>)>,
 ) -> ShardStart {
     let result = match shard.cpu {
@@ -205,6 +208,8 @@ fn pin(
         Err(error) => {
             tracing::warn!(shard = shard.index, cpu = shard.cpu, error, "not pinned");
             shard.cpu = None;
+            // Threads begin on control's CPUs. If this fails too, that is where the shard stays.
+            let _ = restrict_current_thread(elsewhere);
         }
     }
     let _ = report.send((shard.index, result));
