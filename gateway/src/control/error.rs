@@ -127,6 +127,9 @@ impl fmt::Display for Error {
                     io::ErrorKind::AddrNotAvailable => f.write_str(
                         "this machine has no such address; choose one of its own or 0.0.0.0",
                     ),
+                    _ if out_of_descriptors(source) => {
+                        write!(f, "{source}; raise the limit of open files (ulimit -n)")
+                    }
                     _ => write!(f, "{source}; choose another address"),
                 }
             }
@@ -146,9 +149,19 @@ impl fmt::Display for Error {
             Error::Interrupted => {
                 f.write_str("ended at once by a second signal; connections were cut, not closed")
             }
-            Error::System(source) => write!(f, "control cannot run: {source}"),
+            Error::System(source) => {
+                write!(f, "control cannot run: {source}")?;
+                if out_of_descriptors(source) {
+                    f.write_str("; raise the limit of open files (ulimit -n)")?;
+                }
+                Ok(())
+            }
         }
     }
 }
 
 impl std::error::Error for Error {}
+
+fn out_of_descriptors(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error())
+}

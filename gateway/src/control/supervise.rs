@@ -5,7 +5,8 @@
 //! - A process that ended unasked is started again: the first time after
 //!   [`FIRST_RESTART`], then after twice as long each time up to [`LONGEST_RESTART`]; one that
 //!   lived for [`STEADY`] clears the count.
-//! - A stop asks once, waits [`DRAIN`], then kills; a second stop kills at once.
+//! - A stop asks once, waits [`DRAIN`], then kills; a second stop kills at once, unless it comes
+//!   within [`SAME_STOP`] of the first.
 
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,10 @@ pub const STEADY: Duration = Duration::from_secs(30);
 pub const DRAIN: Duration = Duration::from_secs(9);
 /// How long the data process itself waits for its shards: shorter, so that it is the one to tell.
 pub const SHARDS_DRAIN: Duration = Duration::from_secs(8);
+
+/// Two requests this close are one: `timeout` and some init programs send a signal to a process and
+/// again to its group, and no person is that fast.
+pub const SAME_STOP: Duration = Duration::from_millis(250);
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,6 +114,9 @@ impl Supervisor {
                 (State::Done, Action::Exit)
             }
             (State::Killed, Event::Ready) => (State::Killed, Action::Kill),
+            (State::Stopping { until, .. }, Event::Stop) if now + DRAIN < until + SAME_STOP => {
+                (self.state, Action::Wait)
+            }
             (State::Stopping { .. } | State::Killed, Event::Stop) => {
                 (State::Done, Action::KillAndExit)
             }
@@ -260,7 +268,9 @@ mod tests {
         let mut machine = Supervisor::new();
         machine.handle(now, Event::Ready);
         machine.handle(now, Event::Stop);
-        assert_eq!(machine.handle(now, Event::Stop), Action::KillAndExit);
+        let same = now + SAME_STOP - Duration::from_millis(1);
+        assert_eq!(machine.handle(same, Event::Stop), Action::Wait);
+        assert_eq!(machine.handle(now + SAME_STOP, Event::Stop), Action::KillAndExit);
 
         let mut machine = Supervisor::new();
         machine.handle(now, Event::Ready);
