@@ -23,11 +23,11 @@ enum FormatName {
 #[derive(Parser)]
 struct Arguments {
     /// The server's client listener.
-    #[arg(long)]
-    address: SocketAddrV4,
+    #[arg(long, required_unless_present = "self_test")]
+    address: Option<SocketAddrV4>,
     /// rpc, publish, fanout, chat, idle or churn.
-    #[arg(long, value_parser = |name: &str| Row::by_name(name).ok_or("no such row"))]
-    row: Row,
+    #[arg(long, value_parser = |name: &str| Row::by_name(name).ok_or("no such row"), required_unless_present = "self_test")]
+    row: Option<Row>,
     #[arg(long, value_enum, default_value = "protobuf")]
     format: FormatName,
     /// Clients; with fanout the publisher comes on top.
@@ -63,6 +63,9 @@ struct Arguments {
     /// Goes in front of every channel's name.
     #[arg(long, default_value = "")]
     channel_prefix: String,
+    /// Breaks deliveries on purpose and shows that the checker counts them.
+    #[arg(long)]
+    self_test: bool,
 }
 
 fn main() -> ExitCode {
@@ -70,7 +73,13 @@ fn main() -> ExitCode {
     if let Err(error) = pin(arguments.cpu) {
         eprintln!("load: cannot pin to cpu {}: {error}", arguments.cpu);
     }
-    match load::run(options(arguments)) {
+    if arguments.self_test {
+        return self_test();
+    }
+    let (Some(address), Some(row)) = (arguments.address, arguments.row) else {
+        unreachable!("the parser asks for both");
+    };
+    match load::run(options(address, row, arguments)) {
         Ok(report) => {
             println!("{}", serde_json::to_string(&report).expect("a plain struct"));
             ExitCode::SUCCESS
@@ -82,10 +91,26 @@ fn main() -> ExitCode {
     }
 }
 
-fn options(arguments: Arguments) -> Options {
+fn self_test() -> ExitCode {
+    let findings = match load::self_test() {
+        Ok(findings) => findings,
+        Err(error) => {
+            eprintln!("load: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    for finding in &findings {
+        let what = finding.tamper.map_or("nothing".into(), |tamper| format!("{tamper:?}"));
+        let verdict = if finding.right() { "ok" } else { "WRONG" };
+        println!("{verdict:5} {what:8} x {:<5} found {:?}", finding.times, finding.found);
+    }
+    if findings.iter().all(load::Finding::right) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn options(address: SocketAddrV4, row: Row, arguments: Arguments) -> Options {
     Options {
-        address: arguments.address,
-        row: arguments.row,
+        address,
+        row,
         format: match arguments.format {
             FormatName::Json => Format::Json,
             FormatName::Protobuf => Format::Protobuf,

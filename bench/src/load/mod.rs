@@ -9,6 +9,7 @@
 
 mod driver;
 mod report;
+mod self_test;
 mod tamper;
 
 use std::io;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 pub use driver::Driver;
 pub use report::{Latency, Memory, Report};
+pub use self_test::{Finding, self_test};
 pub use tamper::Tamper;
 
 use crate::message::Format;
