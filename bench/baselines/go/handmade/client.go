@@ -6,6 +6,7 @@ import (
 	"net"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/lxzan/gws"
 )
@@ -17,6 +18,7 @@ const (
 	channelsPerClient  = 128
 	channelLengthBytes = 255
 
+	closeTimeout    = 100 * time.Millisecond
 	closeSlow       = 3008
 	closeNoPong     = 3012
 	closeBadRequest = 3501
@@ -206,7 +208,7 @@ func (c *client) find(name []byte) int {
 
 // close sends a close frame, if the socket takes it, and ends the connection.
 func (c *client) close(code uint16) {
-	c.conn.SetWriteDeadline(aMomentFromNow())
+	c.conn.SetWriteDeadline(time.Now().Add(closeTimeout))
 	c.conn.Write([]byte{0x88, 2, byte(code >> 8), byte(code)})
 	c.drop()
 }

@@ -47,7 +47,10 @@ func (c *client) send(frame []byte) {
 		c.out.one = frame
 	}
 	slow := c.out.pending != nil && len(*c.out.pending) > outboxLimitBytes
-	wake := !c.out.queued
+	if slow {
+		c.out.closed, c.out.pending = true, nil
+	}
+	wake := !c.out.queued && !slow
 	c.out.queued = true
 	c.out.mu.Unlock()
 	if slow {

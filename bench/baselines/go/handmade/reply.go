@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/binary"
 	"strconv"
-	"time"
 )
 
 // The field numbers of the protocol's Reply.
@@ -58,8 +57,4 @@ func (c *client) replyError(id uint64, code int, message string) {
 		return
 	}
 	c.send(jsonReply(id, "error", []byte(`{"code":`+strconv.Itoa(code)+`,"message":"`+message+`"}`)))
-}
-
-func aMomentFromNow() time.Time {
-	return time.Now().Add(100 * time.Millisecond)
 }
