@@ -1,0 +1,138 @@
+"""The servers that are compared: how to build, start and stop each."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+
+BENCH = Path(__file__).resolve().parent.parent
+ROOT = BENCH.parent
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+GO_TARGET = TARGET / "bench-go"
+# Below the kernel's ephemeral ports, so that no client gets in the way.
+PORTS = range(20000, 32000)
+START_LIMIT_S = 20
+STOP_LIMIT_S = 12
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One server in one setting."""
+
+    name: str
+    label: str
+    kind: str  # trine, go or floor
+    binary: str
+    arguments: tuple = ()
+    environment: dict = field(default_factory=dict)
+    history: bool = False  # keeps history for channels named "history:…"
+
+    def command(self, profile: str) -> list:
+        folder = GO_TARGET if self.kind == "go" else TARGET / profile
+        return [str(folder / self.binary), *self.arguments]
+
+
+TRINE = ("run", "-c", str(BENCH / "configs" / "trine.toml"))
+PEERS = [
+    Peer("trine", "Trine, io_uring", "trine", "trine", TRINE, history=True),
+    Peer("trine-epoll", "Trine, epoll", "trine", "trine", TRINE, {"TRINE_DRIVER": "epoll"}, True),
+    Peer("centrifuge", "centrifuge", "go", "centrifuge", (), {"GOGC": "100"}, True),
+    Peer("centrifuge-400", "centrifuge, GOGC=400", "go", "centrifuge", (), {"GOGC": "400"}, True),
+    Peer("handmade", "gws by hand", "go", "handmade", (), {"GOGC": "100"}),
+    Peer("handmade-400", "gws by hand, GOGC=400", "go", "handmade", (), {"GOGC": "400"}),
+    Peer("floor", "floor", "floor", "floor"),
+]
+BASELINES = ("centrifuge", "centrifuge-400")
+GO_SERVERS = (*BASELINES, "handmade", "handmade-400")
+
+
+def build(peers: list, profile: str) -> None:
+    """Builds the load tool and the peers. Raises CalledProcessError."""
+    packages = ["-p", "trine-bench"]
+    if any(peer.kind == "trine" for peer in peers):
+        packages += ["-p", "trine"]
+    subprocess.run(["cargo", "build", "--profile", profile, *packages], cwd=ROOT, check=True)
+    if any(peer.kind == "go" for peer in peers):
+        GO_TARGET.mkdir(parents=True, exist_ok=True)
+        command = ["go", "build", "-o", f"{GO_TARGET}/", "./..."]
+        subprocess.run(command, cwd=BENCH / "baselines" / "go", check=True)
+
+
+class Server:
+    """A running peer, pinned to one core; a context manager."""
+
+    def __init__(self, peer: Peer, profile: str, cpu: int):
+        self.peer = peer
+        self.address = f"127.0.0.1:{free_port()}"
+        command = ["taskset", "-c", str(cpu), *peer.command(profile), "--listen", self.address]
+        self.log = open(TARGET / f"bench-{peer.name}.log", "w")
+        self.process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, **peer.environment},
+            stdin=subprocess.DEVNULL,
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def __enter__(self):
+        try:
+            self.wait()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+    def wait(self) -> None:
+        """Waits until it serves. Raises RuntimeError when it does not."""
+        deadline = time.monotonic() + START_LIMIT_S
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                break
+            if self.serves():
+                return
+            time.sleep(0.02)
+        raise RuntimeError(f"{self.peer.name} did not start; see {self.log.name}")
+
+    def serves(self) -> bool:
+        host, port = self.address.split(":")
+        try:
+            if self.peer.kind == "trine":
+                with urllib.request.urlopen(f"http://{self.address}/healthz", timeout=1) as answer:
+                    return answer.status == 200
+            socket.create_connection((host, int(port)), timeout=1).close()
+            return True
+        except OSError:
+            return False
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(STOP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.log.close()
+
+
+def free_port() -> int:
+    """A port that is free, as is the next one (for an admin listener)."""
+    while True:
+        port = random.choice(PORTS)
+        try:
+            for number in (port, port + 1):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", number))
+            return port
+        except OSError:
+            continue

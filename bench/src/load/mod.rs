@@ -1,0 +1,115 @@
+//! One row of the benchmark against one server: opens the connections, warms
+//! up, measures, drains, checks, reports.
+//!
+//! **Runs on: any** (one thread).
+//!
+//! Invariants: a unit is the same for every server (see [`Row`]); what is
+//! counted is what came in between the two readings of the CPU's clocks; all
+//! that was sent, also during warm-up, is checked.
+
+mod driver;
+mod report;
+mod self_test;
+mod tamper;
+
+use std::io;
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+pub use driver::Driver;
+pub use report::{Latency, Memory, Report};
+pub use self_test::{Finding, self_test};
+pub use tamper::Tamper;
+
+use crate::message::Format;
+use crate::ring::Net;
+
+/// What is measured. The unit is what rates and costs are given for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Row {
+    /// Every client calls rpc `echo`. Unit: a reply.
+    Rpc,
+    /// Every client publishes into a channel of its own that nobody hears.
+    /// Unit: a reply.
+    Publish,
+    /// One client publishes, all the others hear it. Unit: a delivery.
+    FanOut,
+    /// Clients in pairs, a channel for each pair; both publish, both hear
+    /// both. Unit: a delivery.
+    Chat,
+    /// Every client is subscribed to a channel of its own and keeps still.
+    /// Afterwards each publishes once, to see that it was subscribed.
+    Idle,
+    /// Clients connect, subscribe, close, and begin anew. Unit: one such life.
+    Churn,
+}
+
+impl Row {
+    /// The row by its name on the command line.
+    pub fn by_name(name: &str) -> Option<Row> {
+        Some(match name {
+            "rpc" => Row::Rpc,
+            "publish" => Row::Publish,
+            "fanout" => Row::FanOut,
+            "chat" => Row::Chat,
+            "idle" => Row::Idle,
+            "churn" => Row::Churn,
+            _ => return None,
+        })
+    }
+}
+
+/// How a row is run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The server's client listener.
+    pub address: SocketAddrV4,
+    /// What is measured.
+    pub row: Row,
+    /// The form of the messages.
+    pub format: Format,
+    /// Clients; for [`Row::FanOut`] subscribers, the publisher comes on top.
+    pub connections: u32,
+    /// Closed loop: messages in flight for each sender.
+    pub window: u32,
+    /// Of a message's payload.
+    pub payload_bytes: usize,
+    /// Before measuring.
+    pub warm_up: Duration,
+    /// Of the measurement.
+    pub measured: Duration,
+    /// Open loop at this many units a second; `None`: closed loop.
+    pub rate: Option<f64>,
+    /// Never sleep.
+    pub spin: bool,
+    /// The server's first process.
+    pub server_pid: Option<u32>,
+    /// The core that the server is pinned to.
+    pub server_cpu: u32,
+    /// The core that this tool is pinned to.
+    pub own_cpu: u32,
+    /// In front of every channel's name, to choose a namespace.
+    pub channel_prefix: String,
+    /// Breaks deliveries on purpose, after they came in.
+    pub tamper: Option<Tamper>,
+}
+
+impl Options {
+    /// Units that one message makes.
+    pub fn units_a_message(&self) -> u32 {
+        match self.row {
+            Row::FanOut => self.connections,
+            Row::Chat => 2,
+            _ => 1,
+        }
+    }
+}
+
+/// Runs a row to its end. Errors: the ring or a connection can't be had, or
+/// the server broke the protocol.
+pub fn run(options: Options) -> io::Result<Report> {
+    let mut net = Net::new()?;
+    let mut driver = Driver::new(options);
+    net.run(&mut driver)?;
+    driver.into_report()
+}
