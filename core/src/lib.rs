@@ -1,3 +1,10 @@
 //! The engine: the runtime facade, shards and their mailboxes, buffers, timers, metric pages.
 //!
 //! **Runs on: any**; each module says where.
+
+pub mod buf;
+pub mod limits;
+pub mod metrics;
+pub mod rt;
+pub mod shard;
+pub mod timer;

@@ -2,3 +2,8 @@
 //!
 //! **Runs on: any.** Nothing here opens a socket, reads a clock or starts a thread, and no input
 //! can make it panic.
+
+pub mod http1;
+pub mod limits;
+pub mod simd;
+pub mod ws;

@@ -1,0 +1,107 @@
+//! What the thread of a shard keeps for its runtime: the turn's clock, the main task's waker, the
+//! sends that wait for the turn's end.
+//!
+//! **Runs on: shard.**
+
+use super::stream::Stream;
+use crate::buf::Outgoing;
+use std::cell::{Cell, RefCell};
+use std::task::Waker;
+
+/// A send that starts at the end of this turn.
+pub(super) struct Queued {
+    pub token: u32,
+    pub stream: Stream,
+    pub outgoing: Outgoing,
+}
+
+#[derive(Default)]
+struct Local {
+    main: RefCell<Option<Waker>>,
+    now_ns: Cell<u64>,
+    stopping: Cell<bool>,
+    queued: RefCell<Vec<Queued>>,
+    ready: RefCell<Vec<usize>>,
+}
+
+thread_local! {
+    static LOCAL: Local = Local::default();
+}
+
+#[inline]
+pub(super) fn request_turn() {
+    LOCAL.with(|local| {
+        if let Some(main) = &*local.main.borrow() {
+            main.wake_by_ref();
+        }
+    });
+}
+
+pub(super) fn stop() {
+    LOCAL.with(|local| local.stopping.set(true));
+    request_turn();
+}
+
+pub(super) fn stopping() -> bool {
+    LOCAL.with(|local| local.stopping.get())
+}
+
+#[inline]
+pub(super) fn now_ns() -> u64 {
+    LOCAL.with(|local| {
+        if local.now_ns.get() == 0 {
+            local.now_ns.set(clock_ns());
+            // The end of the turn is where the value is forgotten, so there must be one.
+            request_turn();
+        }
+        local.now_ns.get()
+    })
+}
+
+/// The clock itself, never cached.
+pub(super) fn clock_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+pub(super) fn forget_now() {
+    LOCAL.with(|local| local.now_ns.set(0));
+}
+
+pub(super) fn begin(main: &Waker) {
+    LOCAL.with(|local| {
+        let mut slot = local.main.borrow_mut();
+        if !slot.as_ref().is_some_and(|known| known.will_wake(main)) {
+            *slot = Some(main.clone());
+        }
+    });
+}
+
+/// Forgets everything, so that a thread can run a runtime again.
+pub(super) fn reset() {
+    LOCAL.with(|local| {
+        local.main.borrow_mut().take();
+        local.queued.borrow_mut().clear();
+        local.ready.borrow_mut().clear();
+        local.stopping.set(false);
+        local.now_ns.set(0);
+    });
+}
+
+pub(super) fn queue(queued: Queued) {
+    LOCAL.with(|local| local.queued.borrow_mut().push(queued));
+    request_turn();
+}
+
+pub(super) fn swap_queued(list: &mut Vec<Queued>) {
+    LOCAL.with(|local| std::mem::swap(&mut *local.queued.borrow_mut(), list));
+}
+
+pub(super) fn mark_ready(slot: usize) {
+    LOCAL.with(|local| local.ready.borrow_mut().push(slot));
+    request_turn();
+}
+
+pub(super) fn swap_ready(list: &mut Vec<usize>) {
+    LOCAL.with(|local| std::mem::swap(&mut *local.ready.borrow_mut(), list));
+}

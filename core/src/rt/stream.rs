@@ -1,0 +1,135 @@
+//! A connected socket: receives into pooled chunks, sends lists of `Bytes` at the turn's end.
+//!
+//! **Runs on: shard.** At most one receive and one send are in flight on a stream at a time; the
+//! caller keeps the latter (one [`super::Sent`] for each [`Stream::send`] before the next).
+
+use super::local::{self, Queued};
+use super::sends::Flight;
+use crate::buf::{Chunk, Outgoing};
+use monoio::io::AsyncWriteRent;
+use monoio::net::TcpStream;
+use rustix::net::{RecvFlags, Shutdown};
+use std::cell::{Cell, UnsafeCell};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::rc::Rc;
+
+/// A cheap handle to a connected socket; the socket closes when the last handle and the last
+/// operation are gone.
+#[derive(Clone)]
+pub struct Stream(Rc<Inner>);
+
+struct Inner {
+    tcp: UnsafeCell<TcpStream>,
+    /// The last receive filled its chunk, so the next one gets a large one.
+    large: Cell<bool>,
+}
+
+/// Connects to `address`. The caller bounds the wait.
+pub async fn connect(address: SocketAddr) -> io::Result<Stream> {
+    TcpStream::connect_addr(address).await.map(Stream::new)
+}
+
+impl Stream {
+    pub(super) fn new(tcp: TcpStream) -> Self {
+        Self(Rc::new(Inner { tcp: UnsafeCell::new(tcp), large: Cell::new(false) }))
+    }
+
+    /// A stream over a connected, non-blocking socket that came from another shard or process.
+    pub fn from_fd(socket: OwnedFd) -> io::Result<Self> {
+        TcpStream::from_std(socket.into()).map(Self::new)
+    }
+
+    /// Waits for bytes and returns them in a chunk of the pool; `None` at the end of the stream.
+    /// May be dropped while it waits: nothing is received before the wait has ended.
+    pub async fn recv(&self) -> io::Result<Option<Chunk>> {
+        loop {
+            self.tcp().readable(false).await?;
+            let mut chunk = Chunk::take(self.0.large.get());
+            let spare = rustix::buffer::spare_capacity(chunk.vec_mut());
+            match rustix::net::recv(self.fd(), spare, RecvFlags::DONTWAIT) {
+                Ok((_, 0)) => return Ok(None),
+                Ok(_) => {
+                    self.0.large.set(chunk.is_full());
+                    return Ok(Some(chunk));
+                }
+                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Sends at the end of this turn; [`super::Turn::next_sent`] later reports `token`. The next
+    /// send of this stream may be started only then.
+    pub fn send(&self, token: u32, outgoing: Outgoing) {
+        local::queue(Queued { token, stream: self.clone(), outgoing });
+    }
+
+    /// Says that nothing more will be sent; the peer sees the end of the stream.
+    pub fn shutdown(&self) {
+        let _ = rustix::net::shutdown(self.fd(), Shutdown::Write);
+    }
+
+    /// Ends both directions now: a receive in flight sees the end, a send in flight an error.
+    pub fn abort(&self) {
+        let _ = rustix::net::shutdown(self.fd(), Shutdown::Both);
+    }
+
+    /// The socket itself, to hand it to another shard. Only right after accept, before the first
+    /// operation: `None` (and the socket stays here) once another handle or an operation exists.
+    pub fn into_fd(self) -> Result<OwnedFd, Self> {
+        let inner = Rc::try_unwrap(self.0).map_err(Self)?;
+        let fd = inner.tcp.into_inner().into_raw_fd();
+        // SAFETY: `into_raw_fd` gave up ownership of this descriptor.
+        #[allow(unsafe_code)]
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+
+    /// The peer's address.
+    pub fn peer_address(&self) -> io::Result<SocketAddr> {
+        Ok(rustix::net::getpeername(self.fd())?
+            .ok_or(io::ErrorKind::NotConnected)?
+            .try_into()
+            .map_err(|_| io::ErrorKind::Unsupported)?)
+    }
+
+    fn tcp(&self) -> &TcpStream {
+        // SAFETY: the only `&mut` to it is taken by `send_all`, which monoio uses for the
+        // descriptor alone (`TcpStream` declares itself safe to split into a reading and a
+        // writing half), and the cell never moves or changes while handles exist.
+        #[allow(unsafe_code)]
+        unsafe {
+            &*self.0.tcp.get()
+        }
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor stays open as long as `self` does.
+        #[allow(unsafe_code)]
+        unsafe {
+            BorrowedFd::borrow_raw(self.tcp().as_raw_fd())
+        }
+    }
+}
+
+/// Sends all of `flight`, going on after short writes.
+pub(super) async fn send_all(stream: Stream, mut flight: Flight) -> (Flight, io::Result<()>) {
+    loop {
+        // SAFETY: one send is in flight on a stream at a time (the contract of `Stream::send`),
+        // so this is the only `&mut`; see `Stream::tcp` for the shared one beside it.
+        #[allow(unsafe_code)]
+        let tcp = unsafe { &mut *stream.0.tcp.get() };
+        let gathered = flight.is_gathered();
+        let (result, back) =
+            if gathered { tcp.writev(flight).await } else { tcp.write(flight).await };
+        flight = back;
+        match result {
+            Ok(0) => return (flight, Err(io::ErrorKind::WriteZero.into())),
+            Ok(count) if flight.advance(count) => return (flight, Ok(())),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (flight, Err(error)),
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! The facade on real sockets, on both drivers.
+//!
+//! **Runs on: any** (each test is its own shard).
+
+use super::*;
+use crate::buf::Outgoing;
+use bytes::Bytes;
+use std::cell::{Cell, RefCell};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::rc::Rc;
+use std::thread;
+
+const BOTH: [Preference; 2] = [Preference::IoUring, Preference::Epoll];
+
+fn listener() -> (std::os::fd::OwnedFd, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener.into(), address)
+}
+
+/// An echo shard that ends after `connections` have come and gone.
+fn echo(preference: Preference, socket: std::os::fd::OwnedFd, connections: usize) {
+    type Waiting = Rc<RefCell<Vec<(Stream, Vec<Bytes>, bool)>>>;
+    let table: Waiting = Rc::default();
+    let open = Rc::new(Cell::new(connections));
+    let flush = table.clone();
+    let start = move |driver: &Driver| {
+        let epoll = matches!(driver, Driver::Epoll { .. });
+        assert_eq!(epoll, preference == Preference::Epoll, "{driver}");
+        spawn(async move {
+            let listener = Listener::from_fd(socket).unwrap();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let id = table.borrow().len();
+                table.borrow_mut().push((stream.clone(), Vec::new(), false));
+                let (table, open) = (table.clone(), open.clone());
+                spawn(async move {
+                    while let Ok(Some(chunk)) = stream.recv().await {
+                        table.borrow_mut()[id].1.push(Bytes::copy_from_slice(&chunk));
+                        request_turn();
+                    }
+                    open.set(open.get() - 1);
+                    if open.get() == 0 {
+                        stop();
+                    }
+                });
+            }
+        });
+    };
+    run(preference, start, move |turn| {
+        let mut table = flush.borrow_mut();
+        while let Some(sent) = turn.next_sent() {
+            table[sent.token as usize].2 = false;
+        }
+        for (id, (stream, pieces, sending)) in table.iter_mut().enumerate() {
+            if !*sending && !pieces.is_empty() {
+                *sending = true;
+                stream.send(id as u32, Outgoing::Gathered(std::mem::take(pieces)));
+            }
+        }
+    })
+    .unwrap();
+}
+
+#[test]
+fn echoes_many_connections_and_large_bodies() {
+    for preference in BOTH {
+        let (socket, address) = listener();
+        let shard = thread::spawn(move || echo(preference, socket, 20));
+        let clients: Vec<_> = (0..20u8)
+            .map(|number| {
+                thread::spawn(move || {
+                    let mut writer = TcpStream::connect(address).unwrap();
+                    let mut reader = writer.try_clone().unwrap();
+                    let body: Vec<u8> =
+                        (0..2_000_000u32).map(|at| (at as u8).wrapping_mul(number)).collect();
+                    let copy = body.clone();
+                    let feed = thread::spawn(move || writer.write_all(&copy).unwrap());
+                    let mut back = vec![0; body.len()];
+                    reader.read_exact(&mut back).unwrap();
+                    feed.join().unwrap();
+                    assert!(back == body);
+                })
+            })
+            .collect();
+        clients.into_iter().for_each(|client| client.join().unwrap());
+        shard.join().unwrap();
+    }
+}
+
+#[test]
+fn every_form_of_output_arrives_whole_when_the_reader_is_slow() {
+    for preference in BOTH {
+        let (socket, address) = listener();
+        let reader = thread::spawn(move || {
+            let mut stream = TcpStream::connect(address).unwrap();
+            let mut all = Vec::new();
+            stream.read_to_end(&mut all).unwrap();
+            all
+        });
+        let large: Vec<Bytes> =
+            (0..500u32).map(|n| Bytes::from(vec![n as u8; 10_000 + n as usize])).collect();
+        let expected: Vec<u8> = [&b"one"[..], b"flat"]
+            .concat()
+            .into_iter()
+            .chain(large.iter().flat_map(|piece| piece.to_vec()))
+            .collect();
+        let outputs = RefCell::new(vec![
+            Outgoing::Gathered(large),
+            Outgoing::Flat(b"flat".to_vec()),
+            Outgoing::Shared(Bytes::from_static(b"one")),
+        ]);
+        let stream: Rc<RefCell<Option<Stream>>> = Rc::default();
+        let accepted = stream.clone();
+        let busy = Cell::new(false);
+        run(
+            preference,
+            move |_| {
+                spawn(async move {
+                    let listener = Listener::from_fd(socket).unwrap();
+                    *accepted.borrow_mut() = Some(listener.accept().await.unwrap().0);
+                    request_turn();
+                });
+            },
+            |turn| {
+                while let Some(sent) = turn.next_sent() {
+                    sent.result.unwrap();
+                    busy.set(false);
+                }
+                let stream = stream.borrow();
+                let Some(stream) = &*stream else { return };
+                if busy.get() {
+                    return;
+                }
+                match outputs.borrow_mut().pop() {
+                    Some(outgoing) => {
+                        busy.set(true);
+                        stream.send(7, outgoing);
+                    }
+                    None => {
+                        stream.shutdown();
+                        stop();
+                    }
+                }
+            },
+        )
+        .unwrap();
+        drop(stream);
+        assert!(reader.join().unwrap() == expected);
+    }
+}
+
+#[test]
+fn an_aborted_connection_ends_its_receive_and_its_blocked_send() {
+    for preference in BOTH {
+        let (socket, address) = listener();
+        let _silent = TcpStream::connect(address).unwrap();
+        let received_end = Rc::new(Cell::new(false));
+        let (ended, stream): (_, Rc<RefCell<Option<Stream>>>) =
+            (received_end.clone(), Rc::default());
+        let accepted = stream.clone();
+        let (started, failed) = (Cell::new(false), Cell::new(false));
+        run(
+            preference,
+            move |_| {
+                spawn(async move {
+                    let listener = Listener::from_fd(socket).unwrap();
+                    let (connection, _) = listener.accept().await.unwrap();
+                    *accepted.borrow_mut() = Some(connection.clone());
+                    request_turn();
+                    spawn(async move {
+                        sleep_until(now_ms() + 100).await;
+                        connection.abort();
+                    });
+                    let connection = accepted.borrow().clone().unwrap();
+                    assert!(!matches!(connection.recv().await, Ok(Some(_))));
+                    ended.set(true);
+                    request_turn();
+                });
+            },
+            |turn| {
+                while let Some(sent) = turn.next_sent() {
+                    assert_eq!(sent.token, 3);
+                    assert!(sent.result.is_err());
+                    failed.set(true);
+                }
+                if let Some(stream) = &*stream.borrow()
+                    && !started.replace(true)
+                {
+                    stream.send(3, Outgoing::Shared(Bytes::from(vec![0; 64 << 20])));
+                }
+                if failed.get() && received_end.get() {
+                    stop();
+                }
+            },
+        )
+        .unwrap();
+    }
+}
+
+#[test]
+fn another_thread_wakes_the_shard() {
+    for preference in BOTH {
+        let handle = WakeHandle::new().unwrap();
+        let waker = handle.clone();
+        let other = thread::spawn(move || {
+            for _ in 0..50 {
+                waker.wake();
+                thread::yield_now();
+            }
+        });
+        run(
+            preference,
+            move |_| {
+                spawn(async move {
+                    let wakeup = Wakeup::new(&handle).unwrap();
+                    wakeup.wait().await.unwrap();
+                    stop();
+                });
+            },
+            |_| {},
+        )
+        .unwrap();
+        other.join().unwrap();
+    }
+}
+
+#[test]
+fn the_clock_stands_still_in_a_turn_and_sleeps_are_not_early() {
+    for preference in BOTH {
+        run(
+            preference,
+            |_| {
+                spawn(async {
+                    let before = now_ns();
+                    assert_eq!(before, now_ns());
+                    let deadline_ms = now_ms() + 30;
+                    sleep_until(deadline_ms).await;
+                    assert!(now_ns() > before);
+                    assert!(now_ms() >= deadline_ms);
+                    stop();
+                });
+            },
+            |_| {},
+        )
+        .unwrap();
+    }
+}
+
+#[test]
+fn a_fresh_connection_can_be_handed_over_and_a_used_one_not() {
+    for preference in BOTH {
+        let (socket, address) = listener();
+        let _client = TcpStream::connect(address).unwrap();
+        run(
+            preference,
+            move |_| {
+                spawn(async move {
+                    let listener = Listener::from_fd(socket).unwrap();
+                    let (stream, peer) = listener.accept().await.unwrap();
+                    assert_eq!(stream.peer_address().unwrap(), peer);
+                    let fd = stream.into_fd().ok().expect("no operation holds it");
+                    let stream = Stream::from_fd(fd).unwrap();
+                    let second = stream.clone();
+                    let Err(stream) = stream.into_fd() else { panic!("two handles") };
+                    drop(second);
+                    assert_eq!(stream.peer_address().unwrap(), peer);
+                    stop();
+                });
+            },
+            |_| {},
+        )
+        .unwrap();
+    }
+}

@@ -1,0 +1,71 @@
+//! One channel's presence: which clients are subscribed, and how many users they are.
+//!
+//! **Runs on: shard**, the owner's. Sans-IO. In one process an entry lives exactly as long as its
+//! subscription, so none expires.
+
+use super::Info;
+use crate::limits::PRESENCE_OVERHEAD_BYTES;
+use hashbrown::HashMap;
+use uuid::Uuid;
+
+/// Numbers of clients and of distinct users.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PresenceStats {
+    /// Clients.
+    pub num_clients: u32,
+    /// Distinct users.
+    pub num_users: u32,
+}
+
+/// The clients of a channel by client id.
+#[derive(Default)]
+pub struct Presence {
+    clients: HashMap<Uuid, Info>,
+    users: HashMap<Box<str>, u32>,
+}
+
+impl Presence {
+    /// Adds a client; says whether it was new.
+    pub fn insert(&mut self, info: Info) -> bool {
+        if self.clients.contains_key(&info.client) {
+            return false;
+        }
+        *self.users.entry_ref(&*info.user).or_insert(0) += 1;
+        self.clients.insert(info.client, info);
+        true
+    }
+
+    /// Removes a client; returns it if it was there.
+    pub fn remove(&mut self, client: Uuid) -> Option<Info> {
+        let info = self.clients.remove(&client)?;
+        let count = self.users.get_mut(&info.user).expect("each client is counted with its user");
+        *count -= 1;
+        if *count == 0 {
+            self.users.remove(&info.user);
+        }
+        Some(info)
+    }
+
+    /// The clients, in no order.
+    pub fn clients(&self) -> impl Iterator<Item = &Info> {
+        self.clients.values()
+    }
+
+    /// Whether nobody is here.
+    pub fn is_empty(&self) -> bool {
+        self.clients.is_empty()
+    }
+
+    /// The numbers.
+    pub fn stats(&self) -> PresenceStats {
+        PresenceStats {
+            num_clients: self.clients.len() as u32,
+            num_users: self.users.len() as u32,
+        }
+    }
+}
+
+/// Bytes that an entry is counted with.
+pub(super) fn entry_bytes(info: &Info) -> usize {
+    PRESENCE_OVERHEAD_BYTES + info.user.len() + info.conn_info.len()
+}

@@ -1,0 +1,232 @@
+//! One channel's stream: its epoch, its offsets and the publications that are kept.
+//!
+//! **Runs on: shard**, the owner's. Sans-IO. Invariants: offsets are 1, 2, 3 … without a gap; the
+//! kept publications are the newest ones; a recovery is whole or refused.
+
+use super::{Info, InfoRef};
+use crate::config::Namespace;
+use crate::limits::{HISTORY_PUBLICATIONS, PUBLICATION_OVERHEAD_BYTES};
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::fmt;
+
+/// Names one life of a stream; random, so that it never repeats.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Epoch(pub u64);
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl Epoch {
+    /// Reads the text that a client sends back. Text that no epoch has gives `None`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let well_formed = text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        well_formed.then(|| u64::from_str_radix(text, 16).ok().map(Self)).flatten()
+    }
+}
+
+/// A stream's epoch and the offset of its newest publication.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// The stream's life.
+    pub epoch: Epoch,
+    /// The newest offset; 0 before the first publication.
+    pub offset: u64,
+}
+
+/// A position that a client names. Its epoch may be of no stream at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Since {
+    /// What the client has seen up to.
+    pub offset: u64,
+    /// Whose stream it was.
+    pub epoch: SinceEpoch,
+}
+
+/// The epoch that a client names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SinceEpoch {
+    /// None was named; it matches every stream.
+    #[default]
+    Any,
+    /// This one.
+    Named(Epoch),
+    /// A text that is no epoch of ours, so it matches none.
+    Foreign,
+}
+
+impl Since {
+    /// From the fields of a request.
+    pub fn new(epoch: &str, offset: u64) -> Self {
+        let epoch = match epoch {
+            "" => SinceEpoch::Any,
+            text => Epoch::parse(text).map_or(SinceEpoch::Foreign, SinceEpoch::Named),
+        };
+        Self { offset, epoch }
+    }
+
+    /// Whether it names a position of the stream with `epoch`.
+    pub fn matches(&self, epoch: Epoch) -> bool {
+        match self.epoch {
+            SinceEpoch::Any => true,
+            SinceEpoch::Named(named) => named == epoch,
+            SinceEpoch::Foreign => false,
+        }
+    }
+}
+
+/// A publication that history keeps, in memory of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Its offset in the stream.
+    pub offset: u64,
+    /// The payload.
+    pub data: Bytes,
+    /// The publisher, if it was a client.
+    pub info: Option<Box<Info>>,
+}
+
+/// Which part of the history is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HistoryFilter {
+    /// 0: the position only; negative: everything; capped at [`HISTORY_PUBLICATIONS`].
+    pub limit: i32,
+    /// Exclusive start.
+    pub since: Option<Since>,
+    /// Newest first.
+    pub reverse: bool,
+}
+
+/// What a recovery gives: every missed publication, or none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Whether the client now has everything.
+    pub complete: bool,
+    /// The missed publications, ascending; empty unless complete.
+    pub publications: Vec<Stored>,
+    /// What the reply must name as its offset: the requested one if complete, else the top.
+    pub offset: u64,
+}
+
+pub(super) struct Stream {
+    epoch: Epoch,
+    offset: u64,
+    items: VecDeque<(u64, Stored)>,
+    bytes: usize,
+    touched_ms: u64,
+}
+
+impl Stream {
+    pub fn new(epoch: Epoch, now_ms: u64) -> Self {
+        Self { epoch, offset: 0, items: VecDeque::new(), bytes: 0, touched_ms: now_ms }
+    }
+
+    pub fn position(&self) -> Position {
+        Position { epoch: self.epoch, offset: self.offset }
+    }
+
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The age of the oldest publication kept.
+    pub fn oldest_age(&self) -> Option<u64> {
+        self.items.front().map(|(age, _)| *age)
+    }
+
+    pub fn append(
+        &mut self,
+        namespace: &Namespace,
+        age: u64,
+        data: &[u8],
+        info: Option<InfoRef<'_>>,
+        now_ms: u64,
+    ) -> u64 {
+        self.offset += 1;
+        self.touched_ms = now_ms;
+        let info = info.map(|info| Box::new(info.to_owned()));
+        let stored = Stored { offset: self.offset, data: Bytes::copy_from_slice(data), info };
+        self.bytes += stored_bytes(&stored);
+        self.items.push_back((age, stored));
+        while self.items.len() > namespace.history_size {
+            self.trim_first();
+        }
+        self.offset
+    }
+
+    /// Drops the oldest publication; returns the bytes and publications freed.
+    pub fn trim_first(&mut self) -> (usize, usize) {
+        let Some((_, stored)) = self.items.pop_front() else { return (0, 0) };
+        let bytes = stored_bytes(&stored);
+        self.bytes -= bytes;
+        (bytes, 1)
+    }
+
+    /// Drops the publications if the newest of them is older than the namespace keeps them.
+    pub fn expire(&mut self, namespace: &Namespace, now_ms: u64) -> (usize, usize) {
+        if self.items.is_empty() || now_ms < self.touched_ms + namespace.history_ttl_ms {
+            return (0, 0);
+        }
+        let freed = (self.bytes, self.items.len());
+        self.items = VecDeque::new();
+        self.bytes = 0;
+        freed
+    }
+
+    /// Whether even the position need not be kept any more.
+    pub fn is_forgotten(&self, namespace: &Namespace, now_ms: u64) -> bool {
+        self.items.is_empty() && now_ms >= self.touched_ms + namespace.history_meta_ttl_ms
+    }
+
+    /// Client protocol §4: recovered exactly if the epoch matches and everything after the
+    /// requested offset is still here and within the limit.
+    pub fn recover(&self, since: &Since) -> Recovered {
+        let missed = self.offset.checked_sub(since.offset);
+        let kept = missed.is_some_and(|missed| missed as usize <= self.items.len());
+        let within = missed.is_some_and(|missed| missed <= HISTORY_PUBLICATIONS as u64);
+        if !since.matches(self.epoch) || !kept || !within {
+            return Recovered { complete: false, publications: Vec::new(), offset: self.offset };
+        }
+        let skip = self.items.len() - (self.offset - since.offset) as usize;
+        let publications: Vec<Stored> =
+            self.items.iter().skip(skip).map(|(_, stored)| stored.clone()).collect();
+        debug_assert!(publications.first().is_none_or(|first| first.offset == since.offset + 1));
+        Recovered { complete: true, publications, offset: since.offset }
+    }
+
+    pub fn read(&self, filter: &HistoryFilter) -> Vec<Stored> {
+        let limit = match filter.limit {
+            0 => return Vec::new(),
+            limit if limit < 0 => HISTORY_PUBLICATIONS,
+            limit => HISTORY_PUBLICATIONS.min(limit as usize),
+        };
+        let items = self.items.iter().map(|(_, stored)| stored);
+        match (filter.reverse, filter.since) {
+            (false, None) => items.take(limit).cloned().collect(),
+            (false, Some(since)) => {
+                items.filter(|stored| stored.offset > since.offset).take(limit).cloned().collect()
+            }
+            (true, None) => items.rev().take(limit).cloned().collect(),
+            (true, Some(since)) => {
+                let older = items.rev().filter(|stored| stored.offset < since.offset);
+                older.take(limit).cloned().collect()
+            }
+        }
+    }
+}
+
+fn stored_bytes(stored: &Stored) -> usize {
+    let info = stored.info.as_ref().map_or(0, |info| info.user.len() + info.conn_info.len());
+    PUBLICATION_OVERHEAD_BYTES + stored.data.len() + info
+}

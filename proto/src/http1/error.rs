@@ -1,0 +1,91 @@
+//! What a client can do wrong in HTTP/1.1, and the status that answers it.
+//!
+//! **Runs on: any.** Every one ends the connection after its response, since the framing is lost.
+
+use std::fmt;
+
+/// A request that is refused. Answer with [`Error::status`], then close the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// The head is longer than 32 KiB.
+    HeadTooLarge,
+    /// The head has more than 100 fields.
+    TooManyFields,
+    /// LF without CR (RFC 9112 §2.2).
+    BareLf,
+    /// CR without LF (RFC 9112 §2.2).
+    BareCr,
+    /// NUL or another control character (RFC 9110 §5.5).
+    ControlCharacter,
+    /// The request line breaks RFC 9112 §3, or there is an empty line or whitespace before it.
+    RequestLine,
+    /// The request target is in none of the forms of RFC 9112 §3.2, or not for this method.
+    Target,
+    /// A version other than HTTP/1.0 and HTTP/1.1.
+    Version,
+    /// A field line breaks RFC 9112 §5: its name, a space before the colon, a folded line.
+    FieldLine,
+    /// No Host in HTTP/1.1, two of them, or one that names no host (RFC 9112 §3.2).
+    Host,
+    /// Content-Length twice, or not one number of digits below 2^64 (RFC 9112 §6.3).
+    ContentLength,
+    /// Transfer-Encoding other than one `chunked`, in HTTP/1.0, or beside Content-Length
+    /// (RFC 9112 §6.1, §6.3).
+    TransferEncoding,
+    /// A chunk's size line or its end is malformed (RFC 9112 §7.1).
+    Chunk,
+    /// A chunk's size line, or all the extensions together, are too long.
+    ChunkExtensionsTooLarge,
+    /// A trailer field is malformed (RFC 9112 §7.1.2).
+    Trailer,
+    /// The trailer section is longer than 8 KiB.
+    TrailersTooLarge,
+    /// A WebSocket handshake that breaks RFC 6455 §4.2.1.
+    Upgrade,
+    /// A WebSocket version other than 13: answer with `Sec-WebSocket-Version: 13` (RFC 6455 §4.4).
+    UpgradeVersion,
+}
+
+impl Error {
+    /// The status of the response.
+    pub fn status(&self) -> u16 {
+        match self {
+            Error::HeadTooLarge | Error::TooManyFields | Error::TrailersTooLarge => 431,
+            Error::Version => 505,
+            Error::UpgradeVersion => 426,
+            _ => 400,
+        }
+    }
+
+    /// A short explanation, without anything of the peer's.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Error::HeadTooLarge => "request head too large",
+            Error::TooManyFields => "too many header fields",
+            Error::BareLf => "LF without CR",
+            Error::BareCr => "CR without LF",
+            Error::ControlCharacter => "control character in request head",
+            Error::RequestLine => "malformed request line",
+            Error::Target => "malformed request target",
+            Error::Version => "unsupported HTTP version",
+            Error::FieldLine => "malformed header field",
+            Error::Host => "missing, repeated or malformed Host",
+            Error::ContentLength => "repeated or malformed Content-Length",
+            Error::TransferEncoding => "unsupported or ambiguous Transfer-Encoding",
+            Error::Chunk => "malformed chunk",
+            Error::ChunkExtensionsTooLarge => "chunk extensions too large",
+            Error::Trailer => "malformed trailer field",
+            Error::TrailersTooLarge => "trailers too large",
+            Error::Upgrade => "malformed WebSocket handshake",
+            Error::UpgradeVersion => "unsupported WebSocket version",
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.reason())
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,41 @@
+//! Limits of the wire formats: each constant with its unit, its reason, and the config key that
+//! moves it ("fixed" where none does).
+//!
+//! **Runs on: any.** A limit is checked on what a peer declares before anything is allocated for it.
+
+// WebSocket (`ws`).
+
+/// Bytes of one WebSocket message, over all its fragments. Chat and tickets stay far below; larger
+/// things belong in an upload. Config: `websocket.message_bytes`.
+pub const WS_MESSAGE_BYTES: usize = 64 * 1024;
+
+/// Frames that one WebSocket message may be cut into. A browser sends one; a sender that streams in
+/// 512-byte pieces still fits the default message. Config: `websocket.fragments`.
+pub const WS_FRAGMENTS: u32 = 128;
+
+/// Control frames a client may send in a second. A ping every second and its pong are two; each
+/// costs a reply. Config: `websocket.control_frames_per_second`.
+pub const WS_CONTROL_FRAMES_PER_SECOND: u32 = 20;
+
+/// Bytes of a control frame's payload (RFC 6455 §5.5). Fixed.
+pub const WS_CONTROL_BYTES: usize = 125;
+
+// HTTP/1.1 (`http1`).
+
+/// Bytes of a request head, its empty line included. Leaves room for large cookies and tokens.
+/// Fixed.
+pub const HTTP1_HEAD_BYTES: usize = 32 * 1024;
+
+/// Header fields of a request. Fixed.
+pub const HTTP1_HEADER_FIELDS: usize = 100;
+
+/// Bytes of one chunk-size line, extensions included: nobody sends more than a signature there.
+/// Fixed.
+pub const HTTP1_CHUNK_LINE_BYTES: usize = 256;
+
+/// Bytes of chunk extensions over a whole body. They are thrown away, so without this a peer could
+/// have us read two hundred bytes for each byte of data. Fixed.
+pub const HTTP1_CHUNK_EXTENSIONS_BYTES: usize = 16 * 1024;
+
+/// Bytes of the trailer section of a chunked body, which is read and thrown away. Fixed.
+pub const HTTP1_TRAILER_BYTES: usize = 8 * 1024;
