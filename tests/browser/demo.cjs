@@ -5,118 +5,89 @@
 // Needs playwright-core in NODE_PATH and Debian's chromium.
 'use strict';
 
-const { chromium } = require('playwright-core');
 const path = require('node:path');
+const { enter, launch, message, say, tell } = require('./page.cjs');
 
 const [url, folder] = process.argv.slice(2);
-const TIMEOUT_MS = 15_000;
-const FLAGS = [
-  '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-  '--disable-background-networking', '--disable-component-update', '--disable-sync',
-];
 const SCREENS = [
   { name: 'desktop', width: 1100, height: 700, colorScheme: 'light' },
   { name: 'phone', width: 360, height: 720, colorScheme: 'dark' },
 ];
+const WHILE_AWAY = ['One more thing', 'while you were away', 'and the last'];
 const steps = [];
 const complaints = [];
 
 function check(condition, what) {
-  if (!condition) throw new Error(what);
+  if (!condition) throw new Error(`not so: ${what} (after: ${steps.at(-1)})`);
   steps.push(what);
 }
 
-async function enter(browser, screen, name, room) {
-  const context = await browser.newContext({
-    viewport: { width: screen.width, height: screen.height },
-    colorScheme: screen.colorScheme,
-  });
-  const page = await context.newPage();
-  page.setDefaultTimeout(TIMEOUT_MS);
-  page.on('console', (message) => {
-    if (message.type() === 'error') complaints.push(`${name}: ${message.text()}`);
-  });
-  page.on('pageerror', (error) => complaints.push(`${name}: ${error}`));
-  page.on('request', (request) => {
-    const from = new URL(request.url());
-    if (from.protocol !== 'data:' && from.host !== new URL(url).host) complaints.push(`${name}: loads ${request.url()}`);
-  });
-  await page.goto(url);
-  await page.fill('#name', name);
-  await page.fill('#room', room);
-  await page.click('#entry-form button');
-  await page.waitForSelector('#state[data-state="connected"]');
-  return page;
-}
-
-async function say(page, text) {
-  await page.fill('#text', text);
-  await page.press('#text', 'Enter');
-}
-
-const message = (page, text) => page.locator('.message > span', { hasText: new RegExp(`^${text}$`) });
 const person = (page, name) => page.locator('#people li', { hasText: name });
+const note = (page, text) => page.locator('.note', { hasText: text });
 
-async function conversation(browser, screen) {
-  const room = `help-desk-${screen.name}`;
-  const ada = await enter(browser, screen, 'Ada', room);
-  const bob = await enter(browser, screen, 'Bob', room);
+async function talk(ada, bob) {
   await person(ada, 'Bob').waitFor();
   await person(bob, 'Ada').waitFor();
-  await ada.locator('.note', { hasText: 'Bob joined' }).waitFor();
-  check(true, `${screen.name}: presence and join`);
-
+  await note(ada, 'Bob joined').waitFor();
+  check(true, 'presence and join');
   await say(ada, 'Good morning, is the printer in order again?');
-  await message(bob, 'Good morning, is the printer in order again\\?').waitFor();
+  await message(bob, 'Good morning, is the printer in order again?').waitFor();
   await say(bob, 'It prints. Ticket closed.');
   await message(ada, 'It prints. Ticket closed.').waitFor();
-  check(true, `${screen.name}: two pages talk`);
+  check(true, 'two pages talk');
+}
 
+async function recover(ada, bob) {
   await bob.click('#toggle');
   await bob.waitForSelector('#state[data-state="disconnected"]');
-  await ada.locator('.note', { hasText: 'Bob left' }).waitFor();
-  for (const text of ['One more thing', 'while you were away', 'and the last']) {
+  await note(ada, 'Bob left').waitFor();
+  for (const text of WHILE_AWAY) {
     await say(ada, text);
     await message(ada, text).waitFor();
   }
-  check((await message(bob, 'One more thing').count()) === 0, `${screen.name}: an offline page hears nothing`);
+  check((await message(bob, WHILE_AWAY[0]).count()) === 0, 'an offline page hears nothing');
   await bob.click('#toggle');
-  await bob.locator('.note', { hasText: 'recovered 3 messages' }).waitFor();
-  for (const text of ['One more thing', 'while you were away', 'and the last']) {
-    check((await message(bob, text).count()) === 1, `${screen.name}: recovered once: ${text}`);
-  }
+  await note(bob, `recovered ${WHILE_AWAY.length} messages`).waitFor();
+  for (const text of WHILE_AWAY) check((await message(bob, text).count()) === 1, `recovered once: ${text}`);
+}
 
-  const grace = await enter(browser, screen, 'Grace', room);
-  await message(grace, 'and the last').waitFor();
-  check((await grace.locator('.message').count()) === 5, `${screen.name}: history on entry`);
+async function visit(browser, screen, bob) {
+  const grace = await enter(browser, { ...screen, url, name: 'Grace', room: roomOf(screen), complaints });
+  await message(grace, WHILE_AWAY.at(-1)).waitFor();
+  check((await grace.locator('.message').count()) === 2 + WHILE_AWAY.length, 'history on entry');
   await person(grace, 'Bob').waitFor();
   await grace.click('#leave');
-  await bob.locator('.note', { hasText: 'Grace left' }).waitFor();
-  check(await grace.isVisible('#entry'), `${screen.name}: leaving`);
-
-  await bob.locator('#clock', { hasText: /Server time \d\d:\d\d/ }).waitFor();
-  check(true, `${screen.name}: server time by rpc`);
-  const wide = await bob.evaluate(() => document.scrollingElement.scrollWidth - window.innerWidth);
-  check(wide <= 0, `${screen.name}: no sideways scrolling`);
-  await bob.screenshot({ path: path.join(folder, `${screen.name}.png`) });
+  await note(bob, 'Grace left').waitFor();
+  check(await grace.isVisible('#entry'), 'leaving');
   await grace.screenshot({ path: path.join(folder, `${screen.name}-entry.png`) });
-  for (const page of [ada, bob, grace]) await page.context().close();
+}
+
+const roomOf = (screen) => `help-desk-${screen.name}`;
+
+async function conversation(browser, screen) {
+  steps.push(screen.name);
+  const room = roomOf(screen);
+  const ada = await enter(browser, { ...screen, url, name: 'Ada', room, complaints });
+  const bob = await enter(browser, { ...screen, url, name: 'Bob', room, complaints });
+  await talk(ada, bob);
+  await recover(ada, bob);
+  await visit(browser, screen, bob);
+  await bob.locator('#clock', { hasText: /Server time \d\d:\d\d/ }).waitFor();
+  check(true, 'server time by rpc');
+  const wide = await bob.evaluate(() => document.scrollingElement.scrollWidth - window.innerWidth);
+  check(wide <= 0, 'no sideways scrolling');
+  await bob.screenshot({ path: path.join(folder, `${screen.name}.png`) });
 }
 
 async function main() {
-  const browser = await chromium.launch({ executablePath: '/usr/bin/chromium', args: FLAGS });
+  const browser = await launch();
   try {
     for (const screen of SCREENS) await conversation(browser, screen);
-    check(complaints.length === 0, `no errors in the console, nothing loaded from elsewhere ${complaints.join(' | ')}`);
   } finally {
     await browser.close();
   }
+  check(complaints.length === 0, `no errors in the console, nothing loaded from elsewhere ${complaints.join(' | ')}`);
+  return steps;
 }
 
-main().then(
-  () => console.log(JSON.stringify({ ok: true, steps })),
-  (error) => {
-    console.log(JSON.stringify({ ok: false, steps, error: String(error), complaints }));
-    process.exitCode = 1;
-  },
-);
+tell(main());
