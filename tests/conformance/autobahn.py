@@ -7,7 +7,7 @@ Autobahn needs Python 2.7 and the packages of services/requirements-autobahn.txt
 tests/.cache/autobahn (`tests/run install` brings them). It exits 0 whatever happens, so its
 index.json is read: every case asked for must be there, none FAILED. Prints one JSON line
 {"ok": bool, "cases": N, "behaviour": {...}, "failed": [...]} and exits 0 or 1. Runs may go on side
-by side: each has a folder of its own under tests/.cache/autobahn-reports.
+by side: each has a folder of its own under tests/.cache/autobahn-reports, kept when a case failed.
 """
 
 import argparse
@@ -33,10 +33,7 @@ def python27():
     return str(found[-1]) if found else shutil.which("python2.7")
 
 
-def run(url, agent, cases):
-    report = CACHE / "autobahn-reports" / f"{agent}-{os.getpid()}"
-    shutil.rmtree(report, ignore_errors=True)
-    report.mkdir(parents=True)
+def run(url, agent, cases, report):
     spec = report / "spec.json"
     spec.write_text(
         json.dumps(
@@ -82,7 +79,14 @@ def main():
     parser.add_argument("--agent", required=True)
     parser.add_argument("cases", nargs="+")
     asked = parser.parse_args()
-    verdict = judge(run(asked.url, asked.agent, asked.cases), asked.cases)
+    report = CACHE / "autobahn-reports" / f"{asked.agent}-{os.getpid()}"
+    shutil.rmtree(report, ignore_errors=True)
+    report.mkdir(parents=True)
+    verdict = judge(run(asked.url, asked.agent, asked.cases, report), asked.cases)
+    if verdict["ok"]:
+        shutil.rmtree(report)
+    else:
+        verdict["report"] = str(report)
     print(json.dumps(verdict))
     return 0 if verdict["ok"] else 1
 

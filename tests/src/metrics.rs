@@ -27,7 +27,8 @@ impl Metrics {
             labels.iter().all(|(key, value)| of.get(*key).is_some_and(|found| found == value))
         };
         let named = self.series.iter().filter(|((found, of), _)| found == name && carries(of));
-        named.map(|(_, value)| value).sum()
+        // A sum of nothing is -0 in Rust.
+        named.map(|(_, value)| value).sum::<f64>() + 0.0
     }
 
     /// `name` summed for each value of `label`.
