@@ -27,35 +27,51 @@ pub struct Gateway {
     /// The echo listener.
     pub echo: SocketAddr,
     folder: PathBuf,
+    arguments: Vec<String>,
     control: Child,
     data_seen: Vec<u32>,
 }
 
 impl Gateway {
-    /// Starts one with `config` (TOML, after the listeners and the runtime folder). Panics with its
+    /// Starts one with `config` (TOML, before the listeners and the runtime folder). Panics with its
     /// log when it doesn't serve within the deadline.
     #[track_caller]
     pub fn start(config: &str) -> Self {
-        for _ in 1..START_TRIES {
-            if let Some(gateway) = Self::try_start(config) {
-                return gateway;
-            }
-        }
-        Self::try_start(config).expect("a gateway starts on free ports")
+        retried(|| {
+            let [client, admin, echo] = free_addresses();
+            let folder = folder();
+            let text = format!(
+                "runtime_dir = \"{}\"\n{}\n[listen]\nclient = \"{client}\"\nadmin = \"{admin}\"\n\
+                 echo = \"{echo}\"\n",
+                folder.join("run").display(),
+                config.trim(),
+            );
+            let file = folder.join("trine.toml");
+            fs::write(&file, text).expect("the config is written");
+            let arguments = ["run".into(), "-c".into(), file.display().to_string()].into();
+            Self::try_start([client, admin, echo], folder, arguments)
+        })
     }
 
-    fn try_start(config: &str) -> Option<Self> {
-        let [client, admin, echo] = free_addresses();
-        let folder = folder();
-        let text = format!(
-            "runtime_dir = \"{}\"\n{}\n[listen]\nclient = \"{client}\"\nadmin = \"{admin}\"\n\
-             echo = \"{echo}\"\n",
-            folder.join("run").display(),
-            config.trim(),
-        );
-        fs::write(folder.join("trine.toml"), text).expect("the config is written");
-        let control = spawn(&folder);
-        let mut gateway = Self { client, admin, echo, folder, control, data_seen: Vec::new() };
+    /// Starts the embedded default, as a newcomer does, but for the address. It has no echo
+    /// listener.
+    #[track_caller]
+    pub fn embedded() -> Self {
+        retried(|| {
+            let (client, admin) = neighbours();
+            let arguments = ["run".into(), "--listen".into(), client.to_string()].into();
+            Self::try_start([client, admin, client], folder(), arguments)
+        })
+    }
+
+    fn try_start(
+        [client, admin, echo]: [SocketAddr; 3],
+        folder: PathBuf,
+        arguments: Vec<String>,
+    ) -> Option<Self> {
+        let control = spawn(&folder, &arguments);
+        let data_seen = Vec::new();
+        let mut gateway = Self { client, admin, echo, folder, arguments, control, data_seen };
         gateway.await_serving().then_some(gateway)
     }
 
@@ -128,7 +144,7 @@ impl Gateway {
     /// Starts control again with the same config and listeners, and waits until it has metrics.
     #[track_caller]
     pub fn start_control(&mut self) {
-        self.control = spawn(&self.folder);
+        self.control = spawn(&self.folder, &self.arguments);
         wait::until("the new control serves metrics", || self.scrape());
     }
 
@@ -138,9 +154,9 @@ impl Gateway {
         wait::within(limit, || self.control.try_wait().expect("control is our child"))
     }
 
-    /// The config file, for another process that shall use it.
-    pub fn config(&self) -> PathBuf {
-        self.folder.join("trine.toml")
+    /// The command line that started it.
+    pub fn arguments(&self) -> &[String] {
+        &self.arguments
     }
 
     /// What the processes said.
@@ -173,7 +189,7 @@ impl Drop for Gateway {
 /// The built program: `TRINE_BIN`, or `trine` beside the tests' own build.
 pub fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os("TRINE_BIN") {
-        return path.into();
+        return fs::canonicalize(path).expect("TRINE_BIN is a program");
     }
     let test = std::env::current_exe().expect("a test knows its own path");
     let profile = test.ancestors().nth(2).expect("a test lies in deps below its profile");
@@ -187,11 +203,20 @@ fn is_ours(exe: &Path) -> bool {
     exe.to_string_lossy().trim_end_matches(" (deleted)") == built.to_string_lossy()
 }
 
-fn spawn(folder: &Path) -> Child {
+/// Tries `start` again when a port that was just free no longer is.
+#[track_caller]
+fn retried(start: impl Fn() -> Option<Gateway>) -> Gateway {
+    let started = (0..START_TRIES).find_map(|_| start());
+    started.expect("a gateway starts on free ports")
+}
+
+fn spawn(folder: &Path, arguments: &[String]) -> Child {
     let log = File::options().create(true).append(true).open(folder.join("log"));
     let log = log.expect("the log is writable");
     let mut command = Command::new(binary());
-    command.args(["run", "-c"]).arg(folder.join("trine.toml")).stdin(Stdio::null());
+    command.args(arguments).stdin(Stdio::null());
+    // Whatever it keeps by default is kept in the folder that goes away with the test.
+    command.current_dir(folder).env("TMPDIR", folder).env("XDG_RUNTIME_DIR", folder);
     command.stdout(log.try_clone().expect("a file is cloned")).stderr(log);
     command.spawn().expect("the built program starts")
 }
@@ -202,6 +227,15 @@ fn folder() -> PathBuf {
     let folder = std::env::temp_dir().join(format!("trine-{}-{number}", std::process::id()));
     fs::create_dir_all(&folder).expect("a temporary folder is made");
     folder
+}
+
+/// Two addresses that were free a moment ago, the second a port above the first.
+fn neighbours() -> (SocketAddr, SocketAddr) {
+    wait::until("two ports side by side are free", || {
+        let [one] = free_addresses();
+        let other = SocketAddr::new(one.ip(), one.port().checked_add(1)?);
+        TcpListener::bind(other).ok().map(|_| (one, other))
+    })
 }
 
 /// Loopback addresses that were free a moment ago.

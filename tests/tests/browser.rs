@@ -13,7 +13,7 @@ use trine_tests::script;
 
 #[test]
 fn two_pages_talk_and_recover() {
-    let gateway = Gateway::start("demo = true");
+    let gateway = Gateway::embedded();
     let screenshots = script::cache_folder().join("screenshots");
     fs::create_dir_all(&screenshots).expect("the folder for screenshots is made");
     let mut command = script::node("browser/demo.cjs");
@@ -23,7 +23,7 @@ fn two_pages_talk_and_recover() {
 
 #[test]
 fn a_page_says_that_history_was_lost() {
-    let mut gateway = Gateway::start("demo = true");
+    let mut gateway = Gateway::embedded();
     let mut command = script::node("browser/lost.cjs");
     command.arg(format!("http://{}/", gateway.client)).stdout(Stdio::piped());
     let mut page = command.spawn().expect("node starts");

@@ -149,7 +149,7 @@ fn control_killed_and_adopted() {
 #[test]
 fn a_second_instance_is_told_why_it_may_not() {
     let gateway = Gateway::start("");
-    let second = Command::new(gateway::binary()).args(["run", "-c"]).arg(gateway.config()).output();
+    let second = Command::new(gateway::binary()).args(gateway.arguments()).output();
     let second = second.expect("the built program starts");
     assert!(!second.status.success());
     let said = String::from_utf8_lossy(&second.stderr);
@@ -159,8 +159,9 @@ fn a_second_instance_is_told_why_it_may_not() {
 
 /// What `trine status` prints.
 fn status_of(gateway: &Gateway) -> String {
-    let output =
-        Command::new(gateway::binary()).args(["status", "-c"]).arg(gateway.config()).output();
+    // The options that started a gateway name it to `status` too.
+    let options = &gateway.arguments()[1..];
+    let output = Command::new(gateway::binary()).arg("status").args(options).output();
     let output = output.expect("the built program starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()

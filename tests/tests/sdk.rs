@@ -6,7 +6,7 @@ use trine_tests::gateway::Gateway;
 use trine_tests::script;
 
 fn check(mut command: std::process::Command, format: &str) {
-    let gateway = Gateway::start("");
+    let gateway = Gateway::embedded();
     command.arg(format!("ws://{}/connection/websocket", gateway.client)).arg(format);
     let verdict = script::verdict(command);
     let steps = verdict["steps"].as_array().map_or(0, Vec::len);
