@@ -1,3 +1,14 @@
-//! What whole-program tests share.
+//! What whole-program tests share: a gateway started from the built binary, its metrics, a small
+//! blocking client of the client protocol, and scripts in other languages.
 //!
-//! **Runs on: any.**
+//! **Runs on: any.** Nothing sleeps to wait for an effect: [`wait::until`] polls it with a deadline.
+
+pub mod client;
+pub mod follower;
+pub mod gateway;
+pub mod http;
+pub mod metrics;
+pub mod process;
+pub mod random;
+pub mod script;
+pub mod wait;

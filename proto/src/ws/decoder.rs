@@ -387,14 +387,41 @@ fn close_event(payload: &[u8]) -> Result<Event<'_>, Error> {
 mod tests {
     use super::*;
 
+    /// What is held must follow what arrived, not what was promised.
     #[test]
-    fn decodes_the_rfc_examples() {
-        // RFC 6455 §5.7: a masked text message, alone and in two fragments around a ping.
-        let mut input = [0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58];
+    fn memory_grows_by_what_arrives_and_goes_when_done() {
+        let limits = Limits { message_bytes: 16 << 20, ..Limits::default() };
         let mut decoder = Decoder::new();
-        let event = decoder.next(&mut input, &Limits::default(), 0);
-        let hello = Event::Message { kind: Kind::Text, payload: b"Hello" };
-        assert_eq!(event, Ok((11, Some(hello))));
+        // A binary frame that promises 16 MiB.
+        let mut head = [0x82, 0xff, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(decoder.next(&mut head, &limits, 0), Ok((14, None)));
+        assert_eq!(held(&decoder), 0);
+        let mut received = 0;
+        for _ in 0..100 {
+            assert_eq!(decoder.next(&mut [1; 1000], &limits, 0), Ok((1000, None)));
+            received += 1000;
+            assert!((received..=2 * received).contains(&held(&decoder)));
+        }
+        let mut rest = vec![1; (16 << 20) - received];
+        let (_, event) = decoder.next(&mut rest, &limits, 0).expect("valid");
+        assert!(matches!(event, Some(Event::Message { payload, .. }) if payload.len() == 16 << 20));
         assert!(decoder.is_idle());
+        assert_eq!(decoder.next(&mut [], &limits, 0), Ok((0, None)));
+        assert!(decoder.pending.is_none());
+    }
+
+    #[test]
+    fn memory_goes_with_an_error() {
+        let mut decoder = Decoder::new();
+        let mut part = [0x01, 0x85, 0, 0, 0, 0, b'a'];
+        assert_eq!(decoder.next(&mut part, &Limits::default(), 0), Ok((7, None)));
+        assert!(decoder.pending.is_some());
+        assert_eq!(decoder.next(&mut [0xff], &Limits::default(), 0), Err(Error::InvalidUtf8));
+        assert!(decoder.pending.is_none());
+    }
+
+    fn held(decoder: &Decoder) -> usize {
+        let message = decoder.pending.as_ref().and_then(|pending| pending.message.as_ref());
+        message.map_or(0, |message| message.bytes.capacity())
     }
 }

@@ -1,0 +1,245 @@
+//! A gateway from the built binary: on free loopback ports, in a folder of its own.
+//!
+//! **Runs on: any.** What it started is ended when it goes out of scope, by process id. The driver
+//! is the environment's (`TRINE_DRIVER`), so the same tests run on io_uring and on epoll.
+
+use std::fs::{self, File};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::metrics::Metrics;
+use crate::{http, process, wait};
+
+/// How often a start is tried again when another process took a port that was just free.
+const START_TRIES: usize = 3;
+
+/// A running gateway.
+pub struct Gateway {
+    /// Where clients connect.
+    pub client: SocketAddr,
+    /// Metrics and administration.
+    pub admin: SocketAddr,
+    /// The echo listener.
+    pub echo: SocketAddr,
+    folder: PathBuf,
+    arguments: Vec<String>,
+    control: Child,
+    data_seen: Vec<u32>,
+}
+
+impl Gateway {
+    /// Starts one with `config` (TOML, before the listeners and the runtime folder). Panics with its
+    /// log when it doesn't serve within the deadline.
+    #[track_caller]
+    pub fn start(config: &str) -> Self {
+        retried(|| {
+            let [client, admin, echo] = free_addresses();
+            let folder = folder();
+            let text = format!(
+                "runtime_dir = \"{}\"\n{}\n[listen]\nclient = \"{client}\"\nadmin = \"{admin}\"\n\
+                 echo = \"{echo}\"\n",
+                folder.join("run").display(),
+                config.trim(),
+            );
+            let file = folder.join("trine.toml");
+            fs::write(&file, text).expect("the config is written");
+            let arguments = ["run".into(), "-c".into(), file.display().to_string()].into();
+            Self::try_start([client, admin, echo], folder, arguments)
+        })
+    }
+
+    /// Starts the embedded default, as a newcomer does, but for the address. It has no echo
+    /// listener.
+    #[track_caller]
+    pub fn embedded() -> Self {
+        retried(|| {
+            let (client, admin) = neighbours();
+            let arguments = ["run".into(), "--listen".into(), client.to_string()].into();
+            Self::try_start([client, admin, client], folder(), arguments)
+        })
+    }
+
+    fn try_start(
+        [client, admin, echo]: [SocketAddr; 3],
+        folder: PathBuf,
+        arguments: Vec<String>,
+    ) -> Option<Self> {
+        let control = spawn(&folder, &arguments);
+        let data_seen = Vec::new();
+        let mut gateway = Self { client, admin, echo, folder, arguments, control, data_seen };
+        gateway.await_serving().then_some(gateway)
+    }
+
+    /// False when control exited because of a busy port; panics on any other failure.
+    fn await_serving(&mut self) -> bool {
+        let mut busy = false;
+        let serving = wait::within(wait::DEADLINE, || {
+            if let Ok(Some(_)) = self.control.try_wait() {
+                busy = self.log().contains("in use");
+                return Some(false);
+            }
+            (self.is_serving() && self.scrape().is_some()).then_some(true)
+        });
+        if serving == Some(true) {
+            self.data();
+            return true;
+        }
+        assert!(busy, "the gateway does not serve:\n{}", self.log());
+        false
+    }
+
+    /// Whether the client listener answers.
+    pub fn is_serving(&self) -> bool {
+        http::get(self.client, "/healthz").is_ok_and(|(status, _)| status == 200)
+    }
+
+    /// The metrics now.
+    #[track_caller]
+    pub fn metrics(&self) -> Metrics {
+        wait::until("metrics are served", || self.scrape())
+    }
+
+    fn scrape(&self) -> Option<Metrics> {
+        let (status, text) = http::get(self.admin, "/metrics").ok()?;
+        (status == 200).then(|| Metrics::parse(&text))
+    }
+
+    /// The control process.
+    pub fn control(&self) -> u32 {
+        self.control.id()
+    }
+
+    /// The data process; panics when control has none within the deadline.
+    #[track_caller]
+    pub fn data(&mut self) -> u32 {
+        let control = self.control.id();
+        let data = wait::until("control has a data process", || {
+            process::children(control).first().copied()
+        });
+        if !self.data_seen.contains(&data) {
+            self.data_seen.push(data);
+        }
+        data
+    }
+
+    /// `SIGKILL` for the data process; returns the id it had.
+    pub fn kill_data(&mut self) -> u32 {
+        let data = self.data();
+        process::signal(data, Signal::KILL);
+        data
+    }
+
+    /// `SIGKILL` for control alone, and its end awaited.
+    pub fn kill_control(&mut self) {
+        self.data();
+        process::signal(self.control.id(), Signal::KILL);
+        self.control.wait().expect("control is our child");
+    }
+
+    /// Starts control again with the same config and listeners, and waits until it has metrics.
+    #[track_caller]
+    pub fn start_control(&mut self) {
+        self.control = spawn(&self.folder, &self.arguments);
+        wait::until("the new control serves metrics", || self.scrape());
+    }
+
+    /// `SIGTERM` for control; its status, or nothing when it takes longer than `limit`.
+    pub fn terminate(&mut self, limit: Duration) -> Option<ExitStatus> {
+        process::signal(self.control.id(), Signal::TERM);
+        wait::within(limit, || self.control.try_wait().expect("control is our child"))
+    }
+
+    /// The command line that started it.
+    pub fn arguments(&self) -> &[String] {
+        &self.arguments
+    }
+
+    /// What the processes said.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.data_seen.extend(process::children(self.control.id()));
+        let _ = self.control.kill();
+        let _ = self.control.wait();
+        for data in &self.data_seen {
+            // An id may have passed to another process since: only our binary is ended.
+            if fs::read_link(format!("/proc/{data}/exe")).is_ok_and(|exe| is_ours(&exe)) {
+                process::signal(*data, Signal::KILL);
+            }
+        }
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<_> = log.lines().collect();
+            let last = lines.len().saturating_sub(40);
+            eprintln!("--- the gateway's last lines\n{}\n---", lines[last..].join("\n"));
+        }
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// The built program: `TRINE_BIN`, or `trine` beside the tests' own build.
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("TRINE_BIN") {
+        return fs::canonicalize(path).expect("TRINE_BIN is a program");
+    }
+    let test = std::env::current_exe().expect("a test knows its own path");
+    let profile = test.ancestors().nth(2).expect("a test lies in deps below its profile");
+    let path = profile.join("trine");
+    assert!(path.exists(), "{} is not built: run `cargo build` first", path.display());
+    path
+}
+
+fn is_ours(exe: &Path) -> bool {
+    let built = binary().canonicalize().unwrap_or_default();
+    exe.to_string_lossy().trim_end_matches(" (deleted)") == built.to_string_lossy()
+}
+
+/// Tries `start` again when a port that was just free no longer is.
+#[track_caller]
+fn retried(start: impl Fn() -> Option<Gateway>) -> Gateway {
+    let started = (0..START_TRIES).find_map(|_| start());
+    started.expect("a gateway starts on free ports")
+}
+
+fn spawn(folder: &Path, arguments: &[String]) -> Child {
+    let log = File::options().create(true).append(true).open(folder.join("log"));
+    let log = log.expect("the log is writable");
+    let mut command = Command::new(binary());
+    command.args(arguments).stdin(Stdio::null());
+    // Whatever it keeps by default is kept in the folder that goes away with the test.
+    command.current_dir(folder).env("TMPDIR", folder).env("XDG_RUNTIME_DIR", folder);
+    command.stdout(log.try_clone().expect("a file is cloned")).stderr(log);
+    command.spawn().expect("the built program starts")
+}
+
+fn folder() -> PathBuf {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let folder = std::env::temp_dir().join(format!("trine-{}-{number}", std::process::id()));
+    fs::create_dir_all(&folder).expect("a temporary folder is made");
+    folder
+}
+
+/// Two addresses that were free a moment ago, the second a port above the first.
+fn neighbours() -> (SocketAddr, SocketAddr) {
+    wait::until("two ports side by side are free", || {
+        let [one] = free_addresses();
+        let other = SocketAddr::new(one.ip(), one.port().checked_add(1)?);
+        TcpListener::bind(other).ok().map(|_| (one, other))
+    })
+}
+
+/// Loopback addresses that were free a moment ago.
+fn free_addresses<const N: usize>() -> [SocketAddr; N] {
+    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port is free"));
+    listeners.map(|listener| listener.local_addr().expect("a listener has an address"))
+}

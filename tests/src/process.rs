@@ -1,0 +1,33 @@
+//! Processes by id: who is whose child, is one alive, signals.
+//!
+//! **Runs on: any.** Nothing is ever ended by name.
+
+use std::fs;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Ids of the processes whose parent is `parent`.
+pub fn children(parent: u32) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").expect("/proc is readable").flatten();
+    let ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    ids.filter(|id| status(*id).is_some_and(|(state, of)| of == parent && state != 'Z')).collect()
+}
+
+/// Whether `id` is a process that runs (a zombie doesn't).
+pub fn is_alive(id: u32) -> bool {
+    status(id).is_some_and(|(state, _)| state != 'Z')
+}
+
+/// Sends `signal`; a process that is gone already is none of the caller's trouble.
+pub fn signal(id: u32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(id as i32) {
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// State and parent, from the fields behind the command's closing parenthesis.
+fn status(id: u32) -> Option<(char, u32)> {
+    let text = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    let mut fields = text.rsplit_once(") ")?.1.split(' ');
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+}

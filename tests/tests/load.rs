@@ -1,0 +1,116 @@
+//! Loads that a gateway must survive without hurting anybody else: a reader too slow, and 5,000
+//! clients cut at once.
+//!
+//! **Runs on: any.**
+
+use std::net::SocketAddr;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::json;
+use trine_tests::client::{Client, Failure};
+use trine_tests::follower::Follower;
+use trine_tests::gateway::Gateway;
+use trine_tests::wait;
+
+const TWO_SHARDS: &str = "shards.count = 2";
+
+/// Sixteen megabytes to readers of which one never reads: it is closed as slow, the others hear all.
+#[test]
+fn a_slow_reader_is_closed_and_others_are_untouched() {
+    const MESSAGES: usize = 400;
+    const READERS: usize = 4;
+    let gateway = Gateway::start(TWO_SHARDS);
+    let mut slow = Client::connect(gateway.client, "slow").expect("connected");
+    slow.subscribe("flood", None).expect("subscribed");
+    let address = gateway.client;
+    let read = |n: usize| {
+        let mut reader =
+            Follower::start(address, &format!("reader-{n}"), "flood").expect("subscribed");
+        move || {
+            assert!(reader.listen(4 * wait::DEADLINE, |of| of.heard.len() == MESSAGES));
+            assert_eq!((reader.reconnects, reader.resubscribes), (0, 0));
+        }
+    };
+    let readers: Vec<_> = (0..READERS).map(|n| thread::spawn(read(n))).collect();
+    let mut publisher = Client::connect(gateway.client, "publisher").expect("connected");
+    for number in 0..MESSAGES {
+        let data = json!({"number": number, "fill": "x".repeat(40_000)});
+        publisher.publish("flood", data).expect("published");
+    }
+    readers.into_iter().for_each(|reader| reader.join().expect("a reader hears all"));
+
+    wait::until("the slow reader is closed, once", || {
+        let metrics = gateway.metrics();
+        let closed = metrics.sum("trine_connections_closed_total", &[("code", "3008")]);
+        (metrics.sum("trine_slow_closes_total", &[]) == 1.0 && closed == 1.0).then_some(())
+    });
+    match slow.end() {
+        // The close frame comes after what the kernel already held, or the kernel dropped it.
+        Failure::Closed { code: 3008, .. } | Failure::Cut(_) => {}
+        other => panic!("a slow reader is closed with 3008, not: {other}"),
+    }
+}
+
+/// Everybody is cut within milliseconds, something is published, and everybody comes back at once:
+/// each recovers exactly that, and nothing of the old connections is left.
+#[test]
+fn five_thousand_cut_at_once_come_back() {
+    const CLIENTS: usize = 5_000;
+    const THREADS: usize = 20;
+    const CHANNELS: usize = 50;
+    const MISSED: usize = 3;
+    let gateway = Gateway::start(TWO_SHARDS);
+    let address = gateway.client;
+    let channel = |number: usize| format!("room-{}", number % CHANNELS);
+
+    let followers = spread(CLIENTS, THREADS, |n| start(address, n, &channel(n)));
+    let sessions = || gateway.metrics().sum("trine_sessions", &[]);
+    assert_eq!(sessions(), CLIENTS as f64);
+
+    let away = followers.into_iter().map(Follower::cut).collect::<Vec<_>>();
+    let mut publisher = Client::connect(address, "publisher").expect("connected");
+    for number in 0..CHANNELS * MISSED {
+        publisher.publish(&channel(number), json!(number / CHANNELS)).expect("published");
+    }
+
+    let mut waiting: Vec<_> = away.into_iter().map(Some).collect();
+    let each = waiting.len().div_ceil(THREADS);
+    let missed: Vec<_> = (0..MISSED).map(|number| json!(number)).collect();
+    thread::scope(|scope| {
+        for part in waiting.chunks_mut(each) {
+            scope.spawn(|| {
+                let mut back = Vec::new();
+                for away in part {
+                    let away = away.take().expect("each comes back once");
+                    back.push(away.come_back().expect("a client comes back"));
+                }
+                for follower in &mut back {
+                    assert!(follower.listen(wait::DEADLINE, |of| of.heard.len() == MISSED));
+                    assert_eq!((&follower.heard, follower.losses), (&missed, 0));
+                }
+            });
+        }
+    });
+    wait::until("nothing of them is left", || (sessions() == 1.0).then_some(()));
+    let metrics = gateway.metrics();
+    assert_eq!(metrics.sum("trine_recoveries_total", &[("outcome", "recovered")]), CLIENTS as f64);
+    assert_eq!(metrics.sum("trine_subscriptions", &[]), 0.0);
+}
+
+fn start(address: SocketAddr, number: usize, channel: &str) -> Follower {
+    let started = wait::within(Duration::from_secs(2), || {
+        Follower::start(address, &format!("user-{number}"), channel).ok()
+    });
+    started.expect("a client is served")
+}
+
+/// `make` for each number below `count`, on `threads` threads; in any order.
+fn spread<T: Send>(count: usize, threads: usize, make: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let make = &make;
+    thread::scope(|scope| {
+        let part = |first| move || (first..count).step_by(threads).map(make).collect::<Vec<_>>();
+        let parts: Vec<_> = (0..threads).map(|first| scope.spawn(part(first))).collect();
+        parts.into_iter().flat_map(|part| part.join().expect("all are made")).collect()
+    })
+}

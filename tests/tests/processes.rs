@@ -1,0 +1,251 @@
+//! The two processes end, separately and together, while clients talk: listeners stay, counters
+//! never fall, and recovery tells the truth.
+//!
+//! **Runs on: any.** Ends only processes that the gateway under test started.
+
+use std::net::SocketAddr;
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use trine_tests::client::{Client, Failure};
+use trine_tests::follower::Follower;
+use trine_tests::gateway::{self, Gateway};
+use trine_tests::{process, wait};
+
+const TWO_SHARDS: &str = "shards.count = 2";
+
+/// A clean stop closes clients with 3001 and exits 0; after it, as many publications again bring
+/// the stream to the same offset, and recovery must still say that it isn't the same stream.
+#[test]
+fn a_restart_is_not_mistaken_for_the_same_stream() {
+    const MESSAGES: u64 = 10;
+    let mut gateway = Gateway::start(TWO_SHARDS);
+    let publish = |address: SocketAddr| {
+        let mut publisher = Client::connect(address, "publisher").expect("connected");
+        (0..MESSAGES).for_each(|n| publisher.publish("news", json!(n)).expect("published"));
+    };
+    let mut subscriber = Client::connect(gateway.client, "subscriber").expect("connected");
+    let mut position = subscriber.subscribe("news", None).expect("subscribed").position;
+    publish(gateway.client);
+    position.offset = MESSAGES;
+
+    let status = gateway.terminate(Duration::from_secs(10)).expect("it stops within 10 s");
+    assert_eq!(status.code(), Some(0));
+    match subscriber.end() {
+        Failure::Closed { code: 3001, .. } => {}
+        other => panic!("a clean stop closes with 3001, not: {other}"),
+    }
+
+    gateway.start_control();
+    wait::until("it serves again", || gateway.is_serving().then_some(()));
+    gateway.data();
+    publish(gateway.client);
+    let mut subscriber = Client::connect(gateway.client, "subscriber").expect("connected");
+    let again = subscriber.subscribe("news", Some(&position)).expect("subscribed");
+    assert!(!again.recovered, "another stream at the same offset is no recovery");
+    assert!(again.publications.is_empty());
+    assert_eq!(again.position.offset, MESSAGES);
+    assert_ne!(again.position.epoch, position.epoch);
+}
+
+#[test]
+fn the_data_process_killed_under_load() {
+    let mut gateway = Gateway::start(TWO_SHARDS);
+    let address = gateway.client;
+    let load = Load::default();
+    thread::scope(|scope| {
+        let stop = StopOnDrop(&load);
+        let publisher = scope.spawn(|| load.publish(address, "news", Duration::from_millis(2)));
+        let follow = |n: usize| load.follow(address, &format!("follower-{n}"), "news");
+        let followers: Vec<_> = (0..8).map(|n| scope.spawn(move || follow(n))).collect();
+        wait::until("all hear", || (load.heard.load(Ordering::Relaxed) > 400).then_some(()));
+
+        let before = gateway.metrics();
+        let killed = gateway.kill_data();
+        let start = Instant::now();
+        // The listeners stay: a connection is accepted by the kernel at any time.
+        wait::until("another data process serves", || {
+            std::net::TcpStream::connect(address).expect("a listener is always there");
+            let other = process::children(gateway.control()).iter().any(|id| *id != killed);
+            (other && gateway.is_serving()).then_some(())
+        });
+        println!("served again after {:?}", start.elapsed());
+        assert_ne!(gateway.data(), killed);
+        let heard = load.heard.load(Ordering::Relaxed);
+        wait::until("all hear again", || {
+            (load.heard.load(Ordering::Relaxed) > heard + 400).then_some(())
+        });
+        let fallen = gateway.metrics().fallen_since(&before);
+        assert!(fallen.is_empty(), "{fallen:#?}");
+
+        drop(stop);
+        publisher.join().expect("the publisher is content");
+        for follower in followers {
+            let follower = follower.join().expect("a follower is content");
+            // History was in memory: the truth is that it is lost, once.
+            assert_eq!((follower.losses, follower.reconnects), (1, 1), "{:?}", follower.last_end);
+        }
+    });
+    let failed = gateway.metrics().sum("trine_recoveries_total", &[("outcome", "failed")]);
+    assert!(failed >= 8.0, "{failed} recoveries were refused");
+}
+
+#[test]
+fn control_killed_and_adopted() {
+    let mut gateway = Gateway::start(&format!("{TWO_SHARDS}\nclient.ping_interval_ms = 2000"));
+    let address = gateway.client;
+    let data = gateway.data();
+    let load = Load::default();
+    thread::scope(|scope| {
+        let stop = StopOnDrop(&load);
+        let publisher = scope.spawn(|| load.publish(address, "news", Duration::from_millis(10)));
+        let arrivals = scope.spawn(|| load.arrive(address));
+        let follow = |n: usize| load.follow(address, &format!("follower-{n}"), "news");
+        let followers: Vec<_> = (0..4).map(|n| scope.spawn(move || follow(n))).collect();
+        wait::until("all hear", || (load.heard.load(Ordering::Relaxed) > 100).then_some(()));
+
+        let before = gateway.metrics();
+        gateway.kill_control();
+        // Longer than a ping and its pong, so that a lost timer would show.
+        let (published, arrived) = (load.published(), load.arrived());
+        wait::until("six seconds of publications without control", || {
+            (load.published() > published + 550).then_some(())
+        });
+        assert!(load.arrived() > arrived, "new ones are served without control");
+        assert!(process::is_alive(data), "the data process lives on");
+
+        gateway.start_control();
+        assert!(gateway.log().contains(&data.to_string()), "adoption names the data process");
+        let fallen = gateway.metrics().fallen_since(&before);
+        assert!(fallen.is_empty(), "{fallen:#?}");
+        assert!(gateway.is_serving() && process::is_alive(data));
+        let status = status_of(&gateway);
+        assert!(status.contains(&data.to_string()), "status names the adopted process:\n{status}");
+        wait::until("publications go on", || (load.published() > published + 700).then_some(()));
+
+        drop(stop);
+        publisher.join().expect("the publisher is content");
+        arrivals.join().expect("newcomers are content");
+        for follower in followers {
+            let follower = follower.join().expect("a follower is content");
+            assert_eq!((follower.losses, follower.reconnects), (0, 0), "{:?}", follower.last_end);
+        }
+    });
+
+    let before = gateway.metrics();
+    process::signal(data, rustix::process::Signal::KILL);
+    wait::until("the adopted process ends", || (!process::is_alive(data)).then_some(()));
+    let start = Instant::now();
+    wait::until("it is replaced", || gateway.is_serving().then_some(()));
+    println!("the adopted process was replaced after {:?}", start.elapsed());
+    assert_ne!(gateway.data(), data);
+    assert!(gateway.metrics().fallen_since(&before).is_empty());
+}
+
+#[test]
+fn a_second_instance_is_told_why_it_may_not() {
+    let gateway = Gateway::start("");
+    let second = Command::new(gateway::binary()).args(gateway.arguments()).output();
+    let second = second.expect("the built program starts");
+    assert!(!second.status.success());
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert_eq!(said.trim().lines().count(), 1, "one line that names the thing: {said}");
+    assert!(gateway.is_serving());
+}
+
+/// What `trine status` prints.
+fn status_of(gateway: &Gateway) -> String {
+    // The options that started a gateway name it to `status` too.
+    let options = &gateway.arguments()[1..];
+    let output = Command::new(gateway::binary()).arg("status").args(options).output();
+    let output = output.expect("the built program starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Clients that go on in the background while processes end.
+#[derive(Default)]
+struct Load {
+    over: AtomicBool,
+    published: AtomicUsize,
+    heard: AtomicUsize,
+    arrived: AtomicUsize,
+    last_error: Mutex<String>,
+}
+
+/// Ends the load even when an assertion fails, so that its threads can be joined.
+struct StopOnDrop<'a>(&'a Load);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.over.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Load {
+    fn published(&self) -> usize {
+        self.published.load(Ordering::Relaxed)
+    }
+
+    fn arrived(&self) -> usize {
+        self.arrived.load(Ordering::Relaxed)
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
+    /// Publishes once every `interval`; comes back when its connection ends.
+    fn publish(&self, address: SocketAddr, channel: &str, interval: Duration) {
+        while !self.is_over() {
+            if let Err(error) = self.publish_once_connected(address, channel, interval) {
+                *self.last_error.lock().expect("no thread panics here") = error.to_string();
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+
+    fn publish_once_connected(
+        &self,
+        address: SocketAddr,
+        channel: &str,
+        interval: Duration,
+    ) -> Result<(), Failure> {
+        let mut client = Client::connect(address, "publisher")?;
+        while !self.is_over() {
+            let start = Instant::now();
+            client.publish(channel, json!({"number": self.published()}))?;
+            self.published.fetch_add(1, Ordering::Relaxed);
+            thread::sleep(interval.saturating_sub(start.elapsed()));
+        }
+        Ok(())
+    }
+
+    /// Follows a channel until the load is over.
+    fn follow(&self, address: SocketAddr, name: &str, channel: &str) -> Follower {
+        let mut follower = Follower::start(address, name, channel).expect("subscribed");
+        let mut counted = 0;
+        while !self.is_over() {
+            follower.listen(Duration::from_millis(100), |of| {
+                self.heard.fetch_add(of.heard.len() - counted, Ordering::Relaxed);
+                counted = of.heard.len();
+                self.is_over()
+            });
+        }
+        follower
+    }
+
+    /// Connects, asks and leaves, again and again; a failure is a panic.
+    fn arrive(&self, address: SocketAddr) {
+        while !self.is_over() {
+            let mut client = Client::connect(address, "newcomer").expect("a newcomer is served");
+            client.call("rpc", json!({"method": "echo", "data": 1})).expect("and answered");
+            self.arrived.fetch_add(1, Ordering::Relaxed);
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}

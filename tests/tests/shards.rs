@@ -1,0 +1,111 @@
+//! Two shards: both serve, both sides exchange messages, and saturating the way between them loses
+//! nothing that a client isn't told about.
+//!
+//! **Runs on: any.**
+
+use std::sync::Barrier;
+use std::thread;
+
+use serde_json::json;
+use trine_tests::client::{Client, Failure};
+use trine_tests::follower::Follower;
+use trine_tests::gateway::Gateway;
+use trine_tests::wait;
+
+const TWO_SHARDS: &str = "shards.count = 2";
+
+#[test]
+fn both_shards_serve_and_exchange_messages() {
+    const CLIENTS: usize = 40;
+    let gateway = Gateway::start(TWO_SHARDS);
+    let connect = |number| Follower::start(gateway.client, &format!("user-{number}"), "all");
+    let mut followers: Vec<_> = (0..CLIENTS).map(|n| connect(n).expect("subscribed")).collect();
+
+    let connections = gateway.metrics().by("trine_sessions", "shard");
+    assert_eq!(connections.len(), 2, "{connections:?}");
+    assert!(connections.values().all(|count| *count >= 10.0), "{connections:?}");
+    assert_eq!(connections.values().sum::<f64>(), CLIENTS as f64);
+
+    // Publishers sit on both shards too, and the channels' owners are spread by hash.
+    for number in 0..CLIENTS {
+        let mut publisher = Client::connect(gateway.client, "publisher").expect("connected");
+        publisher.publish("all", json!(number)).expect("published");
+    }
+    let wanted: Vec<_> = (0..CLIENTS).map(|number| json!(number)).collect();
+    for follower in &mut followers {
+        assert!(follower.listen(wait::DEADLINE, |of| of.heard.len() == CLIENTS));
+        assert_eq!(follower.heard, wanted);
+        assert_eq!((follower.reconnects, follower.resubscribes), (0, 0));
+    }
+
+    let metrics = gateway.metrics();
+    for (series, label) in [("trine_deliveries_total", ""), ("trine_messages_total", "in")] {
+        let labels: &[_] = if label.is_empty() { &[] } else { &[("direction", label)] };
+        for shard in ["0", "1"] {
+            let labels: Vec<_> = labels.iter().copied().chain([("shard", shard)]).collect();
+            assert!(metrics.sum(series, &labels) > 0.0, "{series} of shard {shard}");
+        }
+    }
+    assert_eq!(metrics.sum("trine_publications_total", &[]), CLIENTS as f64);
+    assert_eq!(metrics.sum("trine_deliveries_total", &[]), (CLIENTS * CLIENTS) as f64);
+    let exchanged = |direction, shard: &str| {
+        let labels = [("direction", direction), ("shard", shard)];
+        metrics.sum("trine_mailbox_messages_total", &labels)
+    };
+    for shard in ["0", "1"] {
+        assert!(exchanged("out", shard) > 0.0 && exchanged("in", shard) > 0.0, "shard {shard}");
+    }
+}
+
+/// Every client floods a channel and follows another, across two shards at once: a publish gets its
+/// reply, be it a refusal for now, and no follower meets a gap that recovery doesn't mend.
+#[test]
+fn saturated_in_both_directions() {
+    const PAIRS: usize = 16;
+    const BURST: usize = 400;
+    let config = format!("{TWO_SHARDS}\n[namespace.default]\nhistory_size = 100000\n");
+    let gateway = Gateway::start(&config);
+    let address = gateway.client;
+    let begin = Barrier::new(PAIRS);
+    let flood = |number: usize| {
+        let channel = format!("flood-{number}");
+        let mut follower = Follower::start(address, "follower", &channel).expect("subscribed");
+        let mut publisher = Client::connect(address, "publisher").expect("connected");
+        begin.wait();
+        let mut published = 0;
+        // 32 at a time stays below what a connection may have outstanding.
+        for first in (0..BURST).step_by(32) {
+            let burst = first..BURST.min(first + 32);
+            let send = |n| {
+                let body = json!({"channel": channel, "data": {"n": n, "fill": "x".repeat(512)}});
+                publisher.send("publish", body).expect("the connection is read again in time")
+            };
+            let ids: Vec<_> = burst.map(send).collect();
+            for id in ids {
+                match publisher.reply(id, "publish") {
+                    Ok(_) => published += 1,
+                    Err(Failure::Refused { code: 100, .. }) => {}
+                    Err(other) => panic!("a publish ended with {other}"),
+                }
+            }
+        }
+        assert!(published > 0, "nothing at all was published");
+        let whole = follower.listen(wait::DEADLINE, |of| of.heard.len() == published);
+        assert!(whole, "{} of {published} heard", follower.heard.len());
+        assert_eq!((follower.reconnects, follower.losses), (0, 0));
+        published
+    };
+    let published: usize = thread::scope(|scope| {
+        let threads: Vec<_> = (0..PAIRS).map(|n| scope.spawn(move || flood(n))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("a pair is content")).sum()
+    });
+    let drained = |direction| {
+        gateway.metrics().sum("trine_mailbox_messages_total", &[("direction", direction)])
+    };
+    wait::until("what was sent to a shard is received", || {
+        (drained("out") == drained("in")).then_some(())
+    });
+    let metrics = gateway.metrics();
+    assert_eq!(metrics.sum("trine_publications_total", &[]), published as f64);
+    assert!(gateway.is_serving());
+}
