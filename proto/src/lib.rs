@@ -3,6 +3,7 @@
 //! **Runs on: any.** Nothing here opens a socket, reads a clock or starts a thread, and no input
 //! can make it panic.
 
+pub mod client;
 pub mod http1;
 pub mod limits;
 pub mod simd;

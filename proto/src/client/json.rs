@@ -1,0 +1,213 @@
+//! Reading commands in JSON: borrowed where the text has no escapes, payloads raw.
+//!
+//! **Runs on: any.**
+
+use super::{Command, Connect, Error, History, Request, Subscribe};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+
+#[derive(Deserialize)]
+struct CommandForm<'a> {
+    #[serde(default)]
+    id: u32,
+    #[serde(borrow)]
+    connect: Option<ConnectForm<'a>>,
+    #[serde(borrow)]
+    subscribe: Option<SubscribeForm<'a>>,
+    #[serde(borrow)]
+    unsubscribe: Option<ChannelForm<'a>>,
+    #[serde(borrow)]
+    publish: Option<PublishForm<'a>>,
+    #[serde(borrow)]
+    presence: Option<ChannelForm<'a>>,
+    #[serde(borrow)]
+    presence_stats: Option<ChannelForm<'a>>,
+    #[serde(borrow)]
+    history: Option<HistoryForm<'a>>,
+    #[serde(borrow)]
+    rpc: Option<RpcForm<'a>>,
+    #[serde(borrow)]
+    send: Option<SendForm<'a>>,
+    #[serde(borrow)]
+    refresh: Option<RefreshForm<'a>>,
+    #[serde(borrow)]
+    sub_refresh: Option<RefreshForm<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(default)]
+#[derive(Default)]
+struct ConnectForm<'a> {
+    #[serde(borrow)]
+    token: Text<'a>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    #[serde(borrow)]
+    name: Text<'a>,
+    #[serde(borrow)]
+    version: Text<'a>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct SubscribeForm<'a> {
+    #[serde(borrow)]
+    channel: Text<'a>,
+    #[serde(borrow)]
+    token: Text<'a>,
+    recover: bool,
+    #[serde(borrow)]
+    epoch: Text<'a>,
+    offset: u64,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    positioned: bool,
+    recoverable: bool,
+    join_leave: bool,
+    #[serde(borrow)]
+    delta: Text<'a>,
+    flag: i64,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct ChannelForm<'a> {
+    #[serde(borrow)]
+    channel: Text<'a>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct PublishForm<'a> {
+    #[serde(borrow)]
+    channel: Text<'a>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct HistoryForm<'a> {
+    #[serde(borrow)]
+    channel: Text<'a>,
+    limit: i32,
+    #[serde(borrow)]
+    since: Option<SinceForm<'a>>,
+    reverse: bool,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct SinceForm<'a> {
+    offset: u64,
+    #[serde(borrow)]
+    epoch: Text<'a>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct RpcForm<'a> {
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    #[serde(borrow)]
+    method: Text<'a>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct SendForm<'a> {
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct RefreshForm<'a> {
+    #[serde(borrow)]
+    channel: Text<'a>,
+    #[serde(borrow)]
+    token: Text<'a>,
+}
+
+/// A string, borrowed unless it has escapes (serde borrows a bare `Cow` never).
+#[derive(Deserialize, Default)]
+#[serde(transparent)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// Reads one command.
+pub fn command(line: &[u8]) -> Result<Command<'_>, Error> {
+    let text = simdutf8::basic::from_utf8(line).map_err(|_| Error::Malformed)?;
+    // Serde would also take an array for a struct.
+    if !text.trim_start().starts_with('{') {
+        return Err(Error::Malformed);
+    }
+    let form: CommandForm<'_> = serde_json::from_str(text).map_err(|_| Error::Malformed)?;
+    let id = form.id;
+    let is_send = form.send.is_some() && first_is_send(&form);
+    let request = if id == 0 && !is_send { Request::Pong } else { request(form) };
+    Ok(Command { id, request })
+}
+
+/// Whether no request that goes before `send` is set.
+fn first_is_send(form: &CommandForm<'_>) -> bool {
+    form.connect.is_none()
+        && form.subscribe.is_none()
+        && form.unsubscribe.is_none()
+        && form.publish.is_none()
+        && form.presence.is_none()
+        && form.presence_stats.is_none()
+        && form.history.is_none()
+        && form.rpc.is_none()
+}
+
+fn request(form: CommandForm<'_>) -> Request<'_> {
+    if let Some(ConnectForm { token, data, name, version }) = form.connect {
+        let (token, name, version) = (token.0, name.0, version.0);
+        Request::Connect(Connect { token, data: raw(data), name, version })
+    } else if let Some(form) = form.subscribe {
+        Request::Subscribe(subscribe(form))
+    } else if let Some(form) = form.unsubscribe {
+        Request::Unsubscribe { channel: form.channel.0 }
+    } else if let Some(form) = form.publish {
+        Request::Publish { channel: form.channel.0, data: raw(form.data) }
+    } else if let Some(form) = form.presence {
+        Request::Presence { channel: form.channel.0 }
+    } else if let Some(form) = form.presence_stats {
+        Request::PresenceStats { channel: form.channel.0 }
+    } else if let Some(form) = form.history {
+        let since = form.since.map(|since| (since.offset, since.epoch.0));
+        let (limit, reverse) = (form.limit, form.reverse);
+        Request::History(History { channel: form.channel.0, limit, since, reverse })
+    } else if let Some(form) = form.rpc {
+        Request::Rpc { method: form.method.0, data: raw(form.data) }
+    } else if let Some(form) = form.send {
+        Request::Send { data: raw(form.data) }
+    } else if let Some(form) = form.refresh {
+        Request::Refresh { token: form.token.0 }
+    } else if let Some(form) = form.sub_refresh {
+        Request::SubRefresh { channel: form.channel.0, token: form.token.0 }
+    } else {
+        Request::Unknown
+    }
+}
+
+fn subscribe(form: SubscribeForm<'_>) -> Subscribe<'_> {
+    Subscribe {
+        channel: form.channel.0,
+        token: form.token.0,
+        recover: form.recover,
+        epoch: form.epoch.0,
+        offset: form.offset,
+        data: raw(form.data),
+        positioned: form.positioned,
+        recoverable: form.recoverable,
+        join_leave: form.join_leave,
+        delta: form.delta.0,
+        flag: form.flag,
+    }
+}
+
+fn raw(value: Option<&RawValue>) -> &[u8] {
+    value.map_or(&[], |value| value.get().as_bytes())
+}
