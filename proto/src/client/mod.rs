@@ -244,7 +244,7 @@ impl<'a> Iterator for Commands<'a> {
 /// escaped). `None`: there are none.
 pub fn strip_newlines(json: &[u8]) -> Option<Vec<u8>> {
     let newline = |byte: &u8| matches!(byte, b'\n' | b'\r');
-    if !json.iter().any(|byte| newline(byte)) {
+    if !json.iter().any(newline) {
         return None;
     }
     Some(json.iter().copied().filter(|byte| !newline(byte)).collect())
