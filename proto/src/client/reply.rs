@@ -7,7 +7,6 @@
 
 use super::protobuf::{write_bytes, write_delimited, write_message, write_number};
 use super::{ErrorCode, Format, UnsubscribeCode};
-use std::io::Write;
 
 /// Who a client is, as others see it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -142,14 +141,14 @@ pub enum Push<'a> {
 pub fn write_error(format: Format, id: u32, code: ErrorCode, out: &mut Vec<u8>) {
     match format {
         Format::Json => {
-            let temporary = if code.temporary() { ",\"temporary\":true" } else { "" };
-            let (number, message) = (code.code(), code.message());
-            put(
-                out,
-                format_args!(
-                    "{{\"id\":{id},\"error\":{{\"code\":{number},\"message\":\"{message}\"{temporary}}}}}"
-                ),
-            );
+            let mut reply = Object::begin(out);
+            reply.number("id", id.into());
+            let mut error = Object::begin(reply.key("error"));
+            error.number("code", code.code().into());
+            error.text("message", code.message());
+            error.flag_if("temporary", code.temporary());
+            error.end();
+            reply.end();
         }
         Format::Protobuf => write_delimited(out, |out| {
             write_number(out, 1, id.into());
@@ -279,9 +278,18 @@ fn protobuf_info(info: &ClientInfo<'_>, out: &mut Vec<u8>) {
     write_bytes(out, 4, info.chan_info);
 }
 
-fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
-    // Writing into a vector cannot fail.
-    let _ = out.write_fmt(text);
+fn json_number(out: &mut Vec<u8>, mut value: u64) {
+    let mut digits = [0; 20];
+    let mut first = digits.len();
+    loop {
+        first -= 1;
+        digits[first] = b'0' + (value % 10) as u8;
+        value /= 10;
+        if value == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[first..]);
 }
 
 fn json_text(out: &mut Vec<u8>, text: &str) {
@@ -311,8 +319,7 @@ impl<'a> Object<'a> {
     }
 
     fn number(&mut self, key: &str, value: u64) {
-        let out = self.key(key);
-        put(out, format_args!("{value}"));
+        json_number(self.key(key), value);
     }
 
     fn number_if(&mut self, key: &str, value: u64) {
