@@ -103,6 +103,7 @@ pub struct Net {
     accept: Option<squeue::Entry>,
     timer: types::Timespec,
     busy: Duration,
+    reset_at_end: bool,
 }
 
 impl Net {
@@ -133,6 +134,7 @@ impl Net {
             accept: None,
             timer: types::Timespec::new(),
             busy: Duration::ZERO,
+            reset_at_end: false,
         };
         for buffer in 0..BUFFERS {
             net.give_back(buffer);
@@ -163,6 +165,10 @@ impl Net {
         let fd = socket()?;
         set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY)?;
         set_option(fd, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT)?;
+        if self.reset_at_end {
+            let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+            set(fd, libc::SOL_SOCKET, libc::SO_LINGER, &linger)?;
+        }
         bind(fd, SocketAddrV4::new(from, 0))?;
         let name = socket_address(to);
         // SAFETY: `name` is a sockaddr_in that outlives the call.
@@ -174,6 +180,12 @@ impl Net {
             return Err(error);
         }
         Ok(self.adopt(fd))
+    }
+
+    /// Connections made from now on end with a reset, so that they leave no
+    /// TIME-WAIT behind in the kernel's memory.
+    pub fn reset_at_end(&mut self) {
+        self.reset_at_end = true;
     }
 
     /// Calls [`Handler::tick`] at this interval.
@@ -556,9 +568,13 @@ fn socket() -> io::Result<i32> {
 }
 
 fn set_option(fd: i32, level: i32, name: i32) -> io::Result<()> {
-    let on = 1i32;
-    // SAFETY: `on` outlives the call and has the length given.
-    check(unsafe { libc::setsockopt(fd, level, name, ptr::from_ref(&on).cast(), 4) })?;
+    set(fd, level, name, &1i32)
+}
+
+fn set<T>(fd: i32, level: i32, name: i32, value: &T) -> io::Result<()> {
+    let length = size_of_val(value) as u32;
+    // SAFETY: `value` outlives the call and has the length given.
+    check(unsafe { libc::setsockopt(fd, level, name, ptr::from_ref(value).cast(), length) })?;
     Ok(())
 }
 

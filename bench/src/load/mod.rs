@@ -109,6 +109,9 @@ impl Options {
 /// the server broke the protocol.
 pub fn run(options: Options) -> io::Result<Report> {
     let mut net = Net::new()?;
+    if options.row != Row::Churn {
+        net.reset_at_end();
+    }
     let mut driver = Driver::new(options);
     net.run(&mut driver)?;
     driver.into_report()
