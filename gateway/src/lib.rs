@@ -3,6 +3,13 @@
 //! **Runs on: any**; each module says where.
 
 pub mod admin;
+pub mod broker;
+pub mod config;
 pub mod control;
 pub mod data;
 pub mod edge;
+pub mod hub;
+pub mod limits;
+pub mod proxy;
+pub mod scratch;
+pub mod session;

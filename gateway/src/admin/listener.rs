@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
 
-use crate::control::limits::{ADMIN_CONNECTIONS, ADMIN_LIFE, BIND_RETRY};
+use crate::limits::{ADMIN_CONNECTIONS, ADMIN_LIFE, BIND_RETRY};
 
 /// A listener with at most [`ADMIN_CONNECTIONS`] open connections, each for at most
 /// [`ADMIN_LIFE`].

@@ -21,7 +21,7 @@ pub struct PresenceStats {
 #[derive(Default)]
 pub struct Presence {
     clients: HashMap<Uuid, Info>,
-    users: HashMap<Box<str>, u32>,
+    users: HashMap<String, u32>,
 }
 
 impl Presence {
@@ -38,10 +38,10 @@ impl Presence {
     /// Removes a client; returns it if it was there.
     pub fn remove(&mut self, client: Uuid) -> Option<Info> {
         let info = self.clients.remove(&client)?;
-        let count = self.users.get_mut(&info.user).expect("each client is counted with its user");
+        let count = self.users.get_mut(&*info.user).expect("each client is counted with its user");
         *count -= 1;
         if *count == 0 {
-            self.users.remove(&info.user);
+            self.users.remove(&*info.user);
         }
         Some(info)
     }
@@ -58,10 +58,7 @@ impl Presence {
 
     /// The numbers.
     pub fn stats(&self) -> PresenceStats {
-        PresenceStats {
-            num_clients: self.clients.len() as u32,
-            num_users: self.users.len() as u32,
-        }
+        PresenceStats { num_clients: self.clients.len() as u32, num_users: self.users.len() as u32 }
     }
 }
 

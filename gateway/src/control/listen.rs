@@ -13,7 +13,7 @@ use std::os::fd::OwnedFd;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::error::Error;
-use super::limits::{BACKLOG, BIND_ATTEMPTS, BIND_RETRY};
+use crate::limits::{BACKLOG, BIND_ATTEMPTS, BIND_RETRY};
 
 /// Makes `open` hold exactly `shards` listeners on `address`: keeps those that are, closes the
 /// surplus, binds what is missing. Port 0 keeps the port of those there, or takes a free one.

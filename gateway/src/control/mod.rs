@@ -14,7 +14,6 @@ mod listen;
 mod process;
 mod runtime_dir;
 mod signals;
-mod stand_in;
 mod state;
 pub mod supervise;
 pub mod wire;
@@ -31,10 +30,10 @@ use trine_core::topology::{PinPlan, Request, Topology, restrict_current_thread};
 pub use build::{build, fingerprint};
 pub use error::Error;
 pub use runtime_dir::data_socket;
-pub use stand_in::{Config, limits};
 pub use state::{Shared, State};
 
-use limits::START_GRACE;
+use crate::config::Config;
+use crate::limits::START_GRACE;
 use process::{Adopted, Found, Process};
 use runtime_dir::RuntimeDir;
 use signals::{Asked, Signals};
@@ -93,7 +92,10 @@ impl Control {
     async fn open(config: Config) -> Result<Control, Error> {
         let signals = Signals::install().map_err(Error::System)?;
         let topology = Topology::read().map_err(Error::Topology)?;
-        let request = Request { count: config.shards.count, cpus: config.shards.cpus.clone() };
+        let request = Request {
+            count: config.shards.count,
+            cpus: config.shards.cpus.clone().unwrap_or_default(),
+        };
         let plan = PinPlan::new(&topology, &request).map_err(Error::Plan)?;
         if !plan.control.is_empty() {
             // The data process's helper threads inherit this; its shards bind themselves.

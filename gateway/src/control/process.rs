@@ -20,8 +20,8 @@ use tokio::sync::oneshot;
 use trine_core::metrics::Page;
 
 use super::error::Error;
-use super::limits::{LINK_TIMEOUT, START_TIMEOUT};
 use super::wire::{self, Adopt, Handles, Hello, Start, Started};
+use crate::limits::{LINK_TIMEOUT, START_TIMEOUT};
 
 /// A running data process.
 #[derive(Debug)]

@@ -16,7 +16,7 @@ use std::time::Instant;
 use rustix::fs::{FlockOperation, flock};
 
 use super::error::Error;
-use super::limits::{BIND_RETRY, LOCK_WAIT, SOCKET_PATH_LIMIT_BYTES};
+use crate::limits::{BIND_RETRY, LOCK_WAIT, SOCKET_PATH_LIMIT_BYTES};
 
 /// The locked directory; dropping it frees the lock.
 #[derive(Debug)]

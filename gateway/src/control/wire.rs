@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use trine_core::fd;
 use trine_core::metrics::{LAYOUT, Page};
 
-use super::Config;
+use crate::config::Config;
 
 /// Changes whenever the messages here change their meaning.
 const WIRE_VERSION: u64 = 1;
@@ -178,15 +178,11 @@ mod tests {
     use crate::control::listen;
 
     fn start(shards: usize, echo_listeners: usize) -> Start {
-        let config = serde_json::from_str(
-            r#"{"listen":{"client":"127.0.0.1:0","admin":"127.0.0.1:0","echo":null},
-                "shards":{"count":null,"cpus":[]},"runtime_dir":"/nowhere","demo":false}"#,
-        );
         Start {
             identity: Identity { generation: 3, ..Identity::default() },
             cpus: (0..shards).collect(),
             control_cpus: vec![],
-            config: config.unwrap(),
+            config: Config::embedded(),
             echo_listeners,
         }
     }

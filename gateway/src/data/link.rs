@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crate::control::limits::LINK_TIMEOUT;
 use crate::control::wire::{self, Adopt, Handles, Hello, Start};
+use crate::limits::LINK_TIMEOUT;
 
 /// The open socket and what is given out on it.
 #[derive(Debug)]

@@ -22,10 +22,10 @@ use tokio::sync::mpsc;
 use trine_core::topology::{pin_current_thread, restrict_current_thread};
 
 use crate::control::data_socket;
-use crate::control::limits::START_TIMEOUT;
 use crate::control::supervise::SHARDS_DRAIN;
 use crate::control::wire::{self, Handles, Start, Started};
 use crate::edge::ShardStart;
+use crate::limits::START_TIMEOUT;
 use link::Link;
 
 pub use stop::{Stop, StopSignal};

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rustix::event::{PollFd, PollFlags, poll};
 use trine_core::metrics::{Counter, DRIVER_EPOLL, Gauge, Writer};
 
-use crate::control::Config;
+use crate::config::Config;
 use crate::data::{Peers, StopSignal};
 
 /// Everything a shard starts with.

@@ -120,8 +120,7 @@ fn encode(format: Format, channel: &str, event: Event<'_>) -> Bytes {
                 client::write_push(format, &push, message);
             }
             Event::Publication { offset, data, info: Some(info) } => with_info(info, |info| {
-                let publication =
-                    client::Publication { offset, data, info: Some(info), ..Default::default() };
+                let publication = client::Publication { offset, data, info: Some(info) };
                 let push = Push::Publication { channel, publication: &publication };
                 client::write_push(format, &push, message);
             }),

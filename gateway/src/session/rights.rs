@@ -56,8 +56,7 @@ pub fn subscription(
     let may_recover = history && (namespace.recovery || may_read_history);
     let may_position = history && (namespace.positioning || may_read_history);
     let wants_recovery = subscribe.recoverable || subscribe.recover;
-    let recoverable =
-        (history && namespace.force_recovery) || (may_recover && wants_recovery);
+    let recoverable = (history && namespace.force_recovery) || (may_recover && wants_recovery);
     let position = recoverable
         || (history && namespace.force_positioning)
         || (may_position && subscribe.positioned);

@@ -1,0 +1,318 @@
+//! What an operator may choose, resolved: defaults filled in, every value checked.
+//!
+//! **Runs on: any.** Control reads the file and hands the result to the data process. Nothing here
+//! does I/O; `trine check` and `trine run` share [`parse`].
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// The resolved configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Config {
+    /// No file was given: everything is open, and the connect data's `name` becomes the user.
+    pub embedded_default: bool,
+    /// Serve the demo page at `/`.
+    pub demo: bool,
+    /// Where to listen.
+    pub listen: Listen,
+    /// Holds the lock, the data process's socket and the state file.
+    pub runtime_dir: PathBuf,
+    /// How many shards, and on which CPUs.
+    pub shards: Shards,
+    /// Limits and timers of a client.
+    pub client: Client,
+    /// The embedded broker.
+    pub broker: Broker,
+    /// Logs.
+    pub log: Log,
+    /// Rules for channels; the first has no name and is for channels without a prefix.
+    pub namespaces: Vec<Namespace>,
+}
+
+/// Addresses to listen on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listen {
+    /// Clients.
+    pub client: SocketAddr,
+    /// Operators: `/metrics`, `/healthz`, `/status`.
+    pub admin: SocketAddr,
+    /// WebSocket echo for conformance tests and measurements.
+    pub echo: Option<SocketAddr>,
+}
+
+/// Shards; `None` leaves it to the pin plan.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shards {
+    /// How many.
+    pub count: Option<usize>,
+    /// The CPU of each.
+    pub cpus: Option<Vec<usize>>,
+}
+
+/// Limits and timers of a client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Client {
+    /// Connect without a token.
+    pub anonymous: bool,
+    /// Between two server pings; 0: none.
+    pub ping_interval_ms: u64,
+    /// How long a pong may take; shorter than the interval.
+    pub pong_timeout_ms: u64,
+    /// How long `connect` may take.
+    pub stale_close_delay_ms: u64,
+    /// Channels that one client may be subscribed to.
+    pub channels_limit: usize,
+    /// Commands of one client that may wait for an answer; more wait in its socket.
+    pub in_flight: usize,
+    /// Longest message from a client.
+    pub message_limit_bytes: usize,
+    /// Bytes that may wait for a slow reader before it is closed with 3008.
+    pub outbox_limit_bytes: usize,
+    /// How long a send may make no progress before 3009.
+    pub write_timeout_ms: u64,
+    /// How long a request head may take.
+    pub head_timeout_ms: u64,
+    /// Pages that may connect besides those of the same host; each exactly as in `Origin`.
+    pub allowed_origins: Vec<String>,
+}
+
+/// The embedded broker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Broker {
+    /// History and presence of all shards; beyond it the oldest publications go first.
+    pub history_limit_bytes: usize,
+}
+
+/// Logs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Log {
+    /// The least level that is written.
+    pub level: LogLevel,
+    /// How a record looks.
+    pub format: LogFormat,
+}
+
+/// Levels, from few records to many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Something failed.
+    Error,
+    /// Something needs looking after.
+    Warn,
+    /// What happens.
+    Info,
+    /// Why.
+    Debug,
+}
+
+/// How a log record looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// Who may do something in a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Access {
+    /// No client.
+    Nobody,
+    /// Clients that are subscribed to it.
+    Subscribers,
+    /// Clients with a user name.
+    Clients,
+    /// Every client.
+    Anonymous,
+}
+
+/// What a payload may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Payload {
+    /// JSON, checked.
+    Json,
+    /// Any bytes; a JSON client cannot receive what is not JSON.
+    Binary,
+}
+
+/// Rules for the channels `NAME:…`; the nameless one is for channels without a colon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Namespace {
+    /// The prefix.
+    pub name: String,
+    /// Who may subscribe.
+    pub subscribe: Access,
+    /// Who may publish.
+    pub publish: Access,
+    /// Who may read presence.
+    pub presence_access: Access,
+    /// Who may read history, and recover.
+    pub history_access: Access,
+    /// Publications kept; 0: no history, no offsets.
+    pub history_size: usize,
+    /// How long they are kept after the newest.
+    pub history_ttl_ms: u64,
+    /// How long a stream's epoch and offset outlive its publications.
+    pub history_meta_ttl_ms: u64,
+    /// Keep who is subscribed.
+    pub presence: bool,
+    /// Tell of joins and leaves.
+    pub join_leave: bool,
+    /// … to subscribers that did not ask for it, too.
+    pub force_push_join_leave: bool,
+    /// A client may recover what it missed.
+    pub recovery: bool,
+    /// … whether it asked for it or not.
+    pub force_recovery: bool,
+    /// A client may ask for the stream's position.
+    pub positioning: bool,
+    /// … and gets it unasked.
+    pub force_positioning: bool,
+    /// What a payload may be.
+    pub payload: Payload,
+    /// Longest payload.
+    pub message_limit_bytes: usize,
+}
+
+impl Namespace {
+    /// Whether publications get an offset and are kept.
+    pub fn has_history(&self) -> bool {
+        self.history_size > 0 && self.history_ttl_ms > 0
+    }
+}
+
+impl Config {
+    /// What runs without a file: on loopback, everything open.
+    pub fn embedded() -> Self {
+        let mut config = Self::with_file_defaults();
+        config.embedded_default = true;
+        config.demo = true;
+        config.client.anonymous = true;
+        let open = &mut config.namespaces[0];
+        open.subscribe = Access::Anonymous;
+        open.publish = Access::Anonymous;
+        open.presence_access = Access::Anonymous;
+        open.history_access = Access::Anonymous;
+        open.history_size = 100;
+        open.history_ttl_ms = 300_000;
+        open.presence = true;
+        open.join_leave = true;
+        open.recovery = true;
+        open.positioning = true;
+        config
+    }
+
+    /// What a file that says nothing gives: nobody may connect.
+    pub fn with_file_defaults() -> Self {
+        Config {
+            embedded_default: false,
+            demo: false,
+            listen: Listen {
+                client: ([127, 0, 0, 1], 8000).into(),
+                admin: ([127, 0, 0, 1], 8001).into(),
+                echo: None,
+            },
+            runtime_dir: default_runtime_dir(),
+            shards: Shards::default(),
+            client: Client {
+                anonymous: false,
+                ping_interval_ms: 25_000,
+                pong_timeout_ms: 8_000,
+                stale_close_delay_ms: 10_000,
+                channels_limit: 128,
+                in_flight: 64,
+                message_limit_bytes: 65_536,
+                outbox_limit_bytes: 1 << 20,
+                write_timeout_ms: 1_000,
+                head_timeout_ms: 10_000,
+                allowed_origins: Vec::new(),
+            },
+            broker: Broker { history_limit_bytes: 256 << 20 },
+            log: Log { level: LogLevel::Info, format: LogFormat::Json },
+            namespaces: vec![Namespace::closed(String::new())],
+        }
+    }
+
+    /// What control sends to the data process.
+    pub fn to_wire(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a configuration has a JSON form")
+    }
+
+    /// The other end of [`Config::to_wire`].
+    ///
+    /// # Errors
+    /// When the bytes are of another build.
+    pub fn from_wire(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(bytes)
+    }
+
+    /// What an operator should know before production, a sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.embedded_default {
+            warnings.push(
+                "embedded default, not for production: anybody may connect under any name, \
+                 subscribe and publish; give a file with -c, `trine config default` prints one"
+                    .to_owned(),
+            );
+        }
+        if !self.embedded_default && !self.client.anonymous {
+            warnings.push(
+                "nobody can connect: client.anonymous is false, and there are no tokens yet"
+                    .to_owned(),
+            );
+        }
+        if !self.listen.admin.ip().is_loopback() {
+            warnings.push(format!(
+                "listen.admin {} is not on loopback and asks for no credentials",
+                self.listen.admin
+            ));
+        }
+        warnings
+    }
+}
+
+impl Namespace {
+    /// The defaults of a namespace in a file: clients with a name may subscribe, nobody may do
+    /// more, nothing is kept.
+    pub fn closed(name: String) -> Self {
+        Namespace {
+            name,
+            subscribe: Access::Clients,
+            publish: Access::Nobody,
+            presence_access: Access::Nobody,
+            history_access: Access::Nobody,
+            history_size: 0,
+            history_ttl_ms: 0,
+            history_meta_ttl_ms: 30 * 24 * 3_600_000,
+            presence: false,
+            join_leave: false,
+            force_push_join_leave: false,
+            recovery: false,
+            force_recovery: false,
+            positioning: false,
+            force_positioning: false,
+            payload: Payload::Json,
+            message_limit_bytes: 65_536,
+        }
+    }
+}
+
+/// `$XDG_RUNTIME_DIR/trine`, else one in the system's directory for temporary files with the
+/// user's number, so that two users do not meet.
+fn default_runtime_dir() -> PathBuf {
+    match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(base) if !base.is_empty() => PathBuf::from(base).join("trine"),
+        _ => {
+            let user = rustix::process::geteuid().as_raw();
+            std::env::temp_dir().join(format!("trine-{user}"))
+        }
+    }
+}

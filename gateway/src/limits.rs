@@ -1,0 +1,89 @@
+//! Every limit of the gateway that is no setting: its name, its unit, its reason.
+//!
+//! **Runs on: any.**
+
+use std::time::Duration;
+
+// Control.
+
+/// Connections waiting for accept on one listener; the kernel cuts it to `net.core.somaxconn`
+/// (4,096 by default).
+pub const BACKLOG: i32 = 4096;
+/// Binds tried while an address is in use.
+pub const BIND_ATTEMPTS: u32 = 25;
+/// Pause between two of them.
+pub const BIND_RETRY: Duration = Duration::from_millis(50);
+/// How long a new control waits for the lock: the system frees it a moment after the old
+/// control's death.
+pub const LOCK_WAIT: Duration = Duration::from_millis(500);
+/// How long a data process may take from its start to serving.
+pub const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a second signal waits for a start under way, to end that process too.
+pub const START_GRACE: Duration = Duration::from_secs(1);
+/// How long either end of the adoption waits for the other's next message.
+pub const LINK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Open admin connections; the next waits in the backlog.
+pub const ADMIN_CONNECTIONS: usize = 64;
+/// Longest life of an admin connection. A scraper simply opens the next.
+pub const ADMIN_LIFE: Duration = Duration::from_secs(60);
+/// Longest path of a UNIX socket, in bytes (`sun_path` without its final NUL).
+pub const SOCKET_PATH_LIMIT_BYTES: usize = 107;
+/// Fewer descriptors than this serve nobody: the program ends instead.
+pub const DESCRIPTORS_MIN: u64 = 256;
+/// Descriptors kept for what is no client: listeners, rings, logs, control's own.
+pub const DESCRIPTORS_RESERVED: u64 = 64;
+/// Shards; the pin plan and the set of shards that follow a channel are made for so many.
+pub const SHARDS_MAX: usize = 256;
+
+// Edge.
+
+/// Connections of one shard; a client's number must fit beside the flags of a subscriber.
+pub const CONNECTIONS_MAX: usize = 1 << 24;
+/// Bytes of a request body that are read and dropped to keep the connection; more closes it.
+pub const BODY_DROPPED_BYTES: u64 = 65_536;
+/// How long the client may take to answer a close frame, or to read the last answer.
+pub const LINGER_MS: u64 = 2_000;
+/// Longest wait for room in another shard's mailbox; then the command gets error 100.
+pub const MAILBOX_WAIT_MS: u64 = 1_000;
+/// Messages taken from the mailboxes in one turn, so that clients wait for a bounded time.
+pub const MAILBOX_TURN: usize = 4_096;
+/// Connections looked at by one slice of the sweep for sends that make no progress.
+pub const SWEEP_CONNECTIONS: usize = 4_096;
+/// Pause between two slices.
+pub const SWEEP_INTERVAL_MS: u64 = 100;
+/// A turn that took longer is a stall: counted and logged.
+pub const STALL_MS: u64 = 100;
+/// How often a shard publishes its gauges.
+pub const GAUGES_INTERVAL_MS: u64 = 250;
+/// How long a draining shard waits for its clients to take the close frame.
+pub const DRAIN_MS: u64 = 3_000;
+/// Message limit of the echo listener.
+pub const ECHO_MESSAGE_LIMIT_BYTES: usize = 16 << 20;
+/// Fragments of a message on the echo listener.
+pub const ECHO_FRAGMENTS: u32 = 65_536;
+/// Outbox limit of the echo listener: two of its largest messages.
+pub const ECHO_OUTBOX_LIMIT_BYTES: usize = 2 * ECHO_MESSAGE_LIMIT_BYTES;
+/// A thread's buffer for encoding is kept up to this size.
+pub const SCRATCH_KEEP_BYTES: usize = 256 << 10;
+
+// Session and hub.
+
+/// Longest channel name.
+pub const CHANNEL_NAME_BYTES: usize = 255;
+/// Longest user name taken from connect data.
+pub const USER_NAME_BYTES: usize = 64;
+/// Requests of one shard that other shards have not answered.
+pub const REQUESTS_OUTSTANDING: usize = 1024;
+
+// Broker.
+
+/// Publications that one recovery or one history reply returns.
+pub const HISTORY_PUBLICATIONS: usize = 300;
+/// Channels looked at by one slice of the expiry.
+pub const SWEEP_CHANNELS: usize = 64;
+/// What a channel with a stream is counted with besides its publications.
+pub const CHANNEL_OVERHEAD_BYTES: usize = 256;
+/// What a publication is counted with besides its payload and its publisher's data.
+pub const PUBLICATION_OVERHEAD_BYTES: usize = 128;
+/// What a presence entry is counted with besides its user and data.
+pub const PRESENCE_OVERHEAD_BYTES: usize = 160;
