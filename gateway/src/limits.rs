@@ -39,6 +39,8 @@ pub const SHARDS_MAX: usize = 256;
 
 /// Connections of one shard; a client's number must fit beside the flags of a subscriber.
 pub const CONNECTIONS_MAX: usize = 1 << 24;
+/// Pause after an accept that failed.
+pub const ACCEPT_PAUSE_MS: u64 = 50;
 /// Bytes of a request body that are read and dropped to keep the connection; more closes it.
 pub const BODY_DROPPED_BYTES: u64 = 65_536;
 /// How long the client may take to answer a close frame, or to read the last answer.

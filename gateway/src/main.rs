@@ -9,6 +9,9 @@ fn main() -> ExitCode {
     if arguments == ["data"] {
         return trine::data::main();
     }
+    if arguments.is_empty() {
+        return trine::control::run(trine::config::Config::embedded());
+    }
     // A configuration in JSON until the command line is there.
     match arguments.first().and_then(|config| serde_json::from_str(config).ok()) {
         Some(config) => trine::control::run(config),

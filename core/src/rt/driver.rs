@@ -127,7 +127,7 @@ async fn turns<H: FnMut(&mut Turn)>(start: impl FnOnce(), mut hook: H) {
                 break;
             }
         }
-        local::forget_now();
+        local::end();
         if local::stopping() { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;

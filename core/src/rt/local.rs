@@ -19,6 +19,8 @@ pub(super) struct Queued {
 struct Local {
     main: RefCell<Option<Waker>>,
     now_ns: Cell<u64>,
+    /// The turn's end is running, so none need be asked for.
+    ending: Cell<bool>,
     stopping: Cell<bool>,
     queued: RefCell<Vec<Queued>>,
     ready: RefCell<Vec<usize>>,
@@ -31,7 +33,9 @@ thread_local! {
 #[inline]
 pub(super) fn request_turn() {
     LOCAL.with(|local| {
-        if let Some(main) = &*local.main.borrow() {
+        if !local.ending.get()
+            && let Some(main) = &*local.main.borrow()
+        {
             main.wake_by_ref();
         }
     });
@@ -64,12 +68,21 @@ pub(super) fn clock_ns() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-pub(super) fn forget_now() {
-    LOCAL.with(|local| local.now_ns.set(0));
+/// The turn is over. Sends that were woken while it ended get another one.
+pub(super) fn end() {
+    let again = LOCAL.with(|local| {
+        local.now_ns.set(0);
+        local.ending.set(false);
+        !local.ready.borrow().is_empty()
+    });
+    if again {
+        request_turn();
+    }
 }
 
 pub(super) fn begin(main: &Waker) {
     LOCAL.with(|local| {
+        local.ending.set(true);
         let mut slot = local.main.borrow_mut();
         if !slot.as_ref().is_some_and(|known| known.will_wake(main)) {
             *slot = Some(main.clone());
@@ -84,6 +97,7 @@ pub(super) fn reset() {
         local.queued.borrow_mut().clear();
         local.ready.borrow_mut().clear();
         local.stopping.set(false);
+        local.ending.set(false);
         local.now_ns.set(0);
     });
 }

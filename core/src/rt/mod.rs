@@ -29,7 +29,8 @@ use std::time::{Duration, Instant};
 ///
 /// `start` runs once inside the runtime, with the driver that was chosen; it spawns what the
 /// shard does. `hook` runs at the end of each turn in which [`request_turn`] was called or the
-/// clock was read: it takes what was sent from the [`Turn`] and starts new sends.
+/// clock was read: it takes what was sent from the [`Turn`] and starts new sends. What the hook
+/// itself does asks for no other turn; a task that it wakes may.
 ///
 /// Errors: none of the drivers could be set up.
 pub fn run<S, H>(preference: Preference, start: S, hook: H) -> io::Result<()>
@@ -60,6 +61,12 @@ pub fn stop() {
 #[inline]
 pub fn now_ns() -> u64 {
     local::now_ns()
+}
+
+/// The same clock read now, to measure within a turn.
+#[inline]
+pub fn clock_ns() -> u64 {
+    local::clock_ns()
 }
 
 /// Milliseconds of the monotonic clock; see [`now_ns`].

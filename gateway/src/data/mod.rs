@@ -19,27 +19,39 @@ use std::thread;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use trine_core::shard::{Balance, Mailboxes, Ownership, mesh};
 use trine_core::topology::{pin_current_thread, restrict_current_thread};
 
 use crate::control::data_socket;
 use crate::control::supervise::SHARDS_DRAIN;
 use crate::control::wire::{self, Handles, Start, Started};
 use crate::edge::ShardStart;
+use crate::hub::ToShard;
 use crate::limits::START_TIMEOUT;
 use link::Link;
 
 pub use stop::{Stop, StopSignal};
 
-/// What a shard holds of the others: its ends of the mailboxes.
-#[derive(Debug)]
+/// What a shard holds of the others.
 pub struct Peers {
-    _private: (),
+    /// Its ends of the queues to and from each.
+    pub mailboxes: Mailboxes<ToShard>,
+    /// Which shard owns a channel.
+    pub ownership: Ownership,
+    /// How many connections each has.
+    pub balance: Balance,
 }
 
 impl Peers {
     /// One value for each of `shards` shards.
-    pub fn connect(shards: usize) -> Vec<Peers> {
-        (0..shards).map(|_| Peers { _private: () }).collect()
+    ///
+    /// # Errors
+    /// When the process has no room for another descriptor.
+    pub fn connect(shards: usize) -> io::Result<Vec<Peers>> {
+        let (ownership, balance) = (Ownership::new(shards), Balance::new(shards));
+        let peers =
+            |mailboxes| Peers { mailboxes, ownership: ownership.clone(), balance: balance.clone() };
+        Ok(mesh(shards)?.into_iter().map(peers).collect())
     }
 }
 
@@ -163,7 +175,7 @@ impl Shards {
         let mut stop = Stop::default();
         let Handles { client, echo, pages } = handles;
         let mut echo = echo.into_iter();
-        let shards = client.into_iter().zip(pages).zip(Peers::connect(count));
+        let shards = client.into_iter().zip(pages).zip(Peers::connect(count)?);
         for (index, ((listener, page), peers)) in shards.enumerate() {
             let shard = ShardStart {
                 index,

@@ -1,20 +1,31 @@
-//! A stand-in for the edge: accepts connections and closes them.
+//! Where clients meet a shard: sockets in, HTTP/1.1 and WebSocket, the client protocol, sockets out.
 //!
-//! **Runs on: shard.**
+//! **Runs on: shard.** One task reads each connection; output is collected and leaves at the
+//! turn's end. Everything of one shard is in one [`shard::Shard`], which its tasks share.
 
-use std::io;
-use std::net::TcpListener;
+mod client;
+mod connection;
+mod demo;
+mod http;
+mod reader;
+mod shard;
+
+use std::cell::RefCell;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use rustix::event::{PollFd, PollFlags, poll};
-use trine_core::metrics::{Counter, DRIVER_EPOLL, Gauge, Writer};
+use trine_core::limits::TIMER_SLOT_MS;
+use trine_core::metrics::{Counter, DRIVER_EPOLL, DRIVER_IO_URING, Gauge, Writer};
+use trine_core::rt::{self, Driver, Listener, Preference, Stream, WakeHandle, Wakeup};
 
 use crate::config::Config;
 use crate::data::{Peers, StopSignal};
+use crate::hub::ToShard;
+use crate::limits::{ACCEPT_PAUSE_MS, CONNECTIONS_MAX};
+use shard::Shard;
 
 /// Everything a shard starts with.
-#[derive(Debug)]
 pub struct ShardStart {
     /// Its number, from 0.
     pub index: usize,
@@ -36,23 +47,119 @@ pub struct ShardStart {
     pub peers: Peers,
 }
 
+/// A shard as its tasks hold it.
+type Shared = Rc<RefCell<Shard>>;
+
 /// Runs the shard on the calling thread; returns when stopped and drained.
+///
+/// # Panics
+/// When the system offers no way to wait for sockets; the process then ends, and says so.
 pub fn run(start: ShardStart) {
-    let listener = TcpListener::from(start.listener);
-    start.metrics.set(Gauge::Driver, DRIVER_EPOLL);
-    while !start.stop.requested() {
-        let mut fds = [
-            PollFd::new(&listener, PollFlags::IN),
-            PollFd::from_borrowed_fd(start.stop.fd(), PollFlags::IN),
-        ];
-        let _ = poll(&mut fds, None);
-        match listener.accept() {
-            Ok(_) => {
-                start.metrics.add(Counter::Accepted, 1);
-                start.metrics.closed(0);
+    let ShardStart { index, cpu, listener, echo_listener, metrics, config, stop, peers, .. } =
+        start;
+    // A copy of its own, so that no cache line is shared with another shard.
+    let config = Rc::new(Config::clone(&config));
+    let wake = peers.mailboxes.wake_handle();
+    let shard = Rc::new(RefCell::new(Shard::new(index, config, metrics, peers)));
+    let tasks = shard.clone();
+    let begin = move |driver: &Driver| {
+        let number = match driver {
+            Driver::IoUring { .. } => DRIVER_IO_URING,
+            Driver::Epoll { .. } => DRIVER_EPOLL,
+        };
+        tasks.borrow().clients.metrics.set(Gauge::Driver, number);
+        tracing::info!(shard = index, cpu, %driver, "shard serves");
+        rt::spawn(accept(tasks.clone(), listener, false));
+        if let Some(listener) = echo_listener {
+            rt::spawn(accept(tasks.clone(), listener, true));
+        }
+        rt::spawn(wakes(wake));
+        rt::spawn(ticks(tasks, stop));
+    };
+    let hook = move |turn: &mut rt::Turn| {
+        shard.borrow_mut().turn(turn);
+        let arrived = std::mem::take(&mut shard.borrow_mut().arrived);
+        for stream in arrived {
+            serve(&shard, stream, false);
+        }
+    };
+    if let Err(error) = rt::run(Preference::from_environment(), begin, hook) {
+        panic!("shard {index} can use neither io_uring nor epoll: {error}");
+    }
+}
+
+/// Accepts connections for as long as the shard runs.
+async fn accept(shard: Shared, listener: OwnedFd, echo: bool) {
+    let listener = Listener::from_fd(listener).expect("a listener that control has opened");
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => admit(&shard, stream, echo),
+            Err(error) => {
+                shard.borrow().clients.metrics.add(Counter::AcceptErrors, 1);
+                tracing::warn!(%error, "a connection was not accepted");
+                // Running out of descriptors fails at once, again and again.
+                rt::sleep_until(rt::now_ms() + ACCEPT_PAUSE_MS).await;
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => start.metrics.add(Counter::AcceptErrors, 1),
+        }
+    }
+}
+
+/// Takes a new connection, or gives it to a shard that has fewer.
+fn admit(shared: &Shared, stream: Stream, echo: bool) {
+    let mut shard = shared.borrow_mut();
+    shard.clients.metrics.add(Counter::Accepted, 1);
+    if shard.draining_until_ms.is_some() || shard.clients.len() >= CONNECTIONS_MAX {
+        return;
+    }
+    let own = shard.index;
+    let place = if echo { own } else { shard.balance.place(own) };
+    shard.balance.add(place);
+    if place == own {
+        drop(shard);
+        return serve(shared, stream, echo);
+    }
+    let kept = match stream.into_fd() {
+        Ok(socket) => match shard.hub.post().try_send(place, ToShard::Connection(socket)) {
+            Ok(()) => {
+                shard.clients.metrics.add(Counter::HandedOver, 1);
+                rt::request_turn();
+                return;
+            }
+            Err(ToShard::Connection(socket)) => Stream::from_fd(socket).ok(),
+            Err(_) => unreachable!("the message comes back as it was"),
+        },
+        Err(stream) => Some(stream),
+    };
+    shard.balance.remove(place);
+    let Some(stream) = kept else { return };
+    shard.balance.add(own);
+    drop(shard);
+    serve(shared, stream, echo);
+}
+
+/// Starts reading a connection that lives here.
+fn serve(shared: &Shared, stream: Stream, echo: bool) {
+    let id = shared.borrow_mut().clients.add(stream.clone(), echo, rt::now_ms());
+    rt::spawn(reader::read(shared.clone(), id, stream));
+}
+
+/// Begins a turn whenever another shard has sent something.
+async fn wakes(wake: WakeHandle) {
+    let wakeup = Wakeup::new(&wake).expect("a descriptor for the shard's own eventfd");
+    while wakeup.wait().await.is_ok() {
+        rt::request_turn();
+    }
+}
+
+/// Looks at the clock once in each slot of the timer wheel.
+async fn ticks(shard: Shared, stop: StopSignal) {
+    loop {
+        rt::sleep_until(rt::now_ms() + TIMER_SLOT_MS).await;
+        let now_ms = rt::now_ms();
+        let mut shard = shard.borrow_mut();
+        shard.tick(now_ms);
+        if stop.requested() {
+            shard.drain(now_ms);
         }
     }
 }

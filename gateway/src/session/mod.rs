@@ -121,6 +121,19 @@ pub struct Session {
     format: Format,
 }
 
+/// The session's identity, lent out while the table of the sessions is needed for something else.
+pub struct Lent(Option<Box<Identity>>);
+
+impl Lent {
+    /// Who the client with this id is.
+    pub fn info(&self, client: Uuid) -> InfoRef<'_> {
+        match self.0.as_deref() {
+            Some(Identity { user, conn_info }) => InfoRef { client, user, conn_info },
+            None => InfoRef { client, user: "", conn_info: b"" },
+        }
+    }
+}
+
 /// Who the client is, where it is anybody.
 #[derive(Debug, Default)]
 struct Identity {
@@ -184,6 +197,21 @@ impl Session {
     /// Who it is.
     pub fn to_info(&self) -> Info {
         self.info().to_owned()
+    }
+
+    /// Lends the identity; until it is back the client is nobody.
+    pub fn lend_identity(&mut self) -> Lent {
+        Lent(self.identity.take())
+    }
+
+    /// Takes back what [`Session::lend_identity`] gave.
+    pub fn restore_identity(&mut self, lent: Lent) {
+        self.identity = lent.0;
+    }
+
+    /// The place of the next command that waits.
+    pub fn next_place(&self) -> u32 {
+        self.pending.as_ref().map_or(0, |pending| pending.next_place())
     }
 
     /// Takes a command. `random` is any random number (it spreads the first pings).

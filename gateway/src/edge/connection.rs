@@ -1,0 +1,437 @@
+//! One connection as its shard knows it, and the table of all of them.
+//!
+//! **Runs on: shard.** The reader task owns what is half-read; everything that another event may
+//! touch (outbox, session, deadlines) is here. Invariants: at most one send is in flight; an entry
+//! lives until its reader has ended and its send has come back; a connection that is closing gets
+//! nothing more than its close frame.
+
+use std::rc::Rc;
+use std::task::Waker;
+
+use bytes::Bytes;
+use slab::Slab;
+use trine_core::buf::Outbox;
+use trine_core::metrics::{Counter, Writer};
+use trine_core::rt::{self, Stream};
+use trine_core::timer::Wheel;
+use trine_proto::client::{Disconnect, Format};
+use trine_proto::ws::{self, FrameKind};
+
+use super::shard::Undo;
+use crate::config::Config;
+use crate::limits::{ECHO_OUTBOX_LIMIT_BYTES, LINGER_MS};
+use crate::session::{Session, Slot};
+
+/// What a connection speaks now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Face {
+    /// HTTP/1.1; `begun`: a part of a request has arrived.
+    Http { begun: bool },
+    /// WebSocket with the client protocol.
+    Client,
+    /// WebSocket that sends back what it gets.
+    Echo,
+    /// The last bytes are on their way; the peer is expected to end the connection.
+    Closing,
+}
+
+/// One connection.
+pub(super) struct Connection {
+    pub stream: Stream,
+    pub face: Face,
+    /// Accepted by the echo listener.
+    pub echo: bool,
+    /// There while the face is [`Face::Client`].
+    pub session: Option<Session>,
+    outbox: Outbox,
+    /// The reader waits here until a stalled command may go on.
+    pub stalled: Option<Waker>,
+    /// When the head, the linger or nothing (`u64::MAX`) is due.
+    pub deadline_ms: u64,
+    /// When the entry in the wheel fires that counts; others are stale.
+    wheel_ms: u64,
+    /// When the send in flight began; 0 while there is none.
+    sending_since_ms: u64,
+    /// Counted when the connection is gone.
+    pub close_code: u16,
+    dirty: bool,
+    /// Its end is decided and will be carried out at the turn's end.
+    doomed: bool,
+    /// The outbox's last byte is followed by the end of the stream.
+    shutdown: bool,
+    reader_ended: bool,
+}
+
+/// Totals that go to the metric page at the turn's end.
+#[derive(Default)]
+pub(super) struct Totals {
+    pub messages_in: u64,
+    pub messages_out: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub receives: u64,
+    pub sends: u64,
+    pub commands: u64,
+    pub command_errors: u64,
+}
+
+/// The connections of one shard and what they share.
+pub(super) struct Connections {
+    entries: Slab<Connection>,
+    wheel: Wheel,
+    dirty: Vec<u32>,
+    doomed: Vec<(u32, Disconnect)>,
+    /// Connections whose reader waits; some may have gone on since.
+    stalled: Vec<u32>,
+    in_flight: usize,
+    outbox_bytes: usize,
+    sweep_from: usize,
+    /// Subscriptions made against their client's wish, to be taken back.
+    pub undo: Vec<Undo>,
+    pub sessions: usize,
+    pub config: Rc<Config>,
+    pub metrics: Writer,
+    pub totals: Totals,
+}
+
+impl Connections {
+    pub fn new(config: Rc<Config>, metrics: Writer, now_ms: u64) -> Self {
+        Self {
+            entries: Slab::new(),
+            wheel: Wheel::new(now_ms),
+            dirty: Vec::new(),
+            doomed: Vec::new(),
+            stalled: Vec::new(),
+            in_flight: 0,
+            outbox_bytes: 0,
+            sweep_from: 0,
+            undo: Vec::new(),
+            sessions: 0,
+            config,
+            metrics,
+            totals: Totals::default(),
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub fn outbox_bytes(&self) -> usize {
+        self.outbox_bytes
+    }
+
+    pub fn get(&self, id: u32) -> Option<&Connection> {
+        self.entries.get(id as usize)
+    }
+
+    /// The entry of a connection whose reader lives.
+    pub fn entry(&mut self, id: u32) -> &mut Connection {
+        &mut self.entries[id as usize]
+    }
+
+    pub fn ids(&self) -> Vec<u32> {
+        self.entries.iter().map(|(id, _)| id as u32).collect()
+    }
+
+    /// Adds a connection that begins with a request head.
+    pub fn add(&mut self, stream: Stream, echo: bool, now_ms: u64) -> u32 {
+        let id = self.entries.insert(Connection {
+            stream,
+            face: Face::Http { begun: false },
+            echo,
+            session: None,
+            outbox: Outbox::default(),
+            stalled: None,
+            deadline_ms: now_ms + self.config.client.head_timeout_ms,
+            wheel_ms: u64::MAX,
+            sending_since_ms: 0,
+            close_code: 0,
+            dirty: false,
+            doomed: false,
+            shutdown: false,
+            reader_ended: false,
+        }) as u32;
+        self.arm(id);
+        id
+    }
+
+    /// Sees to it that the wheel fires for the connection's next deadline.
+    pub fn arm(&mut self, id: u32) {
+        let connection = &mut self.entries[id as usize];
+        let due_ms = connection.due_ms();
+        if due_ms < connection.wheel_ms {
+            connection.wheel_ms = due_ms;
+            self.wheel.insert(id, due_ms);
+        }
+    }
+
+    /// The connections whose next deadline has passed. Each must be armed again.
+    pub fn fired(&mut self, now_ms: u64, fired: &mut Vec<u32>) {
+        self.wheel.advance(now_ms, fired);
+        fired.retain(|&id| {
+            let Some(connection) = self.entries.get_mut(id as usize) else { return false };
+            let valid = connection.wheel_ms <= now_ms;
+            if valid {
+                connection.wheel_ms = u64::MAX;
+            }
+            valid
+        });
+    }
+
+    /// The connections whose send has taken longer than `timeout_ms`, among the next `count`.
+    pub fn stuck(&mut self, count: usize, timeout_ms: u64, now_ms: u64, stuck: &mut Vec<u32>) {
+        if self.in_flight == 0 {
+            return;
+        }
+        let end = self.entries.capacity();
+        for _ in 0..count.min(end) {
+            self.sweep_from = if self.sweep_from + 1 < end { self.sweep_from + 1 } else { 0 };
+            let Some(connection) = self.entries.get(self.sweep_from) else { continue };
+            let since_ms = connection.sending_since_ms;
+            if since_ms != 0 && now_ms > since_ms + timeout_ms {
+                stuck.push(self.sweep_from as u32);
+            }
+        }
+    }
+
+    fn mark(&mut self, id: u32, added: usize) {
+        self.outbox_bytes += added;
+        let connection = &mut self.entries[id as usize];
+        if !connection.dirty {
+            connection.dirty = true;
+            if self.dirty.is_empty() {
+                rt::request_turn();
+            }
+            self.dirty.push(id);
+        }
+    }
+
+    /// Appends a piece that other connections get too.
+    #[inline]
+    pub fn push_shared(&mut self, id: u32, piece: &Bytes) {
+        let connection = &mut self.entries[id as usize];
+        if connection.doomed || connection.face == Face::Closing {
+            return;
+        }
+        if !connection.has_room(piece.len(), &self.config) {
+            return self.doom(id, Disconnect::Slow);
+        }
+        connection.outbox.push_shared(piece);
+        self.totals.messages_out += 1;
+        self.mark(id, piece.len());
+    }
+
+    /// Appends a WebSocket frame of this connection alone.
+    #[inline]
+    pub fn push_frame(&mut self, id: u32, kind: FrameKind, payload: &[u8]) {
+        let header = ws::header(kind, payload.len());
+        if matches!(kind, FrameKind::Text | FrameKind::Binary) {
+            self.totals.messages_out += 1;
+        }
+        self.push(id, header.as_slice(), payload);
+    }
+
+    /// Appends bytes of this connection alone.
+    pub fn push(&mut self, id: u32, head: &[u8], body: &[u8]) {
+        let connection = &mut self.entries[id as usize];
+        if connection.doomed || connection.face == Face::Closing {
+            return;
+        }
+        let length = head.len() + body.len();
+        if !connection.has_room(length, &self.config) {
+            return self.doom(id, Disconnect::Slow);
+        }
+        connection.outbox.push_copy(head, body);
+        self.mark(id, length);
+    }
+
+    /// Appends a client-protocol message behind what waits for an earlier answer.
+    pub fn push_message(&mut self, id: u32, format: Format, message: &[u8], subscribe: bool) {
+        let kind = crate::hub::frame_kind(format);
+        let session = self.entries[id as usize].session.as_mut();
+        match session {
+            Some(session) if session.has_pending() => {
+                let header = ws::header(kind, message.len());
+                let frame = Bytes::from([header.as_slice(), message].concat());
+                session.pending().push(Slot::Ready { frame, subscribe });
+                self.release(id);
+            }
+            _ => self.push_frame(id, kind, message),
+        }
+    }
+
+    /// Moves to the outbox what waits for no answer any more.
+    pub fn release(&mut self, id: u32) {
+        let limit_bytes = self.config.client.outbox_limit_bytes;
+        while let Some(session) = &mut self.entries[id as usize].session {
+            if !session.has_pending() {
+                return;
+            }
+            let Some(frame) = session.pending().take() else {
+                session.drop_pending_if_empty();
+                if session.has_pending() && session.pending().bytes() > limit_bytes {
+                    self.doom(id, Disconnect::Slow);
+                }
+                return;
+            };
+            self.push_shared(id, &frame);
+        }
+    }
+
+    /// Decides the connection's end; what happens then happens at the turn's end.
+    pub fn doom(&mut self, id: u32, disconnect: Disconnect) {
+        let connection = &mut self.entries[id as usize];
+        if !connection.doomed && connection.face != Face::Closing {
+            connection.doomed = true;
+            self.doomed.push((id, disconnect));
+            rt::request_turn();
+        }
+    }
+
+    pub fn take_doomed(&mut self) -> Option<(u32, Disconnect)> {
+        self.doomed.pop()
+    }
+
+    /// Ends a WebSocket with a close frame, without the session, which the caller has ended.
+    /// `answered`: the peer's close frame has come, so this one is the last.
+    pub fn close(&mut self, id: u32, code: Option<u16>, reason: &str, answered: bool, now_ms: u64) {
+        let connection = &mut self.entries[id as usize];
+        assert!(connection.session.is_none(), "the session ends before its connection");
+        if connection.face == Face::Closing {
+            connection.shutdown |= answered;
+            return self.mark(id, 0);
+        }
+        connection.doomed = false;
+        if code == Some(Disconnect::Slow.code()) {
+            self.outbox_bytes -= connection.outbox.bytes();
+            connection.outbox.clear();
+            self.metrics.add(Counter::SlowCloses, 1);
+        }
+        connection.close_code = code.unwrap_or(1005);
+        let payload = code.map(|code| ws::close_payload(code, reason));
+        let payload = payload.as_ref().map_or(&[][..], |payload| payload.as_slice());
+        let header = ws::header(FrameKind::Close, payload.len());
+        connection.outbox.push_copy(header.as_slice(), payload);
+        self.mark(id, header.len() + payload.len());
+        self.linger(id, answered, now_ms);
+    }
+
+    /// Nothing more will be pushed: once the outbox is empty the peer may end the connection, and
+    /// must within [`LINGER_MS`]. `shutdown`: we say the end first.
+    pub fn linger(&mut self, id: u32, shutdown: bool, now_ms: u64) {
+        let connection = &mut self.entries[id as usize];
+        connection.face = Face::Closing;
+        connection.shutdown |= shutdown;
+        connection.deadline_ms = now_ms + LINGER_MS;
+        if let Some(waker) = connection.stalled.take() {
+            waker.wake();
+        }
+        self.mark(id, 0);
+        self.arm(id);
+    }
+
+    /// The reader must wait: `waker` is used when it may try again.
+    pub fn stall(&mut self, id: u32, waker: Waker) {
+        let connection = &mut self.entries[id as usize];
+        if connection.stalled.replace(waker).is_none() {
+            self.stalled.push(id);
+        }
+    }
+
+    /// Lets every stalled reader try again.
+    pub fn wake_stalled(&mut self) {
+        for id in self.stalled.drain(..) {
+            if let Some(connection) = self.entries.get_mut(id as usize)
+                && let Some(waker) = connection.stalled.take()
+            {
+                waker.wake();
+            }
+        }
+    }
+
+    /// Starts a send for each connection that has something to send and none in flight.
+    pub fn send_dirty(&mut self, now_ms: u64) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for id in dirty.drain(..) {
+            let Some(connection) = self.entries.get_mut(id as usize) else { continue };
+            connection.dirty = false;
+            if connection.sending_since_ms != 0 {
+                continue;
+            }
+            match connection.outbox.take() {
+                Some(outgoing) => {
+                    let length = outgoing.len();
+                    self.outbox_bytes -= length;
+                    self.totals.bytes_out += length as u64;
+                    self.in_flight += 1;
+                    connection.sending_since_ms = now_ms.max(1);
+                    connection.stream.send(id, outgoing);
+                }
+                None if connection.shutdown => connection.stream.shutdown(),
+                None => {}
+            }
+        }
+        self.dirty = dirty;
+    }
+
+    /// A send has ended; with an error the connection is gone.
+    pub fn sent(&mut self, id: u32, failed: bool) {
+        self.in_flight -= 1;
+        self.totals.sends += 1;
+        let connection = &mut self.entries[id as usize];
+        assert!(connection.sending_since_ms != 0, "each send ends once");
+        connection.sending_since_ms = 0;
+        if failed {
+            connection.stream.abort();
+            self.outbox_bytes -= connection.outbox.bytes();
+            connection.outbox.clear();
+        }
+        if !connection.outbox.is_empty() || connection.shutdown {
+            self.mark(id, 0);
+        }
+        self.remove_if_over(id);
+    }
+
+    /// The reader has ended: nothing more will come. `failed`: nothing can be sent either, else
+    /// what the outbox holds may still leave.
+    pub fn reader_ended(&mut self, id: u32, failed: bool, now_ms: u64) {
+        let connection = &mut self.entries[id as usize];
+        assert!(connection.session.is_none(), "the session ends before its connection");
+        connection.reader_ended = true;
+        if failed {
+            connection.stream.abort();
+            self.outbox_bytes -= connection.outbox.bytes();
+            connection.outbox.clear();
+        }
+        self.linger(id, true, now_ms);
+        self.remove_if_over(id);
+    }
+
+    fn remove_if_over(&mut self, id: u32) {
+        let connection = &self.entries[id as usize];
+        if connection.reader_ended
+            && connection.sending_since_ms == 0
+            && connection.outbox.is_empty()
+        {
+            self.metrics.closed(connection.close_code);
+            self.entries.remove(id as usize);
+        }
+    }
+}
+
+impl Connection {
+    /// The next deadline of the connection or of its session.
+    fn due_ms(&self) -> u64 {
+        let session_ms = self.session.as_ref().map_or(u64::MAX, Session::deadline_ms);
+        self.deadline_ms.min(session_ms)
+    }
+
+    /// Whether the outbox takes `length` bytes more; an empty one takes a message of any size.
+    #[inline]
+    fn has_room(&self, length: usize, config: &Config) -> bool {
+        let limit_bytes =
+            if self.echo { ECHO_OUTBOX_LIMIT_BYTES } else { config.client.outbox_limit_bytes };
+        self.outbox.is_empty() || self.outbox.bytes() + length <= limit_bytes
+    }
+}

@@ -1,0 +1,275 @@
+//! The HTTP/1.1 face: health, the demo page, and the upgrade to WebSocket.
+//!
+//! **Runs on: shard**, in the connection's reader. Invariants: a head is never scanned twice; a
+//! request that is ambiguous is answered 400 and the connection ends; at most one head is kept.
+
+use trine_proto::client::Format;
+use trine_proto::http1::{
+    BodyDecoder, BodyEvent, BodyLength, Error, HeadScanner, Request, ResponseBody, Upgrade,
+    upgrade, write_response_head,
+};
+use trine_proto::ws;
+
+use super::demo;
+use crate::config::Config;
+use crate::limits::BODY_DROPPED_BYTES;
+
+/// Where the client protocol is spoken.
+const CLIENT_PATH: &str = "/connection/websocket";
+/// Where the echo listener echoes.
+const ECHO_PATH: &str = "/echo";
+
+/// What is half-read of a connection's requests.
+#[derive(Default)]
+pub(super) struct Http {
+    scanner: HeadScanner,
+    /// The beginning of a head that is not complete.
+    head: Vec<u8>,
+    /// The body of the last request, which is dropped.
+    body: Option<BodyDecoder>,
+    body_bytes: u64,
+}
+
+/// What the connection does next.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Read on.
+    Read,
+    /// Speak WebSocket from byte `consumed` of the input on; `None`: echo.
+    Upgraded { consumed: usize, format: Option<Format> },
+    /// End the connection when the answer has left.
+    End,
+}
+
+/// What one input did.
+pub(super) struct Progress {
+    pub next: Next,
+    /// Requests with a complete head.
+    pub requests: u64,
+    /// The connection broke the rules.
+    pub refused: bool,
+}
+
+impl Http {
+    /// Whether a request has begun and is not complete.
+    pub fn is_begun(&self) -> bool {
+        !self.head.is_empty() || self.body.is_some()
+    }
+
+    /// Takes what arrived and appends the answers to `out`.
+    pub fn input(
+        &mut self,
+        mut input: &[u8],
+        config: &Config,
+        echo: bool,
+        out: &mut Vec<u8>,
+    ) -> Progress {
+        let mut progress = Progress { next: Next::Read, requests: 0, refused: false };
+        let whole = input.len();
+        loop {
+            match self.step(&mut input, config, echo, out, &mut progress) {
+                Ok(Some(Next::Read)) => {}
+                Ok(Some(Next::Upgraded { format, .. })) => {
+                    let consumed = whole - input.len();
+                    progress.next = Next::Upgraded { consumed, format };
+                    return progress;
+                }
+                Ok(Some(Next::End)) => {
+                    progress.next = Next::End;
+                    return progress;
+                }
+                Ok(None) => return progress,
+                Err(error) => {
+                    refuse(error, out);
+                    progress.next = Next::End;
+                    progress.refused = true;
+                    return progress;
+                }
+            }
+        }
+    }
+
+    /// One body or one head; `None`: more input is needed.
+    fn step(
+        &mut self,
+        input: &mut &[u8],
+        config: &Config,
+        echo: bool,
+        out: &mut Vec<u8>,
+        progress: &mut Progress,
+    ) -> Result<Option<Next>, Error> {
+        if let Some(body) = &mut self.body {
+            let (consumed, event) = body.decode(input)?;
+            *input = &input[consumed..];
+            match event {
+                Some(BodyEvent::Data(data)) => {
+                    self.body_bytes += data.len() as u64;
+                    let too_long = self.body_bytes > BODY_DROPPED_BYTES;
+                    return Ok(Some(if too_long { Next::End } else { Next::Read }));
+                }
+                Some(BodyEvent::Done) => self.body = None,
+                None => return Ok(None),
+            }
+            return Ok(Some(Next::Read));
+        }
+        if self.head.is_empty() && input.is_empty() {
+            return Ok(None);
+        }
+        let kept = self.head.len();
+        let next = if kept == 0 {
+            let Some(len) = self.scanner.scan(input)? else {
+                self.head.extend_from_slice(input);
+                return Ok(None);
+            };
+            let (head, rest) = input.split_at(len);
+            *input = rest;
+            self.request(head, config, echo, out)?
+        } else {
+            self.head.extend_from_slice(input);
+            let Some(len) = self.scanner.scan(&self.head)? else {
+                *input = &[];
+                return Ok(None);
+            };
+            *input = &input[len - kept..];
+            let head = std::mem::take(&mut self.head);
+            self.request(&head[..len], config, echo, out)?
+        };
+        progress.requests += 1;
+        Ok(Some(next))
+    }
+
+    fn request(
+        &mut self,
+        head: &[u8],
+        config: &Config,
+        echo: bool,
+        out: &mut Vec<u8>,
+    ) -> Result<Next, Error> {
+        let request = Request::parse(head)?;
+        let path = request.path();
+        let socket_path = if echo { ECHO_PATH } else { CLIENT_PATH };
+        if path == socket_path {
+            return match upgrade(&request)? {
+                Some(upgrade) => Ok(handshake(&request, &upgrade, config, echo, out)),
+                None => Ok(self.answer(
+                    &request,
+                    426,
+                    &[("Upgrade", "websocket")],
+                    "this is a WebSocket endpoint\n",
+                    out,
+                )),
+            };
+        }
+        if !matches!(request.method, "GET" | "HEAD") {
+            let headers = [("Allow", "GET, HEAD")];
+            return Ok(self.answer(&request, 405, &headers, "method not allowed\n", out));
+        }
+        if path == "/healthz" {
+            let headers = [("Content-Type", "text/plain"), ("Cache-Control", "no-store")];
+            return Ok(self.answer(&request, 200, &headers, "ok\n", out));
+        }
+        if config.demo
+            && !echo
+            && let Some(file) = demo::file(path)
+        {
+            return Ok(self.answer(&request, 200, &file.headers(), file.text, out));
+        }
+        Ok(self.answer(&request, 404, &[("Content-Type", "text/plain")], "not found\n", out))
+    }
+
+    /// Appends a whole answer; the request's body, if there is one, is dropped afterwards.
+    fn answer(
+        &mut self,
+        request: &Request<'_>,
+        status: u16,
+        headers: &[(&str, &str)],
+        text: &str,
+        out: &mut Vec<u8>,
+    ) -> Next {
+        // Who waits for 100 (Continue) may send the body or not, so what follows is ambiguous.
+        let keep_alive = request.keep_alive && !request.expect_continue;
+        let length = ResponseBody::Length(text.len() as u64);
+        write_response_head(out, status, headers, length, keep_alive);
+        if request.method != "HEAD" {
+            out.extend_from_slice(text.as_bytes());
+        }
+        if request.body != BodyLength::None {
+            self.body = Some(BodyDecoder::new(request.body));
+            self.body_bytes = 0;
+        }
+        if keep_alive { Next::Read } else { Next::End }
+    }
+}
+
+/// Answers a valid handshake: 101, or 403 for a page that may not connect.
+fn handshake(
+    request: &Request<'_>,
+    upgrade: &Upgrade<'_>,
+    config: &Config,
+    echo: bool,
+    out: &mut Vec<u8>,
+) -> Next {
+    if !may_connect(upgrade, config) {
+        let text = "this origin may not connect; client.allowed_origins lists those that may\n";
+        let length = ResponseBody::Length(text.len() as u64);
+        write_response_head(out, 403, &[("Content-Type", "text/plain")], length, false);
+        out.extend_from_slice(text.as_bytes());
+        return Next::End;
+    }
+    let Some(accept) = ws::accept_key(upgrade.key) else {
+        refuse(Error::Upgrade, out);
+        return Next::End;
+    };
+    let (format, protocol) = negotiate(request, upgrade);
+    let accept = std::str::from_utf8(&accept).unwrap_or_default();
+    let headers = [
+        ("Upgrade", "websocket"),
+        ("Connection", "Upgrade"),
+        ("Sec-WebSocket-Accept", accept),
+        ("Sec-WebSocket-Protocol", protocol.unwrap_or_default()),
+    ];
+    let count = if protocol.is_some() && !echo { 4 } else { 3 };
+    write_response_head(out, 101, &headers[..count], ResponseBody::None, true);
+    Next::Upgraded { consumed: 0, format: (!echo).then_some(format) }
+}
+
+/// RFC 6455 §10.2: no Origin (no browser), that of the same host, or one on the list.
+fn may_connect(upgrade: &Upgrade<'_>, config: &Config) -> bool {
+    let Some(origin) = upgrade.origin else { return true };
+    let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+    authority.is_some_and(|authority| authority.eq_ignore_ascii_case(upgrade.host))
+        || config.client.allowed_origins.iter().any(|allowed| allowed == origin)
+}
+
+/// The format by the subprotocol that is named first, else by the query (client protocol §1).
+fn negotiate(request: &Request<'_>, upgrade: &Upgrade<'_>) -> (Format, Option<&'static str>) {
+    for offered in upgrade.protocols() {
+        match offered {
+            "centrifuge-json" => return (Format::Json, Some("centrifuge-json")),
+            "centrifuge-protobuf" => return (Format::Protobuf, Some("centrifuge-protobuf")),
+            _ => {}
+        }
+    }
+    let mut pairs = request.query().unwrap_or_default().split('&');
+    let protobuf = pairs.any(|pair| matches!(pair, "format=protobuf" | "cf_protocol=protobuf"));
+    (if protobuf { Format::Protobuf } else { Format::Json }, None)
+}
+
+/// Answers a broken request; the connection ends after it.
+pub(super) fn refuse(error: Error, out: &mut Vec<u8>) {
+    let version = [("Content-Type", "text/plain"), ("Sec-WebSocket-Version", "13")];
+    let headers = if error == Error::UpgradeVersion { &version[..] } else { &version[..1] };
+    let text = error.reason();
+    let length = ResponseBody::Length(text.len() as u64 + 1);
+    write_response_head(out, error.status(), headers, length, false);
+    out.extend_from_slice(text.as_bytes());
+    out.push(b'\n');
+}
+
+/// The answer to a request that did not arrive in time (RFC 9110 §15.5.9).
+pub(super) fn write_timeout(out: &mut Vec<u8>) {
+    let text = "the request did not arrive in time\n";
+    let length = ResponseBody::Length(text.len() as u64);
+    write_response_head(out, 408, &[("Content-Type", "text/plain")], length, false);
+    out.extend_from_slice(text.as_bytes());
+}

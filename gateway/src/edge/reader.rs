@@ -1,0 +1,274 @@
+//! The task that reads one connection: HTTP first, WebSocket after the upgrade.
+//!
+//! **Runs on: shard.** Owns what is half-read. Holds a chunk only while its bytes are being taken,
+//! so an idle connection has no buffer. A command that can't be taken yet keeps its bytes here, and
+//! nothing more is read until it was taken: the peer's own sends are what then waits.
+
+use std::future::poll_fn;
+use std::task::Poll;
+
+use trine_core::metrics::Counter;
+use trine_core::rt::{self, Stream};
+use trine_proto::client::Format;
+use trine_proto::ws::{Decoder, Event, Limits};
+
+use super::Shared;
+use super::client::Taken;
+use super::connection::Face;
+use super::http::{Http, Next};
+use super::shard::Shard;
+use crate::limits::{ECHO_FRAGMENTS, ECHO_MESSAGE_LIMIT_BYTES, MAILBOX_WAIT_MS};
+use crate::scratch;
+
+/// What the bytes mean.
+enum Protocol {
+    Http(Box<Http>),
+    WebSocket {
+        decoder: Decoder,
+        /// `None`: echo.
+        format: Option<Format>,
+    },
+}
+
+/// What one input led to.
+enum Step {
+    /// Everything was taken.
+    Taken,
+    /// So many bytes were taken and the rest is of another protocol.
+    Switched(usize),
+    /// So many bytes were taken; then these commands must wait.
+    Stalled { consumed: usize, commands: Vec<u8>, full: bool },
+}
+
+/// Reads the connection until its end, then ends what it has on the shard.
+pub(super) async fn read(shard: Shared, id: u32, stream: Stream) {
+    let mut protocol = Protocol::Http(Box::default());
+    let failed = read_all(&shard, id, &stream, &mut protocol).await;
+    let now_ms = rt::now_ms();
+    let mut shard = shard.borrow_mut();
+    shard.end_session(id);
+    let connection = shard.clients.entry(id);
+    if connection.close_code == 0 && matches!(connection.face, Face::Client | Face::Echo) {
+        connection.close_code = 1006;
+    }
+    shard.clients.reader_ended(id, failed, now_ms);
+    shard.balance.remove(shard.index);
+}
+
+/// Returns whether the connection failed, rather than being ended by the peer.
+async fn read_all(shard: &Shared, id: u32, stream: &Stream, protocol: &mut Protocol) -> bool {
+    loop {
+        let mut chunk = match stream.recv().await {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) => return false,
+            Err(_) => return true,
+        };
+        {
+            let totals = &mut shard.borrow_mut().clients.totals;
+            totals.receives += 1;
+            totals.bytes_in += chunk.len() as u64;
+        }
+        let mut from = 0;
+        loop {
+            let step = protocol.input(&mut shard.borrow_mut(), id, &mut chunk[from..]);
+            match step {
+                Step::Taken => break,
+                Step::Switched(consumed) => from += consumed,
+                Step::Stalled { consumed, commands, full } => {
+                    from += consumed;
+                    resume(shard, id, commands, full).await;
+                }
+            }
+        }
+    }
+}
+
+/// Tries stalled commands until all are taken or the connection is ending.
+async fn resume(shard: &Shared, id: u32, mut commands: Vec<u8>, mut full: bool) {
+    let began_ms = rt::now_ms();
+    let mut since_ms = began_ms;
+    loop {
+        wait(shard, id).await;
+        let mut shard = shard.borrow_mut();
+        let now_ms = rt::now_ms();
+        let Some(session) = shard.clients.entry(id).session.as_mut() else { return };
+        let format = session.format();
+        let give_up = full && now_ms >= since_ms + MAILBOX_WAIT_MS;
+        let mut rest = &commands[..];
+        match shard.commands(id, format, &commands, give_up, &mut rest) {
+            Taken::All => {
+                if let Some(session) = shard.clients.entry(id).session.as_mut() {
+                    session.resume(now_ms - began_ms);
+                    shard.clients.arm(id);
+                }
+                return;
+            }
+            Taken::Stalled { full: still_full } => {
+                let taken = commands.len() - rest.len();
+                if taken > 0 {
+                    since_ms = now_ms;
+                    commands.drain(..taken);
+                }
+                full = still_full;
+            }
+        }
+    }
+}
+
+/// Waits until something happened that may let this connection's commands go on.
+async fn wait(shard: &Shared, id: u32) {
+    let mut waited = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut waited, true) {
+            return Poll::Ready(());
+        }
+        shard.borrow_mut().clients.stall(id, cx.waker().clone());
+        Poll::Pending
+    })
+    .await;
+}
+
+impl Protocol {
+    fn input(&mut self, shard: &mut Shard, id: u32, input: &mut [u8]) -> Step {
+        match self {
+            Protocol::Http(http) => match http_input(http, shard, id, input) {
+                None => Step::Taken,
+                Some((consumed, format)) => {
+                    *self = Protocol::WebSocket { decoder: Decoder::new(), format };
+                    Step::Switched(consumed)
+                }
+            },
+            Protocol::WebSocket { decoder, format: Some(format) } => {
+                socket_input(decoder, *format, shard, id, input)
+            }
+            Protocol::WebSocket { decoder, format: None } => {
+                echo_input(decoder, shard, id, input);
+                Step::Taken
+            }
+        }
+    }
+}
+
+/// Answers requests. After an upgrade, returns the bytes taken and the format.
+fn http_input(
+    http: &mut Http,
+    shard: &mut Shard,
+    id: u32,
+    input: &[u8],
+) -> Option<(usize, Option<Format>)> {
+    let Face::Http { begun } = shard.clients.entry(id).face else { return None };
+    let (config, now_ms) = (shard.config.clone(), rt::now_ms());
+    let echo = shard.clients.entry(id).echo;
+    let progress = scratch::with(|out| {
+        let progress = http.input(input, &config, echo, out);
+        shard.clients.push(id, out, &[]);
+        progress
+    });
+    let metrics = &shard.clients.metrics;
+    metrics.add(Counter::HttpRequests, progress.requests);
+    metrics.add(Counter::HttpErrors, progress.refused.into());
+    match progress.next {
+        Next::Read => {
+            let connection = shard.clients.entry(id);
+            connection.face = Face::Http { begun: http.is_begun() };
+            // A head that has begun keeps its deadline, however slowly it trickles in.
+            if progress.requests > 0 || !begun {
+                connection.deadline_ms = now_ms + config.client.head_timeout_ms;
+                shard.clients.arm(id);
+            }
+            None
+        }
+        Next::End => {
+            shard.clients.linger(id, true, now_ms);
+            None
+        }
+        Next::Upgraded { consumed, format } => {
+            match format {
+                Some(format) => shard.begin_session(id, format),
+                None => {
+                    let connection = shard.clients.entry(id);
+                    connection.face = Face::Echo;
+                    connection.deadline_ms = u64::MAX;
+                    shard.clients.metrics.add(Counter::Upgrades, 1);
+                }
+            }
+            Some((consumed, format))
+        }
+    }
+}
+
+fn socket_input(
+    decoder: &mut Decoder,
+    format: Format,
+    shard: &mut Shard,
+    id: u32,
+    input: &mut [u8],
+) -> Step {
+    let now_ms = rt::now_ms();
+    let limits =
+        Limits { message_bytes: shard.config.client.message_limit_bytes, ..Limits::default() };
+    let mut consumed = 0;
+    loop {
+        match decoder.next(&mut input[consumed..], &limits, now_ms) {
+            Ok((_, None)) => return Step::Taken,
+            Ok((count, Some(Event::Message { payload, .. }))) => {
+                consumed += count;
+                if shard.clients.entry(id).face != Face::Client {
+                    continue;
+                }
+                shard.clients.totals.messages_in += 1;
+                let mut rest = payload;
+                let taken = shard.commands(id, format, payload, false, &mut rest);
+                if let Taken::Stalled { full } = taken {
+                    return Step::Stalled { consumed, commands: rest.to_vec(), full };
+                }
+            }
+            Ok((count, Some(event))) => {
+                consumed += count;
+                control(shard, id, event);
+            }
+            Err(error) => {
+                shard.close_socket(id, Some(error.close_code()), error.reason(), true);
+                return Step::Taken;
+            }
+        }
+    }
+}
+
+fn echo_input(decoder: &mut Decoder, shard: &mut Shard, id: u32, input: &mut [u8]) {
+    let limits = Limits {
+        message_bytes: ECHO_MESSAGE_LIMIT_BYTES,
+        fragments: ECHO_FRAGMENTS,
+        ..Limits::default()
+    };
+    let mut consumed = 0;
+    loop {
+        match decoder.next(&mut input[consumed..], &limits, rt::now_ms()) {
+            Ok((_, None)) => return,
+            Ok((count, Some(Event::Message { kind, payload }))) => {
+                consumed += count;
+                shard.clients.totals.messages_in += 1;
+                shard.clients.push_frame(id, kind.into(), payload);
+            }
+            Ok((count, Some(event))) => {
+                consumed += count;
+                control(shard, id, event);
+            }
+            Err(error) => {
+                shard.close_socket(id, Some(error.close_code()), error.reason(), true);
+                return;
+            }
+        }
+    }
+}
+
+/// Control frames (RFC 6455 §5.5).
+fn control(shard: &mut Shard, id: u32, event: Event<'_>) {
+    match event {
+        Event::Ping(payload) => {
+            shard.clients.push_frame(id, trine_proto::ws::FrameKind::Pong, payload);
+        }
+        Event::Close { code, .. } => shard.close_socket(id, code, "", true),
+        Event::Pong(_) | Event::Message { .. } => {}
+    }
+}

@@ -1,0 +1,364 @@
+//! A shard's state and its turn: what arrived from other shards, then what leaves.
+//!
+//! **Runs on: shard.** Tasks borrow it between two awaits, never across one. Invariants: every
+//! output of a turn leaves at its end, in one submission; other shards get their messages and one
+//! wake at the same point; nothing in a turn waits.
+
+use std::rc::Rc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rand::rngs::StdRng;
+use rand::{RngCore, SeedableRng};
+use trine_core::metrics::{Counter, Gauge, Histogram, Writer};
+use trine_core::rt::{self, Stream, Turn, WakeHandle};
+use trine_core::shard::{Balance, Mailboxes};
+use trine_proto::client::{Disconnect, Format};
+
+use super::connection::{Connections, Face};
+use crate::broker::Broker;
+use crate::config::Config;
+use crate::data::Peers;
+use crate::hub::{Hub, Ticket, ToShard};
+use crate::limits::{
+    DRAIN_MS, GAUGES_INTERVAL_MS, MAILBOX_TURN, STALL_MS, SWEEP_CONNECTIONS, SWEEP_INTERVAL_MS,
+};
+use crate::session::{Session, Tick};
+
+/// A subscription that the hub made and the client's wish forbids.
+pub(super) struct Undo {
+    pub client: u32,
+    pub channel: u32,
+}
+
+/// Everything of one shard.
+pub(super) struct Shard {
+    pub index: usize,
+    pub config: Rc<Config>,
+    pub hub: Hub<Mailboxes<ToShard>>,
+    pub clients: Connections,
+    pub balance: Balance,
+    /// Connections that other shards gave us, to be started by a task.
+    pub arrived: Vec<Stream>,
+    /// Set once the shard is asked to stop; the time when it stops at the latest.
+    pub draining_until_ms: Option<u64>,
+    wake: WakeHandle,
+    /// A stalled command may go on: room was made, or time has passed.
+    news: bool,
+    random: u64,
+    ids: StdRng,
+    fired: Vec<u32>,
+    next_sweep_ms: u64,
+    next_gauges_ms: u64,
+    /// Start of the second over which the utilisation is measured, and the CPU time then.
+    measured_ns: (u64, u64),
+    mailbox_totals: (u64, u64, u64),
+}
+
+impl Shard {
+    pub fn new(index: usize, config: Rc<Config>, metrics: Writer, peers: Peers) -> Self {
+        let now_ms = rt::now_ms();
+        let mut ids = StdRng::from_os_rng();
+        let share_bytes = config.broker.history_limit_bytes / peers.mailboxes.shards();
+        let broker = Broker::new(share_bytes, StdRng::from_os_rng());
+        let wake = peers.mailboxes.wake_handle();
+        Self {
+            index,
+            hub: Hub::new(index, peers.ownership, config.clone(), broker, peers.mailboxes),
+            clients: Connections::new(config.clone(), metrics, now_ms),
+            config,
+            balance: peers.balance,
+            arrived: Vec::new(),
+            draining_until_ms: None,
+            wake,
+            news: false,
+            random: ids.next_u64(),
+            ids,
+            fired: Vec::new(),
+            next_sweep_ms: 0,
+            next_gauges_ms: 0,
+            measured_ns: (rt::clock_ns(), thread_cpu_ns()),
+            mailbox_totals: (0, 0, 0),
+        }
+    }
+
+    /// A cheap random number, to spread things in time.
+    pub fn random(&mut self) -> u64 {
+        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        self.random >> 33
+    }
+
+    /// The connection speaks the client protocol from now on.
+    pub fn begin_session(&mut self, id: u32, format: Format) {
+        let mut bytes = [0; 16];
+        self.ids.fill_bytes(&mut bytes);
+        let client = uuid::Builder::from_random_bytes(bytes).into_uuid();
+        let session = Session::new(client, format, &self.config, rt::now_ms());
+        let connection = self.clients.entry(id);
+        connection.session = Some(session);
+        connection.face = Face::Client;
+        connection.deadline_ms = u64::MAX;
+        self.clients.arm(id);
+        self.clients.metrics.add(Counter::Upgrades, 1);
+    }
+
+    /// Ends a client for a reason of the client protocol.
+    pub fn close(&mut self, id: u32, disconnect: Disconnect) {
+        self.close_socket(id, Some(disconnect.code()), disconnect.reason(), false);
+    }
+
+    /// Ends a WebSocket with a close frame; `answered`: it answers the peer's.
+    pub fn close_socket(&mut self, id: u32, code: Option<u16>, reason: &str, answered: bool) {
+        self.end_session(id);
+        self.clients.close(id, code, reason, answered, rt::now_ms());
+    }
+
+    /// Ends what the connection has of the client protocol: its subscriptions end at once, what it
+    /// waits for is forgotten.
+    pub fn end_session(&mut self, id: u32) {
+        let Some(mut session) = self.clients.entry(id).session.take() else { return };
+        if session.is_connected() {
+            self.clients.sessions -= 1;
+        }
+        for channel in session.take_subscriptions() {
+            self.hub.unsubscribe(&mut self.clients, channel, id, || session.to_info());
+        }
+        if session.has_pending() {
+            let client = session.id();
+            for place in session.pending().places() {
+                self.hub.forget(Ticket { client: id, place, id: client });
+            }
+        }
+    }
+
+    pub fn undo(&mut self, Undo { client, channel }: Undo) {
+        let Some(session) = self.clients.get(client).and_then(|entry| entry.session.as_ref())
+        else {
+            return;
+        };
+        let who = session.to_info();
+        self.hub.unsubscribe(&mut self.clients, channel, client, || who);
+    }
+
+    /// The end of a turn. Ends the thread's runtime when the shard is drained.
+    pub fn turn(&mut self, turn: &mut Turn) {
+        let began_ns = rt::now_ns();
+        let now_ms = began_ns / 1_000_000;
+        while let Some(sent) = turn.next_sent() {
+            self.clients.sent(sent.token, sent.result.is_err());
+        }
+        let mut room = MAILBOX_TURN;
+        loop {
+            self.receive(&mut room, now_ms);
+            while let Some((id, disconnect)) = self.clients.take_doomed() {
+                if self.clients.entry(id).face == Face::Echo {
+                    self.clients.close(id, Some(1008), "too slow", false, now_ms);
+                } else {
+                    self.close(id, disconnect);
+                }
+            }
+            self.clients.send_dirty(now_ms);
+            self.hub.post().flush();
+            if self.hub.post().prepare_to_park() {
+                break;
+            }
+            self.news = true;
+            if room == 0 {
+                // Clients come first now; the wake brings the shard back here at once.
+                self.wake.wake();
+                break;
+            }
+        }
+        // Only what happened can let a stalled command go on, or time (see `tick`).
+        if std::mem::take(&mut self.news) || room < MAILBOX_TURN {
+            self.clients.wake_stalled();
+        }
+        self.count(began_ns);
+        if let Some(until_ms) = self.draining_until_ms
+            && (self.clients.len() == 0 || now_ms >= until_ms)
+        {
+            self.gauges();
+            rt::stop();
+        }
+    }
+
+    /// Takes up to `room` messages of other shards.
+    fn receive(&mut self, room: &mut usize, now_ms: u64) {
+        while *room > 0 {
+            let Some((from, message)) = self.hub.post().receive() else { return };
+            *room -= 1;
+            if let ToShard::Connection(socket) = message {
+                match Stream::from_fd(socket) {
+                    Ok(stream) => self.arrived.push(stream),
+                    Err(_) => self.balance.remove(self.index),
+                }
+                continue;
+            }
+            self.hub.receive(&mut self.clients, from, message, now_ms);
+            while let Some(undo) = self.clients.undo.pop() {
+                self.undo(undo);
+            }
+        }
+    }
+
+    /// Puts the turn's totals on the metric page.
+    fn count(&mut self, began_ns: u64) {
+        let totals = std::mem::take(&mut self.clients.totals);
+        let hub = self.hub.take_totals();
+        let metrics = &self.clients.metrics;
+        let turn_ns = rt::clock_ns().saturating_sub(began_ns);
+        for (counter, count) in [
+            (Counter::Turns, 1),
+            (Counter::MessagesIn, totals.messages_in),
+            (Counter::MessagesOut, totals.messages_out),
+            (Counter::BytesIn, totals.bytes_in),
+            (Counter::BytesOut, totals.bytes_out),
+            (Counter::Receives, totals.receives),
+            (Counter::Sends, totals.sends),
+            (Counter::Commands, totals.commands),
+            (Counter::CommandErrors, totals.command_errors),
+            (Counter::Publications, hub.publications),
+            (Counter::Deliveries, hub.deliveries),
+            (Counter::EncodesJson, hub.encodes[0]),
+            (Counter::EncodesProtobuf, hub.encodes[1]),
+            (Counter::HoledChannels, hub.holed),
+        ] {
+            if count > 0 {
+                metrics.add(counter, count);
+            }
+        }
+        metrics.record(Histogram::TurnTime, turn_ns);
+        // A reply leaves at the turn's end, so that is how long its command took.
+        for _ in 0..totals.commands {
+            metrics.record(Histogram::CommandDuration, turn_ns);
+        }
+        if turn_ns > STALL_MS * 1_000_000 {
+            metrics.add(Counter::Stalls, 1);
+            tracing::warn!(shard = self.index, turn_ms = turn_ns / 1_000_000, "a turn took long");
+        }
+    }
+
+    /// What is due by the clock; called once in each slot of the wheel.
+    pub fn tick(&mut self, now_ms: u64) {
+        let mut fired = std::mem::take(&mut self.fired);
+        self.clients.fired(now_ms, &mut fired);
+        for id in fired.drain(..) {
+            self.due(id, now_ms);
+        }
+        if now_ms >= self.next_sweep_ms {
+            self.next_sweep_ms = now_ms + SWEEP_INTERVAL_MS;
+            let timeout_ms = self.config.client.write_timeout_ms;
+            self.clients.stuck(SWEEP_CONNECTIONS, timeout_ms, now_ms, &mut fired);
+            for id in fired.drain(..) {
+                self.end_session(id);
+                let connection = self.clients.entry(id);
+                connection.close_code = Disconnect::WriteError.code();
+                connection.stream.abort();
+            }
+            self.hub.sweep(now_ms);
+        }
+        self.fired = fired;
+        if now_ms >= self.next_gauges_ms {
+            self.next_gauges_ms = now_ms + GAUGES_INTERVAL_MS;
+            self.gauges();
+        }
+        self.news = true;
+        rt::request_turn();
+    }
+
+    fn due(&mut self, id: u32, now_ms: u64) {
+        let connection = self.clients.entry(id);
+        if now_ms >= connection.deadline_ms {
+            match connection.face {
+                Face::Http { begun } => {
+                    connection.deadline_ms = u64::MAX;
+                    if begun {
+                        let mut answer = Vec::new();
+                        super::http::write_timeout(&mut answer);
+                        self.clients.push(id, &answer, &[]);
+                        self.clients.metrics.add(Counter::HttpErrors, 1);
+                    }
+                    self.clients.linger(id, true, now_ms);
+                }
+                _ => {
+                    connection.deadline_ms = u64::MAX;
+                    connection.stream.abort();
+                }
+            }
+            return self.clients.arm(id);
+        }
+        let Some(session) = connection.session.as_mut() else { return self.clients.arm(id) };
+        let format = session.format();
+        match session.tick(&self.config, now_ms) {
+            Tick::Nothing => {}
+            Tick::Ping => {
+                self.clients.push_frame(id, crate::hub::frame_kind(format), format.ping());
+            }
+            Tick::Close(disconnect) => self.close(id, disconnect),
+        }
+        self.clients.arm(id);
+    }
+
+    fn gauges(&mut self) {
+        let (channels, subscriptions, _) = self.hub.sizes();
+        let (history_bytes, history_items, presence, known) = self.hub.broker().sizes();
+        let trimmed = self.hub.broker().take_totals().trimmed;
+        let depth = self.hub.post().depth();
+        let (sent, received, refused) = self.hub.post().totals();
+        let (sent_before, received_before, refused_before) = self.mailbox_totals;
+        self.mailbox_totals = (sent, received, refused);
+        let metrics = &self.clients.metrics;
+        metrics.add(Counter::HistoryTrimmed, trimmed);
+        metrics.add(Counter::MailboxSent, sent - sent_before);
+        metrics.add(Counter::MailboxReceived, received - received_before);
+        metrics.add(Counter::MailboxFull, refused - refused_before);
+        for (gauge, value) in [
+            (Gauge::Connections, self.clients.len()),
+            (Gauge::Sessions, self.clients.sessions),
+            (Gauge::Subscriptions, subscriptions),
+            (Gauge::Channels, channels.max(known)),
+            (Gauge::PresenceEntries, presence),
+            (Gauge::OutboxBytes, self.clients.outbox_bytes()),
+            (Gauge::MailboxDepth, depth),
+            (Gauge::HistoryItems, history_items),
+            (Gauge::HistoryBytes, history_bytes),
+        ] {
+            metrics.set(gauge, value as u64);
+        }
+        let (wall_ns, cpu_ns) = (rt::clock_ns(), thread_cpu_ns());
+        let (wall_before, cpu_before) = self.measured_ns;
+        let elapsed_ns = wall_ns.saturating_sub(wall_before);
+        if elapsed_ns >= 1_000_000_000 {
+            let used_ns = cpu_ns.saturating_sub(cpu_before);
+            metrics.set(Gauge::UtilisationPpm, used_ns * 1_000_000 / elapsed_ns);
+            self.measured_ns = (wall_ns, cpu_ns);
+        }
+    }
+
+    /// Closes every client with 3001; the shard stops when they are gone, or soon after.
+    pub fn drain(&mut self, now_ms: u64) {
+        if self.draining_until_ms.is_some() {
+            return;
+        }
+        self.draining_until_ms = Some(now_ms + DRAIN_MS);
+        for id in self.clients.ids() {
+            match self.clients.entry(id).face {
+                Face::Client => self.close(id, Disconnect::Shutdown),
+                Face::Echo => self.close_socket(id, Some(1001), "shutdown", false),
+                Face::Http { .. } => self.clients.linger(id, true, now_ms),
+                Face::Closing => {}
+            }
+        }
+        rt::request_turn();
+    }
+}
+
+/// Milliseconds since 1970.
+pub(super) fn wall_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since.as_millis() as u64
+}
+
+fn thread_cpu_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
