@@ -3,12 +3,13 @@
 //! **Runs on: shard**, the owner's. Sans-IO. Invariants: offsets are 1, 2, 3 … without a gap; the
 //! kept publications are the newest ones; a recovery is whole or refused.
 
-use super::{Info, InfoRef};
+use super::InfoRef;
 use crate::config::Namespace;
 use crate::limits::{HISTORY_PUBLICATIONS, PUBLICATION_OVERHEAD_BYTES};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::fmt;
+use uuid::Uuid;
 
 /// Names one life of a stream; random, so that it never repeats.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,15 +79,50 @@ impl Since {
     }
 }
 
-/// A publication that history keeps, in memory of its own.
+/// A publication in memory of its own: one block with the payload and what its publisher is known
+/// by, so that keeping it costs one allocation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
-    /// Its offset in the stream.
+    /// Its offset in the stream; 0 without history.
     pub offset: u64,
-    /// The payload.
-    pub data: Bytes,
+    /// Payload, user, connection information.
+    block: Bytes,
+    data_bytes: u32,
+    user_bytes: u32,
     /// The publisher, if it was a client.
-    pub info: Option<Box<Info>>,
+    client: Option<Uuid>,
+}
+
+impl Stored {
+    /// Copies a publication.
+    pub fn new(offset: u64, data: &[u8], info: Option<InfoRef<'_>>) -> Self {
+        let (user, conn_info) = info.map_or(("", &b""[..]), |info| (info.user, info.conn_info));
+        let mut block = Vec::with_capacity(data.len() + user.len() + conn_info.len());
+        block.extend_from_slice(data);
+        block.extend_from_slice(user.as_bytes());
+        block.extend_from_slice(conn_info);
+        Self {
+            offset,
+            block: block.into(),
+            data_bytes: data.len() as u32,
+            user_bytes: user.len() as u32,
+            client: info.map(|info| info.client),
+        }
+    }
+
+    /// The payload.
+    pub fn data(&self) -> &[u8] {
+        &self.block[..self.data_bytes as usize]
+    }
+
+    /// The publisher, if it was a client.
+    pub fn info(&self) -> Option<InfoRef<'_>> {
+        let client = self.client?;
+        let (user, conn_info) =
+            self.block[self.data_bytes as usize..].split_at(self.user_bytes as usize);
+        let user = std::str::from_utf8(user).expect("it was a `str` when it was copied");
+        Some(InfoRef { client, user, conn_info })
+    }
 }
 
 /// Which part of the history is asked for.
@@ -155,8 +191,7 @@ impl Stream {
     ) -> u64 {
         self.offset += 1;
         self.touched_ms = now_ms;
-        let info = info.map(|info| Box::new(info.to_owned()));
-        let stored = Stored { offset: self.offset, data: Bytes::copy_from_slice(data), info };
+        let stored = Stored::new(self.offset, data, info);
         self.bytes += stored_bytes(&stored);
         self.items.push_back((age, stored));
         while self.items.len() > namespace.history_size {
@@ -227,6 +262,5 @@ impl Stream {
 }
 
 fn stored_bytes(stored: &Stored) -> usize {
-    let info = stored.info.as_ref().map_or(0, |info| info.user.len() + info.conn_info.len());
-    PUBLICATION_OVERHEAD_BYTES + stored.data.len() + info
+    PUBLICATION_OVERHEAD_BYTES + stored.block.len()
 }

@@ -449,17 +449,17 @@ fn write_answer(format: Format, number: u32, answer: &Answer, out: &mut Vec<u8>)
 }
 
 fn with_publications(stored: &[Stored], with: impl FnOnce(&[Publication<'_>])) {
-    let id = |stored: &Stored| stored.info.as_ref().map(|info| info.client.to_string());
+    let id = |stored: &Stored| stored.info().map(|info| info.client.to_string());
     let ids: Vec<Option<String>> = stored.iter().map(id).collect();
     let publications: SmallVec<[Publication<'_>; 4]> = stored
         .iter()
         .zip(&ids)
         .map(|(stored, id)| Publication {
-            data: &stored.data,
-            info: stored.info.as_deref().zip(id.as_deref()).map(|(info, id)| ClientInfo {
-                user: &info.user,
+            data: stored.data(),
+            info: stored.info().zip(id.as_deref()).map(|(info, id)| ClientInfo {
+                user: info.user,
                 client: id,
-                conn_info: &info.conn_info,
+                conn_info: info.conn_info,
                 chan_info: b"",
             }),
             offset: stored.offset,

@@ -355,9 +355,9 @@ impl<P: Post> Hub<P> {
             }
             ToShard::Answer { request, answer } => self.answered(clients, request, answer),
             ToShard::Publication { channel, publication } => {
-                let Stored { offset, data, info } = &*publication;
-                let info = info.as_deref().map(Info::as_ref);
-                self.deliver(clients, &channel, Event::Publication { offset: *offset, data, info });
+                let (offset, data, info) =
+                    (publication.offset, publication.data(), publication.info());
+                self.deliver(clients, &channel, Event::Publication { offset, data, info });
             }
             ToShard::Membership { channel, joined, info } => {
                 let event = if joined { Event::Join } else { Event::Leave };
@@ -453,11 +453,7 @@ impl<P: Post> Hub<P> {
         let (offset, shards) = self.broker.publish(name, (settings, namespace), data, info, now_ms);
         self.copy_to(shards, name, || ToShard::Publication {
             channel: name.into(),
-            publication: Box::new(Stored {
-                offset,
-                data: Bytes::copy_from_slice(data),
-                info: info.map(|info| Box::new(info.to_owned())),
-            }),
+            publication: Box::new(Stored::new(offset, data, info)),
         });
         self.deliver(clients, name, Event::Publication { offset, data, info });
     }
