@@ -3,6 +3,14 @@
 //! **Runs on: any.** Control reads the file and hands the result to the data process. Nothing here
 //! does I/O; `trine check` and `trine run` share [`parse`].
 
+mod file;
+mod schema;
+#[cfg(test)]
+mod tests;
+
+pub use file::{Problems, next_port, parse};
+pub use schema::default_file;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 

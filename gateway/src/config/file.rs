@@ -1,0 +1,386 @@
+//! Reads `trine.toml`: strictly, and with all that is wrong said at once.
+//!
+//! **Runs on: control.** No I/O: text in, configuration or problems out. No input makes it panic.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::schema::{KEYS, Key, Kind, NAMESPACE_KEYS, Value};
+use super::{Config, Namespace};
+use crate::limits::SHARDS_MAX;
+
+/// Everything that is wrong with a file; shown with line, caret and what would be allowed.
+#[derive(Debug)]
+pub struct Problems {
+    origin: String,
+    text: String,
+    found: Vec<Problem>,
+}
+
+#[derive(Debug)]
+struct Problem {
+    span: Range<usize>,
+    title: String,
+    /// Beside the caret: what would be right.
+    label: String,
+}
+
+impl Problems {
+    /// How many there are; at least one.
+    pub fn count(&self) -> usize {
+        self.found.len()
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let renderer = Renderer::plain();
+        for Problem { span, title, label } in &self.found {
+            let snippet = Snippet::source(&self.text)
+                .path(&self.origin)
+                .annotation(AnnotationKind::Primary.span(span.clone()).label(label));
+            let group = Level::ERROR.primary_title(title).element(snippet);
+            writeln!(f, "{}\n", renderer.render(&[group]))?;
+        }
+        let plural = if self.found.len() == 1 { "" } else { "s" };
+        write!(f, "{}: {} error{plural}", self.origin, self.found.len())
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// Reads the text of a file. `origin` is its name, for the messages.
+///
+/// # Errors
+/// Everything that is wrong, in the order of the file.
+pub fn parse(origin: &str, text: &str) -> Result<Config, Problems> {
+    let mut reader = Reader { found: Vec::new(), spans: Vec::new() };
+    let (root, errors) = DeTable::parse_recoverable(text);
+    for error in errors {
+        let span = error.span().unwrap_or(0..0);
+        reader.problem(span, "this is not TOML", error.message());
+    }
+    let config = reader.config(root.get_ref());
+    let Reader { mut found, .. } = reader;
+    if found.is_empty() {
+        return Ok(config);
+    }
+    for problem in &mut found {
+        problem.span = within(text, &problem.span);
+    }
+    found.sort_by_key(|problem| problem.span.start);
+    Err(Problems { origin: origin.to_owned(), text: text.to_owned(), found })
+}
+
+/// A span that lies in the text and on its character boundaries.
+fn within(text: &str, span: &Range<usize>) -> Range<usize> {
+    let start = text.floor_char_boundary(span.start);
+    let end = text.ceil_char_boundary(span.end.max(start));
+    start..end
+}
+
+struct Reader {
+    found: Vec<Problem>,
+    /// Where the keys that were read stand, for the checks of several together.
+    spans: Vec<(String, Range<usize>)>,
+}
+
+impl Reader {
+    fn problem(&mut self, span: Range<usize>, title: impl Into<String>, label: impl Into<String>) {
+        self.found.push(Problem { span, title: title.into(), label: label.into() });
+    }
+
+    fn config(&mut self, root: &DeTable<'_>) -> Config {
+        let mut config = Config::with_file_defaults();
+        self.section("", root, KEYS, &mut config, |reader, config, name, value| {
+            match (name, value.get_ref()) {
+                ("namespace", DeValue::Array(entries)) => {
+                    for entry in entries.iter() {
+                        reader.namespace(entry, config);
+                    }
+                }
+                ("namespace", _) => {
+                    reader.problem(value.span(), "`namespace` is a list", "write [[namespace]]");
+                }
+                ("channel", DeValue::Table(table)) => {
+                    let mut namespace = Namespace::closed(String::new());
+                    let keys = NAMESPACE_KEYS.get(1..).unwrap_or_default();
+                    reader.section("channel", table, keys, &mut namespace, |_, _, _, _| false);
+                    config.namespaces[0] = namespace;
+                }
+                (section, DeValue::Table(table)) if is_section(section) => {
+                    reader.section(section, table, KEYS, config, |_, _, _, _| false);
+                }
+                (section, _) if is_section(section) || section == "channel" => {
+                    let label = format!("write [{section}]");
+                    reader.problem(value.span(), format!("`{section}` is a section"), label);
+                }
+                _ => return false,
+            }
+            true
+        });
+        if self.span("listen.client").is_some() && self.span("listen.admin").is_none() {
+            config.listen.admin = next_port(config.listen.client);
+        }
+        self.check(&config);
+        config
+    }
+
+    fn namespace(&mut self, entry: &Spanned<DeValue<'_>>, config: &mut Config) {
+        let DeValue::Table(table) = entry.get_ref() else {
+            return self.problem(entry.span(), "a namespace is a table", "write [[namespace]]");
+        };
+        let mut namespace = Namespace::closed(String::new());
+        let place = format!("namespace[{}]", config.namespaces.len() - 1);
+        self.section(&place, table, NAMESPACE_KEYS, &mut namespace, |_, _, _, _| false);
+        match self.span(&format!("{place}.name")) {
+            None => self.problem(entry.span(), "this namespace has no name", "add name = \"…\""),
+            Some(span) if config.namespaces.iter().any(|known| known.name == namespace.name) => {
+                let title = format!("namespace `{}` is there already", namespace.name);
+                self.problem(span, title, "names are used once");
+            }
+            Some(_) => {}
+        }
+        config.namespaces.push(namespace);
+    }
+
+    /// Reads one table. `other` takes what is no key of it, or says no.
+    fn section<T>(
+        &mut self,
+        section: &str,
+        table: &DeTable<'_>,
+        keys: &[Key<T>],
+        target: &mut T,
+        mut other: impl FnMut(&mut Self, &mut T, &str, &Spanned<DeValue<'_>>) -> bool,
+    ) {
+        let plain = if keys.iter().any(|key| key.section == section) { section } else { "" };
+        for (name, value) in table.iter() {
+            let found = keys.iter().find(|key| key.section == plain && key.name == *name.get_ref());
+            let Some(key) = found else {
+                if !other(self, target, name.get_ref(), value) {
+                    let known = keys.iter().filter(|key| key.section == plain);
+                    let mut known: Vec<&str> = known.map(|key| key.name).collect();
+                    if section.is_empty() {
+                        known.extend(SECTIONS);
+                    }
+                    let place = if section.is_empty() { "file" } else { "section" };
+                    let title = format!("this {place} has no key `{}`", name.get_ref());
+                    self.problem(name.span(), title, suggestion(name.get_ref(), &known));
+                }
+                continue;
+            };
+            let full = if section.is_empty() {
+                key.name.to_owned()
+            } else {
+                format!("{section}.{}", key.name)
+            };
+            match read(key.kind, value.get_ref()) {
+                Ok(read) => {
+                    (key.set)(target, &read);
+                    self.spans.push((full, value.span()));
+                }
+                Err(label) => {
+                    self.spans.push((full.clone(), value.span()));
+                    self.problem(value.span(), format!("`{full}` can't be this"), label);
+                }
+            }
+        }
+    }
+
+    fn span(&self, key: &str) -> Option<Range<usize>> {
+        self.spans.iter().find(|(name, _)| name == key).map(|(_, span)| span.clone())
+    }
+
+    /// What several keys must agree on. Said at the first of `keys` that the file has.
+    fn check(&mut self, config: &Config) {
+        let client = &config.client;
+        let (ping, pong) = (client.ping_interval_ms, client.pong_timeout_ms);
+        self.rule(
+            ping == 0 || pong < ping,
+            &["client.pong_timeout_ms", "client.ping_interval_ms"],
+            "a pong must be due before the next ping",
+            &format!("pong_timeout_ms is {pong}, ping_interval_ms {ping}"),
+        );
+        if let (Some(count), Some(cpus)) = (config.shards.count, &config.shards.cpus) {
+            self.rule(
+                count <= cpus.len(),
+                &["shards.count", "shards.cpus"],
+                "there are more shards than CPUs for them",
+                &format!("count is {count}, cpus names {}", cpus.len()),
+            );
+        }
+        let listen = &config.listen;
+        let equal = |one: SocketAddr, other: SocketAddr| one == other && one.port() != 0;
+        self.rule(
+            !equal(listen.client, listen.admin),
+            &["listen.admin", "listen.client"],
+            "two listeners have the same address",
+            "listen.client and listen.admin",
+        );
+        let echo_apart = listen
+            .echo
+            .is_none_or(|echo| !equal(echo, listen.client) && !equal(echo, listen.admin));
+        self.rule(
+            echo_apart,
+            &["listen.echo"],
+            "two listeners have the same address",
+            "listen.echo needs one of its own",
+        );
+        for (index, namespace) in config.namespaces.iter().enumerate() {
+            let place = match index {
+                0 => "channel".to_owned(),
+                _ => format!("namespace[{}]", index - 1),
+            };
+            self.check_namespace(config, namespace, &place);
+        }
+    }
+
+    fn check_namespace(&mut self, config: &Config, namespace: &Namespace, place: &str) {
+        for (name, wanted) in [
+            ("recovery", namespace.recovery),
+            ("force_recovery", namespace.force_recovery),
+            ("positioning", namespace.positioning),
+            ("force_positioning", namespace.force_positioning),
+        ] {
+            self.rule(
+                !wanted || namespace.has_history(),
+                &[&format!("{place}.{name}")],
+                &format!("`{name}` needs history"),
+                "set history_size and history_ttl_ms above 0",
+            );
+        }
+        let limit = config.client.message_limit_bytes;
+        let key = format!("{place}.message_limit_bytes");
+        self.rule(
+            namespace.message_limit_bytes <= limit || self.span(&key).is_none(),
+            &[&key],
+            "no client can send a message as long as this payload",
+            &format!("at most client.message_limit_bytes, which is {limit}"),
+        );
+    }
+
+    fn rule(&mut self, holds: bool, keys: &[&str], title: &str, label: &str) {
+        if !holds {
+            let span = keys.iter().find_map(|key| self.span(key)).unwrap_or(0..0);
+            self.problem(span, title, label);
+        }
+    }
+}
+
+const SECTIONS: [&str; 7] = ["listen", "shards", "client", "broker", "log", "channel", "namespace"];
+
+fn is_section(name: &str) -> bool {
+    !name.is_empty() && KEYS.iter().any(|key| key.section == name)
+}
+
+/// The address with the next port; port 0, which means any, stays.
+pub fn next_port(address: SocketAddr) -> SocketAddr {
+    let port = if address.port() == 0 { 0 } else { address.port().wrapping_add(1).max(1) };
+    SocketAddr::new(address.ip(), port)
+}
+
+/// Reads a value of a kind. The error says what would be right.
+fn read(kind: Kind, value: &DeValue<'_>) -> Result<Value, String> {
+    let is = value.type_str();
+    match (kind, value) {
+        (Kind::Bool, DeValue::Boolean(flag)) => Ok(Value::Bool(*flag)),
+        (Kind::Bool, _) => Err(format!("true or false, not {is}")),
+        (Kind::Integer(min, max), value) => match integer(value) {
+            Some(integer) if (min..=max).contains(&integer) => Ok(Value::Integer(integer)),
+            _ => Err(format!("a whole number from {min} to {max}")),
+        },
+        (Kind::Text, DeValue::String(text)) if !text.is_empty() => {
+            Ok(Value::Text(text.to_string()))
+        }
+        (Kind::Text, _) => Err("a text that is not empty".to_owned()),
+        (Kind::AddressOrNone, DeValue::String(text)) if text.is_empty() => {
+            Ok(Value::Text(String::new()))
+        }
+        (Kind::Address | Kind::AddressOrNone, value) => match value.as_str() {
+            Some(text) if text.parse::<SocketAddr>().is_ok() => Ok(Value::Text(text.to_owned())),
+            _ => Err("an IP address with its port, such as \"127.0.0.1:8000\"".to_owned()),
+        },
+        (Kind::Choice(words), value) => match value.as_str() {
+            Some(text) if words.contains(&text) => Ok(Value::Text(text.to_owned())),
+            Some(text) => Err(format!("{}; {}", suggestion(text, words), words.join(", "))),
+            None => Err(format!("one of: {}", words.join(", "))),
+        },
+        (Kind::Origins, value) => origins(value)
+            .ok_or_else(|| "a list of origins, such as [\"https://example.org\"]".to_owned()),
+        (Kind::Cpus, value) => {
+            cpus(value).ok_or_else(|| "a list of CPU numbers, each once, such as [0, 2]".to_owned())
+        }
+        (Kind::Name, value) => match value.as_str() {
+            Some(text) if is_name(text) => Ok(Value::Text(text.to_owned())),
+            _ => Err("1 to 64 of a-z, A-Z, 0-9, `_` and `-`".to_owned()),
+        },
+    }
+}
+
+fn integer(value: &DeValue<'_>) -> Option<u64> {
+    let integer = value.as_integer()?;
+    u64::from_str_radix(integer.as_str(), integer.radix()).ok()
+}
+
+fn origins(value: &DeValue<'_>) -> Option<Value> {
+    let is_origin = |text: &&str| {
+        let authority = text.split_once("://").map(|(_, authority)| authority);
+        text.is_ascii()
+            && authority.is_some_and(|host| !host.is_empty() && !host.contains(['/', ' ', '*']))
+    };
+    let texts = value.as_array()?.iter().map(|entry| entry.get_ref().as_str());
+    let texts = texts.map(|text| text.filter(is_origin).map(str::to_owned));
+    texts.collect::<Option<Vec<_>>>().map(Value::Texts)
+}
+
+fn cpus(value: &DeValue<'_>) -> Option<Value> {
+    let cpus: Option<Vec<usize>> = value
+        .as_array()?
+        .iter()
+        .map(|entry| usize::try_from(integer(entry.get_ref())?).ok())
+        .collect();
+    let mut sorted = cpus.clone()?;
+    sorted.sort_unstable();
+    let once = sorted.windows(2).all(|pair| pair[0] != pair[1]);
+    let fits = (1..=SHARDS_MAX).contains(&sorted.len());
+    cpus.filter(|_| once && fits).map(Value::Integers)
+}
+
+fn is_name(text: &str) -> bool {
+    let character = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    (1..=64).contains(&text.len()) && text.bytes().all(character)
+}
+
+/// What was probably meant, or all that could have been.
+fn suggestion(text: &str, known: &[&str]) -> String {
+    let nearest = known.iter().map(|word| (distance(text, word), word)).min();
+    match nearest {
+        Some((steps, word)) if steps <= 1 + text.len() / 4 => format!("did you mean `{word}`?"),
+        _ => format!("known are {}", known.join(", ")),
+    }
+}
+
+/// How many letters must be added, removed or changed (Levenshtein).
+fn distance(one: &str, other: &str) -> usize {
+    // A long key is nobody's slip of the keyboard.
+    if one.len() > 64 {
+        return usize::MAX;
+    }
+    let other = other.as_bytes();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (i, a) in one.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in other.iter().enumerate() {
+            let change = diagonal + usize::from(a != *b);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[other.len()]
+}

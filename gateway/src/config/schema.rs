@@ -1,0 +1,257 @@
+//! The one table of settings: name, kind, allowed values, meaning, and where the value goes.
+//!
+//! **Runs on: control.** The parser, the errors' hints and `trine config default` all read it, so
+//! none can forget a key.
+
+use super::{Access, Config, LogFormat, Namespace, Payload};
+use crate::limits::SHARDS_MAX;
+
+/// What a key holds.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kind {
+    /// `true` or `false`.
+    Bool,
+    /// A whole number from the first to the second, both allowed.
+    Integer(u64, u64),
+    /// Any text but an empty one.
+    Text,
+    /// An address with its port, such as `127.0.0.1:8000`.
+    Address,
+    /// An address, or empty text for none.
+    AddressOrNone,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// A list of origins, such as `https://example.org`.
+    Origins,
+    /// A list of CPU numbers, each once.
+    Cpus,
+    /// A namespace's name.
+    Name,
+}
+
+/// A value that has its kind.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Value {
+    Bool(bool),
+    Integer(u64),
+    Text(String),
+    Texts(Vec<String>),
+    Integers(Vec<usize>),
+}
+
+impl Value {
+    fn bool(&self) -> bool {
+        matches!(self, Value::Bool(true))
+    }
+
+    fn integer(&self) -> u64 {
+        if let Value::Integer(integer) = self { *integer } else { 0 }
+    }
+
+    fn size(&self) -> usize {
+        usize::try_from(self.integer()).unwrap_or(usize::MAX)
+    }
+
+    fn text(&self) -> &str {
+        if let Value::Text(text) = self { text } else { "" }
+    }
+}
+
+/// A key of a section that fills a `T`.
+pub(super) struct Key<T> {
+    pub section: &'static str,
+    pub name: &'static str,
+    pub kind: Kind,
+    /// One sentence for the default file.
+    pub doc: &'static str,
+    pub set: fn(&mut T, &Value),
+    /// The value as TOML; `None` when it has none by default.
+    pub get: fn(&T) -> Option<String>,
+}
+
+const ACCESS: Kind = Kind::Choice(&["nobody", "subscribers", "clients", "anonymous"]);
+/// A year: longer waits are mistakes of unit.
+const YEAR_MS: u64 = 365 * 24 * 3_600_000;
+
+macro_rules! keys {
+    ($t:ty; $($section:literal $name:literal $kind:expr, $doc:literal, $set:expr, $get:expr;)+) => {
+        &[$(Key::<$t> { section: $section, name: $name, kind: $kind, doc: $doc, set: $set, get: $get }),+]
+    };
+}
+
+/// Every key outside the namespaces.
+pub(super) const KEYS: &[Key<Config>] = keys! { Config;
+    "" "runtime_dir" Kind::Text,
+        "Folder for the lock and the sockets between the two processes; relative to this file.",
+        |c, v| c.runtime_dir = v.text().into(), |c| Some(quoted(&c.runtime_dir.to_string_lossy()));
+    "" "demo" Kind::Bool, "Serve the demo page at `/`.",
+        |c, v| c.demo = v.bool(), |c| Some(c.demo.to_string());
+    "listen" "client" Kind::Address, "Where clients connect.",
+        |c, v| if let Ok(address) = v.text().parse() { c.listen.client = address },
+        |c| Some(quoted(&c.listen.client.to_string()));
+    "listen" "admin" Kind::Address,
+        "Metrics and status for operators, without credentials; by default the next port.",
+        |c, v| if let Ok(address) = v.text().parse() { c.listen.admin = address },
+        |c| Some(quoted(&c.listen.admin.to_string()));
+    "listen" "echo" Kind::AddressOrNone,
+        "WebSocket echo at `/echo`, for conformance tests; empty for none.",
+        |c, v| c.listen.echo = v.text().parse().ok(), |c| c.listen.echo.map_or_else(
+            || Some(quoted("")), |address| Some(quoted(&address.to_string())));
+    "shards" "count" Kind::Integer(1, SHARDS_MAX as u64),
+        "How many shards; by default one a physical core, less one from five cores up.",
+        |c, v| c.shards.count = Some(v.size()), |c| c.shards.count.map(|count| count.to_string());
+    "shards" "cpus" Kind::Cpus, "The CPUs that shards are pinned to, in this order; by default all.",
+        |c, v| if let Value::Integers(cpus) = v { c.shards.cpus = Some(cpus.clone()) },
+        |c| c.shards.cpus.as_ref().map(|cpus| format!("{cpus:?}"));
+    "client" "anonymous" Kind::Bool, "Clients may connect without a token.",
+        |c, v| c.client.anonymous = v.bool(), |c| Some(c.client.anonymous.to_string());
+    "client" "ping_interval_ms" Kind::Integer(0, YEAR_MS), "Between two pings to a client; 0: none.",
+        |c, v| c.client.ping_interval_ms = v.integer(),
+        |c| Some(c.client.ping_interval_ms.to_string());
+    "client" "pong_timeout_ms" Kind::Integer(0, YEAR_MS),
+        "How long a pong may take, less than the interval; 0: pongs are not awaited.",
+        |c, v| c.client.pong_timeout_ms = v.integer(),
+        |c| Some(c.client.pong_timeout_ms.to_string());
+    "client" "stale_close_delay_ms" Kind::Integer(100, YEAR_MS),
+        "How long a client may take to send `connect`.",
+        |c, v| c.client.stale_close_delay_ms = v.integer(),
+        |c| Some(c.client.stale_close_delay_ms.to_string());
+    "client" "channels_limit" Kind::Integer(1, 100_000),
+        "Channels that one client may be subscribed to.",
+        |c, v| c.client.channels_limit = v.size(), |c| Some(c.client.channels_limit.to_string());
+    "client" "in_flight" Kind::Integer(1, 1024),
+        "Commands of one client that may wait for an answer; more wait in its socket.",
+        |c, v| c.client.in_flight = v.size(), |c| Some(c.client.in_flight.to_string());
+    "client" "message_limit_bytes" Kind::Integer(1024, 16 << 20),
+        "Longest message from a client; a longer one closes it with 1009.",
+        |c, v| c.client.message_limit_bytes = v.size(),
+        |c| Some(c.client.message_limit_bytes.to_string());
+    "client" "outbox_limit_bytes" Kind::Integer(4096, 1 << 30),
+        "Bytes that may wait for a slow reader; more close it with 3008.",
+        |c, v| c.client.outbox_limit_bytes = v.size(),
+        |c| Some(c.client.outbox_limit_bytes.to_string());
+    "client" "write_timeout_ms" Kind::Integer(100, YEAR_MS),
+        "How long one send to a client may take; longer closes it with 3009.",
+        |c, v| c.client.write_timeout_ms = v.integer(),
+        |c| Some(c.client.write_timeout_ms.to_string());
+    "client" "head_timeout_ms" Kind::Integer(100, YEAR_MS), "How long a request head may take.",
+        |c, v| c.client.head_timeout_ms = v.integer(),
+        |c| Some(c.client.head_timeout_ms.to_string());
+    "client" "allowed_origins" Kind::Origins,
+        "Pages of other hosts that may connect, each exactly as the browser names it.",
+        |c, v| if let Value::Texts(origins) = v { c.client.allowed_origins = origins.clone() },
+        |c| Some(format!("{:?}", c.client.allowed_origins));
+    "broker" "history_limit_bytes" Kind::Integer(1 << 20, 1 << 40),
+        "Memory for history and presence of all channels; the oldest publications go first.",
+        |c, v| c.broker.history_limit_bytes = v.size(),
+        |c| Some(c.broker.history_limit_bytes.to_string());
+    "log" "level" Kind::Choice(&["error", "warn", "info", "debug"]), "The least level written.",
+        |c, v| if let Some(level) = word(v) { c.log.level = level },
+        |c| Some(quoted(&name_of(&c.log.level)));
+    "log" "format" Kind::Choice(&["json", "text"]), "One JSON object a line, or text for people.",
+        |c, v| if let Some(format) = word::<LogFormat>(v) { c.log.format = format },
+        |c| Some(quoted(&name_of::<LogFormat>(&c.log.format)));
+};
+
+/// Every key of `[channel]` and of a `[[namespace]]`.
+pub(super) const NAMESPACE_KEYS: &[Key<Namespace>] = keys! { Namespace;
+    "" "name" Kind::Name, "Channels `NAME:…` are in this namespace.",
+        |n, v| n.name = v.text().into(), |n| Some(quoted(&n.name));
+    "" "subscribe" ACCESS, "Who may subscribe; `clients` are those with a user name.",
+        |n, v| if let Some(access) = word(v) { n.subscribe = access },
+        |n| Some(quoted(&name_of(&n.subscribe)));
+    "" "publish" ACCESS, "Who may publish.",
+        |n, v| if let Some(access) = word(v) { n.publish = access },
+        |n| Some(quoted(&name_of(&n.publish)));
+    "" "presence_access" ACCESS, "Who may read presence.",
+        |n, v| if let Some(access) = word(v) { n.presence_access = access },
+        |n| Some(quoted(&name_of(&n.presence_access)));
+    "" "history_access" ACCESS, "Who may read history.",
+        |n, v| if let Some(access) = word::<Access>(v) { n.history_access = access },
+        |n| Some(quoted(&name_of(&n.history_access)));
+    "" "history_size" Kind::Integer(0, 1_000_000), "Publications kept; 0: none, and no offsets.",
+        |n, v| n.history_size = v.size(), |n| Some(n.history_size.to_string());
+    "" "history_ttl_ms" Kind::Integer(0, YEAR_MS), "How long they are kept after the newest.",
+        |n, v| n.history_ttl_ms = v.integer(), |n| Some(n.history_ttl_ms.to_string());
+    "" "history_meta_ttl_ms" Kind::Integer(1000, YEAR_MS),
+        "How long epoch and offset outlive the publications.",
+        |n, v| n.history_meta_ttl_ms = v.integer(), |n| Some(n.history_meta_ttl_ms.to_string());
+    "" "presence" Kind::Bool, "Keep who is subscribed.",
+        |n, v| n.presence = v.bool(), |n| Some(n.presence.to_string());
+    "" "join_leave" Kind::Bool, "Tell subscribers who joins and leaves.",
+        |n, v| n.join_leave = v.bool(), |n| Some(n.join_leave.to_string());
+    "" "force_push_join_leave" Kind::Bool, "… also those that did not ask for it.",
+        |n, v| n.force_push_join_leave = v.bool(), |n| Some(n.force_push_join_leave.to_string());
+    "" "recovery" Kind::Bool, "Clients may recover what they missed; needs history.",
+        |n, v| n.recovery = v.bool(), |n| Some(n.recovery.to_string());
+    "" "force_recovery" Kind::Bool, "… whether they ask for it or not.",
+        |n, v| n.force_recovery = v.bool(), |n| Some(n.force_recovery.to_string());
+    "" "positioning" Kind::Bool, "Clients may ask for the stream's position; needs history.",
+        |n, v| n.positioning = v.bool(), |n| Some(n.positioning.to_string());
+    "" "force_positioning" Kind::Bool, "… and get it unasked.",
+        |n, v| n.force_positioning = v.bool(), |n| Some(n.force_positioning.to_string());
+    "" "payload" Kind::Choice(&["json", "binary"]),
+        "`json` is checked; `binary` is any bytes, for Protobuf clients.",
+        |n, v| if let Some(payload) = word::<Payload>(v) { n.payload = payload },
+        |n| Some(quoted(&name_of(&n.payload)));
+    "" "message_limit_bytes" Kind::Integer(1, 16 << 20),
+        "Longest payload, at most client.message_limit_bytes.",
+        |n, v| n.message_limit_bytes = v.size(), |n| Some(n.message_limit_bytes.to_string());
+};
+
+/// A file with every key at its default, commented out, and what it means.
+pub fn default_file() -> String {
+    let config = Config::with_file_defaults();
+    let mut text = String::from(
+        "# Trine's configuration. Every key is shown with its default; uncomment what you change.\n\
+         # `trine check -c FILE` checks it, `trine run -c FILE` runs it.\n",
+    );
+    let mut section = "";
+    for key in KEYS {
+        if key.section != section {
+            section = key.section;
+            text.push_str(&format!("\n[{section}]\n"));
+        }
+        write_key(&mut text, key, &config);
+    }
+    text.push_str(
+        "\n# Channels without a prefix. In a file nobody may do anything until it says so.\n\
+         [channel]\n",
+    );
+    let closed = Namespace::closed(String::new());
+    for key in NAMESPACE_KEYS.iter().filter(|key| key.name != "name") {
+        write_key(&mut text, key, &closed);
+    }
+    text.push_str(
+        "\n# Channels `room:…`; repeat it for other names. It has the keys of [channel] too.\n\
+         # [[namespace]]\n# name = \"room\"\n",
+    );
+    text
+}
+
+fn write_key<T>(text: &mut String, key: &Key<T>, from: &T) {
+    let allowed = match key.kind {
+        Kind::Integer(min, max) => format!(" ({min} to {max})"),
+        Kind::Choice(words) => format!(" ({})", words.join(", ")),
+        _ => String::new(),
+    };
+    text.push_str(&format!("# {}{allowed}\n", key.doc));
+    match (key.get)(from) {
+        Some(value) => text.push_str(&format!("# {} = {value}\n", key.name)),
+        None => text.push_str(&format!("# {} =\n", key.name)),
+    }
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+/// The enum's value that serde knows by this word.
+fn word<T: serde::de::DeserializeOwned>(value: &Value) -> Option<T> {
+    serde_json::from_value(serde_json::Value::String(value.text().to_owned())).ok()
+}
+
+fn name_of<T: serde::Serialize>(value: &T) -> String {
+    let value = serde_json::to_value(value).unwrap_or_default();
+    value.as_str().unwrap_or_default().to_owned()
+}

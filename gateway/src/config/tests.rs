@@ -1,0 +1,151 @@
+//! The file's reader: defaults, every kind of mistake, and arbitrary text.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn problems(text: &str) -> String {
+    match parse("trine.toml", text) {
+        Ok(_) => panic!("this should be refused: {text}"),
+        Err(problems) => problems.to_string(),
+    }
+}
+
+#[test]
+fn an_empty_file_gives_the_defaults() {
+    assert_eq!(parse("trine.toml", "").unwrap(), Config::with_file_defaults());
+}
+
+#[test]
+fn the_default_file_says_the_defaults_commented_out_or_not() {
+    let text = default_file();
+    assert_eq!(parse("default", &text).unwrap(), Config::with_file_defaults());
+    let uncommented: Vec<&str> = text
+        .lines()
+        .map(|line| match line.strip_prefix("# ") {
+            Some(key) if key.contains(" = ") && !key.contains(['`', '…']) => key,
+            _ if line.starts_with('#') => "",
+            _ => line,
+        })
+        .filter(|line| *line != "name = \"room\"")
+        .collect();
+    assert!(uncommented.contains(&"demo = false"), "{uncommented:?}");
+    let config = parse("default", &uncommented.join("\n")).unwrap();
+    assert_eq!(config, Config::with_file_defaults());
+}
+
+#[test]
+fn every_key_is_read() {
+    let text = r#"
+        runtime_dir = "/run/desk"
+        demo = true
+        [listen]
+        client = "0.0.0.0:80"
+        echo = "127.0.0.1:9000"
+        [shards]
+        count = 2
+        cpus = [0, 2, 4]
+        [client]
+        anonymous = true
+        ping_interval_ms = 2_000
+        pong_timeout_ms = 500
+        allowed_origins = ["https://desk.example"]
+        [broker]
+        history_limit_bytes = 0x100_0000
+        [log]
+        level = "debug"
+        format = "text"
+        [channel]
+        publish = "subscribers"
+        [[namespace]]
+        name = "room"
+        history_size = 10
+        history_ttl_ms = 1000
+        recovery = true
+        payload = "binary"
+        [[namespace]]
+        name = "ticket"
+    "#;
+    let config = parse("trine.toml", text).unwrap();
+    assert_eq!(config.listen.admin, "0.0.0.0:81".parse().unwrap());
+    assert_eq!(config.listen.echo, Some("127.0.0.1:9000".parse().unwrap()));
+    assert_eq!(config.shards, Shards { count: Some(2), cpus: Some(vec![0, 2, 4]) });
+    assert_eq!((config.client.ping_interval_ms, config.client.pong_timeout_ms), (2000, 500));
+    assert_eq!(config.broker.history_limit_bytes, 16 << 20);
+    assert_eq!(config.log, Log { level: LogLevel::Debug, format: LogFormat::Text });
+    let names: Vec<&str> = config.namespaces.iter().map(|n| n.name.as_str()).collect();
+    assert_eq!(names, ["", "room", "ticket"]);
+    assert_eq!(config.namespaces[0].publish, Access::Subscribers);
+    assert_eq!(config.namespaces[1].payload, Payload::Binary);
+    assert_eq!(Config::from_wire(&config.to_wire()).unwrap(), config);
+}
+
+#[test]
+fn all_mistakes_are_told_at_once_with_line_and_remedy() {
+    let text = "demmo = true\n[client]\nanonymous = 1\nin_flight = 0\nping_interval_ms = 5\n\
+        pong_timeout_ms = 5\n[log]\nlevel = \"inform\"\n[channel]\nrecovery = true\n\
+        [[namespace]]\nsubscribe = \"all\"\n";
+    let said = problems(text);
+    for part in [
+        "did you mean `demo`?",
+        "trine.toml:1:1",
+        "true or false",
+        "trine.toml:3:",
+        "a whole number from 1 to 1024",
+        "a pong must be due before the next ping",
+        "did you mean `info`?",
+        "`recovery` needs history",
+        "this namespace has no name",
+        "nobody, subscribers, clients, anonymous",
+        "8 errors",
+    ] {
+        assert!(said.contains(part), "{part} is missing:\n{said}");
+    }
+    assert!(said.contains('^'), "{said}");
+}
+
+#[test]
+fn mistakes_of_each_kind_are_refused() {
+    for (text, part) in [
+        ("listen = 1", "write [listen]"),
+        ("namespace = 1", "write [[namespace]]"),
+        ("[channel]\nname = \"a\"", "no key `name`"),
+        ("[listen]\nclient = \"localhost\"", "an IP address with its port"),
+        ("[listen]\nclient = \"127.0.0.1:1\"\nadmin = \"127.0.0.1:1\"", "the same address"),
+        ("[listen]\necho = \"127.0.0.1:8000\"", "one of its own"),
+        ("[shards]\ncount = 3\ncpus = [0]", "more shards than CPUs"),
+        ("[shards]\ncpus = [0, 0]", "each once"),
+        ("[shards]\ncpus = []", "each once"),
+        ("[client]\nallowed_origins = [\"*\"]", "a list of origins"),
+        ("[client]\nin_flight = 1.5", "a whole number"),
+        ("[client]\nin_flight = -1", "a whole number"),
+        ("[channel]\nmessage_limit_bytes = 70000", "at most client.message_limit_bytes"),
+        ("[[namespace]]\nname = \"a b\"", "1 to 64"),
+        ("[[namespace]]\nname = \"a\"\n[[namespace]]\nname = \"a\"", "there already"),
+        ("a = ", "this is not TOML"),
+        ("[log]\nlevel = \"info\"\nlevel = \"info\"", "this is not TOML"),
+    ] {
+        let said = problems(text);
+        assert!(said.contains(part), "{text}: {part} is missing:\n{said}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text in "\\PC{0,80}|[\\[\\]a-z_=\" \n0-9.é]{0,120}") {
+        if let Err(problems) = parse("any", &text) {
+            prop_assert!(!problems.to_string().is_empty());
+        }
+    }
+
+    #[test]
+    fn no_damage_to_a_file_makes_it_panic(at in 0usize..4000, with in any::<char>()) {
+        let mut text: Vec<char> = default_file().replace("# ", "").chars().collect();
+        let at = at % text.len();
+        text[at] = with;
+        let text: String = text.into_iter().collect();
+        if let Err(problems) = parse("any", &text) {
+            prop_assert!(!problems.to_string().is_empty());
+        }
+    }
+}
