@@ -4,12 +4,14 @@
 
 pub mod admin;
 pub mod broker;
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod data;
 pub mod edge;
 pub mod hub;
 pub mod limits;
+pub mod log;
 pub mod proxy;
 pub mod scratch;
 pub mod session;

@@ -32,6 +32,16 @@ pub const SOCKET_PATH_LIMIT_BYTES: usize = 107;
 pub const DESCRIPTORS_MIN: u64 = 256;
 /// Descriptors kept for what is no client: listeners, rings, logs, control's own.
 pub const DESCRIPTORS_RESERVED: u64 = 64;
+/// Descriptors below which a warning names how many clients they serve.
+pub const DESCRIPTORS_COMFORTABLE: u64 = 65_536;
+/// Locked memory that a ring takes on kernels that count it (before 5.12).
+pub const LOCKED_MEMORY_MIN_BYTES: u64 = 2 << 20;
+/// How long `trine status` waits for each part of the answer.
+pub const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
+/// Records that wait for the log's writer; more are dropped, since a shard must not wait.
+pub const LOG_QUEUE_RECORDS: usize = 16_384;
+/// Records that one call site may write in a second: enough to see what happens.
+pub const LOG_RECORDS_PER_SECOND: u32 = 10;
 /// Shards; the pin plan and the set of shards that follow a channel are made for so many.
 pub const SHARDS_MAX: usize = 256;
 

@@ -19,6 +19,8 @@ use tokio::net::TcpListener;
 use crate::control::Shared;
 use listener::Bounded;
 
+pub use status::Status;
+
 /// Serves the admin listener from a task of the current runtime.
 ///
 /// # Errors

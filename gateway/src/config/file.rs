@@ -100,7 +100,7 @@ impl Reader {
         self.section("", root, KEYS, &mut config, |reader, config, name, value| {
             match (name, value.get_ref()) {
                 ("namespace", DeValue::Array(entries)) => {
-                    for entry in entries.iter() {
+                    for entry in entries {
                         reader.namespace(entry, config);
                     }
                 }
@@ -159,7 +159,7 @@ impl Reader {
         mut other: impl FnMut(&mut Self, &mut T, &str, &Spanned<DeValue<'_>>) -> bool,
     ) {
         let plain = if keys.iter().any(|key| key.section == section) { section } else { "" };
-        for (name, value) in table.iter() {
+        for (name, value) in table {
             let found = keys.iter().find(|key| key.section == plain && key.name == *name.get_ref());
             let Some(key) = found else {
                 if !other(self, target, name.get_ref(), value) {

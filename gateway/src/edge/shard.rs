@@ -52,6 +52,7 @@ pub(super) struct Shard {
     /// Start of the second over which the utilisation is measured, and the CPU time then.
     measured_ns: (u64, u64),
     mailbox_totals: (u64, u64, u64),
+    log_suppressed: u64,
 }
 
 impl Shard {
@@ -78,6 +79,7 @@ impl Shard {
             next_gauges_ms: 0,
             measured_ns: (rt::clock_ns(), thread_cpu_ns()),
             mailbox_totals: (0, 0, 0),
+            log_suppressed: 0,
         }
     }
 
@@ -307,6 +309,12 @@ impl Shard {
         let (sent_before, received_before, refused_before) = self.mailbox_totals;
         self.mailbox_totals = (sent, received, refused);
         let metrics = &self.clients.metrics;
+        if self.index == 0 {
+            // The logs are the process's, so one shard counts for all.
+            let suppressed = crate::log::suppressed();
+            metrics.add(Counter::LogSuppressed, suppressed - self.log_suppressed);
+            self.log_suppressed = suppressed;
+        }
         metrics.add(Counter::HistoryTrimmed, trimmed);
         metrics.add(Counter::MailboxSent, sent - sent_before);
         metrics.add(Counter::MailboxReceived, received - received_before);

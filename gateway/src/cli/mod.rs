@@ -1,0 +1,175 @@
+//! The command line: what to run, with which configuration, and the exit code.
+//!
+//! **Runs on: control**, before anything is started. Exit codes: 0 done, 1 it failed while
+//! running, 64 the command line is wrong, 78 the configuration is.
+
+mod resources;
+mod status;
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{self, Config};
+
+/// The command line is wrong (`EX_USAGE` of sysexits.h).
+const USAGE: u8 = 64;
+/// The configuration is wrong (`EX_CONFIG`).
+const CONFIG: u8 = 78;
+
+/// An edge gateway for real-time services.
+///
+/// Without a command and without a file it serves on loopback with everything open, to try it: a
+/// chat page at http://127.0.0.1:8000/ and metrics at http://127.0.0.1:8001/metrics.
+#[derive(Debug, Parser)]
+#[command(name = "trine", version, after_help = EXAMPLES, disable_help_subcommand = true)]
+struct Arguments {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  trine                                  try it on loopback
+  trine config default > trine.toml      a file with every key and its default
+  trine check -c trine.toml              say everything that is wrong with it
+  trine run -c trine.toml                run it
+  trine status -c trine.toml             what runs now
+
+Environment:
+  TRINE_DRIVER=epoll    use epoll where io_uring would be used
+
+Exit codes:
+  0 done   1 failed while running   64 wrong command line   78 wrong configuration";
+
+#[derive(Debug, Args)]
+struct Options {
+    /// Configuration file; without one the embedded default runs
+    #[arg(short, long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where clients connect, instead of listen.client; operators connect to the next port
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway until it is asked to stop (the default)
+    Run,
+    /// Check a configuration and say everything that is wrong with it
+    Check,
+    /// Work with configuration files
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Show what runs now
+    Status,
+    /// The data process; started by trine itself
+    #[command(hide = true)]
+    Data,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print a file with every key, its default and its meaning
+    Default,
+}
+
+/// Does what the command line says.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { USAGE.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    let options = arguments.options;
+    match arguments.command.unwrap_or(Command::Run) {
+        Command::Data => crate::data::main(),
+        Command::Config { command: ConfigCommand::Default } => {
+            let _ = io::stdout().write_all(config::default_file().as_bytes());
+            ExitCode::SUCCESS
+        }
+        Command::Check => with_config(&options, |config| check(&options, config)),
+        Command::Status => with_config(&options, |config| status::show(&config)),
+        Command::Run => with_config(&options, run),
+    }
+}
+
+fn with_config(options: &Options, with: impl FnOnce(Config) -> ExitCode) -> ExitCode {
+    match load(options) {
+        Ok(config) => with(config),
+        Err(reason) => {
+            complain(&reason);
+            CONFIG.into()
+        }
+    }
+}
+
+/// The configuration that the options name.
+fn load(options: &Options) -> Result<Config, String> {
+    let mut config = match &options.config {
+        None => Config::embedded(),
+        Some(path) => read(path)?,
+    };
+    if let Some(listen) = options.listen {
+        // The operators' address follows unless the file has set it apart.
+        if config.listen.admin == config::next_port(config.listen.client) {
+            config.listen.admin = config::next_port(listen);
+        }
+        config.listen.client = listen;
+    }
+    Ok(config)
+}
+
+fn read(path: &Path) -> Result<Config, String> {
+    let name = path.display();
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("{name}: {error}; give a readable file in UTF-8 with -c"))?;
+    let mut config =
+        config::parse(&name.to_string(), &text).map_err(|problems| problems.to_string())?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    let folder = folder.canonicalize().map_err(|error| format!("{}: {error}", folder.display()))?;
+    config.runtime_dir = folder.join(&config.runtime_dir);
+    Ok(config)
+}
+
+fn check(options: &Options, config: Config) -> ExitCode {
+    for warning in config.warnings() {
+        complain(&format!("warning: {warning}"));
+    }
+    let name = options
+        .config
+        .as_ref()
+        .map_or("embedded default".into(), |path| path.display().to_string());
+    let _ = writeln!(io::stdout(), "{name}: ok");
+    ExitCode::SUCCESS
+}
+
+fn run(config: Config) -> ExitCode {
+    crate::log::start(&config.log);
+    match resources::prepare() {
+        Ok(warnings) => {
+            for warning in config.warnings().into_iter().chain(warnings) {
+                complain(&format!("warning: {warning}"));
+            }
+            crate::control::run(config)
+        }
+        Err(reason) => {
+            complain(&reason);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn complain(line: &str) {
+    let _ = writeln!(io::stderr(), "trine: {line}");
+}
