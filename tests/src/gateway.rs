@@ -18,6 +18,15 @@ use crate::{http, process, wait};
 /// How often a start is tried again when another process took a port that was just free.
 const START_TRIES: usize = 3;
 
+/// Channels in which every client may do everything; keys of a test's own come after it.
+const OPEN: &str = "channel.subscribe = \"anonymous\"\nchannel.publish = \"anonymous\"\n\
+    channel.presence_access = \"anonymous\"\nchannel.history_access = \"anonymous\"\n\
+    channel.history_ttl_ms = 600_000\nchannel.presence = true\nchannel.join_leave = true\n\
+    channel.recovery = true\nchannel.positioning = true\n";
+
+/// How much history a channel has unless the test says so.
+const HISTORY: &str = "channel.history_size = 1000\n";
+
 /// A running gateway.
 pub struct Gateway {
     /// Where clients connect.
@@ -33,18 +42,20 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Starts one with `config` (TOML, before the listeners and the runtime folder). Panics with its
+    /// Starts one with `config`: TOML, dotted keys before its sections; channels are open. Panics with its
     /// log when it doesn't serve within the deadline.
     #[track_caller]
     pub fn start(config: &str) -> Self {
         retried(|| {
             let [client, admin, echo] = free_addresses();
             let folder = folder();
+            let (top, sections) = config.split_at(config.find('[').unwrap_or(config.len()));
+            let history = if config.contains("history_size") { "" } else { HISTORY };
             let text = format!(
-                "runtime_dir = \"{}\"\n{}\n[listen]\nclient = \"{client}\"\nadmin = \"{admin}\"\n\
-                 echo = \"{echo}\"\n",
+                "runtime_dir = \"{}\"\nclient.anonymous = true\n{OPEN}{history}{}\n[listen]\n\
+                 client = \"{client}\"\nadmin = \"{admin}\"\necho = \"{echo}\"\n{sections}\n",
                 folder.join("run").display(),
-                config.trim(),
+                top.trim(),
             );
             let file = folder.join("trine.toml");
             fs::write(&file, text).expect("the config is written");

@@ -63,7 +63,7 @@ fn both_shards_serve_and_exchange_messages() {
 fn saturated_in_both_directions() {
     const PAIRS: usize = 16;
     const BURST: usize = 400;
-    let config = format!("{TWO_SHARDS}\n[namespace.default]\nhistory_size = 100000\n");
+    let config = format!("{TWO_SHARDS}\nchannel.history_size = 100000\n");
     let gateway = Gateway::start(&config);
     let address = gateway.client;
     let begin = Barrier::new(PAIRS);
