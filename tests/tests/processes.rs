@@ -96,7 +96,9 @@ fn the_data_process_killed_under_load() {
 
 #[test]
 fn control_killed_and_adopted() {
-    let mut gateway = Gateway::start(&format!("{TWO_SHARDS}\nclient.ping_interval_ms = 2000"));
+    let mut gateway = Gateway::start(&format!(
+        "{TWO_SHARDS}\nclient.ping_interval_ms = 2000\nclient.pong_timeout_ms = 1000"
+    ));
     let address = gateway.client;
     let data = gateway.data();
     let load = Load::default();

@@ -245,17 +245,20 @@ impl Broker {
         (offset, shards)
     }
 
-    /// What the channel's history holds, and its position.
+    /// What the channel's history holds, and its position; `None` when the filter names a position
+    /// of another stream.
     pub fn history(
         &mut self,
         name: &str,
         (namespace, index): (&Namespace, usize),
         filter: &HistoryFilter,
         now_ms: u64,
-    ) -> (Vec<Stored>, Position) {
+    ) -> Option<(Vec<Stored>, Position)> {
         let id = self.open(name, index);
         let stream = self.stream(id, namespace, now_ms);
-        let result = (stream.read(filter), stream.position());
+        let position = stream.position();
+        let known = filter.since.is_none_or(|since| since.matches(position.epoch));
+        let result = known.then(|| (stream.read(filter), position));
         self.trim();
         result
     }

@@ -157,11 +157,9 @@ fn check(options: &Options, config: Config) -> ExitCode {
 fn run(config: Config) -> ExitCode {
     crate::log::start(&config.log);
     match resources::prepare() {
-        Ok(warnings) => {
-            for warning in config.warnings().into_iter().chain(warnings) {
-                complain(&format!("warning: {warning}"));
-            }
-            crate::control::run(config)
+        Ok(lacking) => {
+            let warnings = [config.warnings(), lacking].concat();
+            crate::control::run(config, &warnings)
         }
         Err(reason) => {
             complain(&reason);

@@ -317,7 +317,7 @@ fn read(kind: Kind, value: &DeValue<'_>) -> Result<Value, String> {
         }
         (Kind::Name, value) => match value.as_str() {
             Some(text) if is_name(text) => Ok(Value::Text(text.to_owned())),
-            _ => Err("1 to 64 of a-z, A-Z, 0-9, `_` and `-`".to_owned()),
+            _ => Err("1 to 64 of a-z, A-Z, 0-9, `_`, `-` and `.`".to_owned()),
         },
     }
 }
@@ -352,7 +352,7 @@ fn cpus(value: &DeValue<'_>) -> Option<Value> {
 }
 
 fn is_name(text: &str) -> bool {
-    let character = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    let character = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
     (1..=64).contains(&text.len()) && text.bytes().all(character)
 }
 

@@ -238,7 +238,7 @@ impl Config {
                 in_flight: 64,
                 message_limit_bytes: 65_536,
                 outbox_limit_bytes: 1 << 20,
-                write_timeout_ms: 1_000,
+                write_timeout_ms: 10_000,
                 head_timeout_ms: 10_000,
                 allowed_origins: Vec::new(),
             },

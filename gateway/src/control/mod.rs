@@ -42,12 +42,19 @@ use wire::{Handles, Identity, Start};
 
 /// Runs the gateway until it is asked to stop: 0 after a clean stop, otherwise one line on
 /// standard error and the error's code.
-pub fn run(config: Config) -> ExitCode {
+/// `warnings` are printed, a line each, once nothing hinders the start any more.
+pub fn run(config: Config, warnings: &[String]) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(source) => return complain(&Error::System(source)),
     };
-    let result = runtime.block_on(async { Control::open(config).await?.supervise().await });
+    let result = runtime.block_on(async {
+        let control = Control::open(config).await?;
+        for warning in warnings {
+            let _ = writeln!(io::stderr(), "trine: warning: {warning}");
+        }
+        control.supervise().await
+    });
     // A start that is still under way must not hold up the exit.
     runtime.shutdown_background();
     match result {

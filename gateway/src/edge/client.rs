@@ -419,6 +419,7 @@ fn write_subscribed(
 fn write_answer(format: Format, number: u32, answer: &Answer, out: &mut Vec<u8>) {
     match answer {
         Answer::Published => write_reply(format, number, &Reply::Publish, out),
+        Answer::Refused(code) => write_error(format, number, *code, out),
         Answer::History(stored, position) => with_publications(stored, |publications| {
             let epoch = position.epoch.to_string();
             let offset = position.offset;

@@ -228,6 +228,14 @@ impl Shard {
                 metrics.add(counter, count);
             }
         }
+        for (gauge, value) in [
+            (Gauge::Connections, self.clients.len()),
+            (Gauge::Sessions, self.clients.sessions),
+            (Gauge::Subscriptions, self.hub.sizes().1),
+            (Gauge::OutboxBytes, self.clients.outbox_bytes()),
+        ] {
+            metrics.set(gauge, value as u64);
+        }
         metrics.record(Histogram::TurnTime, turn_ns);
         // A reply leaves at the turn's end, so that is how long its command took.
         for _ in 0..totals.commands {
@@ -300,8 +308,9 @@ impl Shard {
         self.clients.arm(id);
     }
 
+    /// Gauges that need not be of this very turn.
     fn gauges(&mut self) {
-        let (channels, subscriptions, _) = self.hub.sizes();
+        let (channels, ..) = self.hub.sizes();
         let (history_bytes, history_items, presence, known) = self.hub.broker().sizes();
         let trimmed = self.hub.broker().take_totals().trimmed;
         let depth = self.hub.post().depth();
@@ -320,12 +329,8 @@ impl Shard {
         metrics.add(Counter::MailboxReceived, received - received_before);
         metrics.add(Counter::MailboxFull, refused - refused_before);
         for (gauge, value) in [
-            (Gauge::Connections, self.clients.len()),
-            (Gauge::Sessions, self.clients.sessions),
-            (Gauge::Subscriptions, subscriptions),
             (Gauge::Channels, channels.max(known)),
             (Gauge::PresenceEntries, presence),
-            (Gauge::OutboxBytes, self.clients.outbox_bytes()),
             (Gauge::MailboxDepth, depth),
             (Gauge::HistoryItems, history_items),
             (Gauge::HistoryBytes, history_bytes),

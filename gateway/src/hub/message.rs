@@ -9,6 +9,7 @@ use crate::broker::{
 };
 use bytes::Bytes;
 use std::os::fd::OwnedFd;
+use trine_proto::client::ErrorCode;
 use uuid::Uuid;
 
 /// A message between shards.
@@ -104,6 +105,8 @@ pub enum Answer {
     Subscribed(Box<Subscribed>),
     /// Published.
     Published,
+    /// Nothing was done.
+    Refused(ErrorCode),
     /// History and position.
     History(Vec<Stored>, Position),
     /// Who is present.

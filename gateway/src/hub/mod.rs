@@ -23,7 +23,7 @@ use smallvec::SmallVec;
 use std::hash::BuildHasher;
 use std::rc::Rc;
 use trine_core::shard::Ownership;
-use trine_proto::client::{Format, UnsubscribeCode};
+use trine_proto::client::{ErrorCode, Format, UnsubscribeCode};
 
 /// A subscriber: the client's number on this shard and what the hot loop must know of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -561,8 +561,10 @@ impl<P: Post> Hub<P> {
             Ask::History(filter) => {
                 let config = self.config.clone();
                 let namespace = (&config.namespaces[namespace], namespace);
-                let (stored, position) = self.broker.history(name, namespace, filter, now_ms);
-                Answer::History(stored, position)
+                match self.broker.history(name, namespace, filter, now_ms) {
+                    Some((stored, position)) => Answer::History(stored, position),
+                    None => Answer::Refused(ErrorCode::UnrecoverablePosition),
+                }
             }
             Ask::Presence => {
                 let presence = self.broker.presence(name);
