@@ -71,8 +71,8 @@ pub const GAUGES_INTERVAL_MS: u64 = 250;
 pub const DRAIN_MS: u64 = 3_000;
 /// Message limit of the echo listener.
 pub const ECHO_MESSAGE_LIMIT_BYTES: usize = 16 << 20;
-/// Fragments of a message on the echo listener.
-pub const ECHO_FRAGMENTS: u32 = 65_536;
+/// Frames of a message on the echo listener: 65,536 with data, and an empty one that ends it.
+pub const ECHO_FRAGMENTS: u32 = 65_536 + 1;
 /// Outbox limit of the echo listener: two of its largest messages.
 pub const ECHO_OUTBOX_LIMIT_BYTES: usize = 2 * ECHO_MESSAGE_LIMIT_BYTES;
 /// A thread's buffer for encoding is kept up to this size.

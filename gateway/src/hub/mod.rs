@@ -7,6 +7,8 @@
 
 mod frames;
 mod message;
+#[cfg(test)]
+mod tests;
 
 pub use frames::{Event, Frames, frame_kind, with_info};
 pub use message::{Answer, Ask, Post, Ticket, ToShard};

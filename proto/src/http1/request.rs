@@ -244,11 +244,18 @@ fn parse_error(error: httparse::Error, head: &[u8]) -> Error {
     }
 }
 
-/// Whether the request line ends in a well-formed version (RFC 9112 §2.3).
+/// Whether the request line is well-formed but for its version, which is another one than the two
+/// spoken (RFC 9112 §2.3).
 fn names_other_version(head: &[u8]) -> bool {
     let line = head.split(|&byte| byte == b'\r').next().unwrap_or_default();
-    let last = line.rsplit(|&byte| byte == b' ').next().unwrap_or_default();
-    matches!(last, [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'])
+    let mut words = line.split(|&byte| byte == b' ');
+    let (Some(_method), Some(_target), Some(version), None) =
+        (words.next(), words.next(), words.next(), words.next())
+    else {
+        return false;
+    };
+    matches!(version, [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'])
+        && !matches!(version, b"HTTP/1.0" | b"HTTP/1.1")
 }
 
 /// The authority in a target, if there is one, and where its path starts (RFC 9112 §3.2).
