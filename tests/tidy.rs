@@ -27,10 +27,6 @@ const LONG_FUNCTIONS: &[(&str, &str)] =
 /// Limits that may stand outside `limits.rs`: `path::NAME`, reason.
 const LIMITS_ELSEWHERE: &[(&str, &str)] = &[
     ("core/src/metrics/page.rs::SIZE_BYTES", "follows from the page's layout, moved by nothing"),
-    (
-        "gateway/src/control/stand_in.rs::SOCKET_PATH_LIMIT_BYTES",
-        "follows from the size of the kernel's sun_path",
-    ),
     ("proto/src/ws/frame.rs::CLIENT_HEADER_BYTES", "follows from RFC 6455's layout of a header"),
 ];
 

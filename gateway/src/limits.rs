@@ -42,6 +42,8 @@ pub const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 pub const LOG_QUEUE_RECORDS: usize = 16_384;
 /// Records that one call site may write in a second: enough to see what happens.
 pub const LOG_RECORDS_PER_SECOND: u32 = 10;
+/// Longest time a setting may name: a year. Longer ones are mistakes of unit.
+pub const YEAR_MS: u64 = 365 * 24 * 3_600_000;
 /// Shards; the pin plan and the set of shards that follow a channel are made for so many.
 pub const SHARDS_MAX: usize = 256;
 

@@ -7,6 +7,8 @@
 
 mod presence;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 pub use presence::{Presence, PresenceStats};
 pub use stream::{Epoch, HistoryFilter, Position, Recovered, Since, Stored};
@@ -293,7 +295,7 @@ impl Broker {
     /// Expires a bounded number of channels; to be called a few times a second. `namespaces` are
     /// the configured ones, by the index that channels were made with.
     pub fn sweep(&mut self, namespaces: &[Namespace], now_ms: u64) {
-        for _ in 0..SWEEP_CHANNELS.min(self.channels.len()) {
+        for _ in 0..SWEEP_CHANNELS.min(self.channels.capacity()) {
             if self.cursor >= self.channels.capacity() {
                 self.cursor = 0;
             }

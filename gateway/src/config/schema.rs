@@ -4,7 +4,7 @@
 //! none can forget a key.
 
 use super::{Access, Config, LogFormat, Namespace, Payload};
-use crate::limits::SHARDS_MAX;
+use crate::limits::{SHARDS_MAX, YEAR_MS};
 
 /// What a key holds.
 #[derive(Clone, Copy, Debug)]
@@ -70,8 +70,6 @@ pub(super) struct Key<T> {
 }
 
 const ACCESS: Kind = Kind::Choice(&["nobody", "subscribers", "clients", "anonymous"]);
-/// A year: longer waits are mistakes of unit.
-const YEAR_MS: u64 = 365 * 24 * 3_600_000;
 
 macro_rules! keys {
     ($t:ty; $($section:literal $name:literal $kind:expr, $doc:literal, $set:expr, $get:expr;)+) => {

@@ -1,4 +1,6 @@
 //! The file's reader: defaults, every kind of mistake, and arbitrary text.
+//!
+//! **Runs on: any.**
 
 use proptest::prelude::*;
 

@@ -152,10 +152,11 @@ impl Shard {
         loop {
             self.receive(&mut room, now_ms);
             while let Some((id, disconnect)) = self.clients.take_doomed() {
-                if self.clients.entry(id).face == Face::Echo {
-                    self.clients.close(id, Some(1008), "too slow", false, now_ms);
-                } else {
-                    self.close(id, disconnect);
+                match self.clients.entry(id).face {
+                    Face::Echo => self.clients.close(id, Some(1008), "too slow", false, now_ms),
+                    // Requests without end whose answers nobody reads.
+                    Face::Http { .. } => self.clients.entry(id).stream.abort(),
+                    Face::Client | Face::Closing => self.close(id, disconnect),
                 }
             }
             self.clients.send_dirty(now_ms);

@@ -1,5 +1,7 @@
 //! Three hubs with small mailboxes between them, driven in random order: nobody ever gets a
 //! publication twice, out of order, or after a missing one without being told.
+//!
+//! **Runs on: any.**
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};

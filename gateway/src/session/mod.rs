@@ -474,3 +474,6 @@ impl Session {
         self.deadline_ms = self.deadline_ms.saturating_add(pause_ms);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,181 @@
+//! Streams against a model that keeps everything, and the budget that all of them share.
+//!
+//! **Runs on: any.**
+
+use proptest::prelude::*;
+use rand::SeedableRng;
+
+use super::stream::SinceEpoch;
+use super::*;
+use crate::config::{Access, Config};
+use crate::limits::HISTORY_PUBLICATIONS;
+
+fn namespace(size: usize, ttl_ms: u64) -> Namespace {
+    let mut namespace = Config::embedded().namespaces.remove(0);
+    namespace.history_size = size;
+    namespace.history_ttl_ms = ttl_ms;
+    namespace.history_meta_ttl_ms = 10 * ttl_ms.max(1);
+    assert_eq!(namespace.publish, Access::Anonymous);
+    namespace
+}
+
+fn broker(limit_bytes: usize) -> Broker {
+    Broker::new(limit_bytes, StdRng::seed_from_u64(1))
+}
+
+fn position(broker: &mut Broker, name: &str, namespace: &Namespace, now_ms: u64) -> Position {
+    let filter = HistoryFilter::default();
+    broker.history(name, (namespace, 0), &filter, now_ms).unwrap().1
+}
+
+fn recover(
+    broker: &mut Broker,
+    namespace: &Namespace,
+    since: Since,
+    now_ms: u64,
+) -> (Recovered, Position) {
+    let wish = SubscribeWish { position: true, recover: Some(since), presence: None };
+    let answer = broker.subscribe(0, "room", (namespace, 0), wish, now_ms);
+    (answer.recovered.unwrap(), answer.position.unwrap())
+}
+
+#[test]
+fn without_history_there_are_no_offsets_and_nothing_is_kept() {
+    let (mut broker, namespace) = (broker(1 << 20), namespace(0, 0));
+    let (offset, shards) = broker.publish("room", (&namespace, 0), b"1", None, 0);
+    assert_eq!((offset, shards.is_empty()), (0, true));
+    assert_eq!(broker.sizes(), (0, 0, 0, 0));
+}
+
+#[test]
+fn publications_expire_and_then_the_stream_is_forgotten() {
+    let (mut broker, namespace) = (broker(1 << 20), namespace(10, 1000));
+    let first = position(&mut broker, "room", &namespace, 0);
+    assert_eq!(first.offset, 0, "a channel that is asked for has an epoch");
+    for _ in 0..3 {
+        broker.publish("room", (&namespace, 0), b"1", None, 0);
+    }
+    let since = Since { offset: 1, epoch: SinceEpoch::Named(first.epoch) };
+    assert_eq!(recover(&mut broker, &namespace, since, 999).0.publications.len(), 2);
+    let (late, top) = recover(&mut broker, &namespace, since, 1000);
+    assert_eq!((late.complete, late.offset, top.offset), (false, 3, 3));
+    let at_top = Since { offset: 3, ..since };
+    assert!(recover(&mut broker, &namespace, at_top, 1000).0.complete, "nothing was missed");
+    broker.unsubscribe(0, "room");
+    for now_ms in [5000, 10_000] {
+        broker.sweep(std::slice::from_ref(&namespace), now_ms);
+    }
+    assert_eq!(broker.sizes(), (0, 0, 0, 0));
+    let anew = position(&mut broker, "room", &namespace, 10_001);
+    assert!(anew.offset == 0 && anew.epoch != first.epoch, "another life, another epoch");
+}
+
+#[test]
+fn another_epoch_or_a_position_beyond_the_top_is_never_recovered() {
+    let (mut broker, namespace) = (broker(1 << 20), namespace(10, 1000));
+    for _ in 0..3 {
+        broker.publish("room", (&namespace, 0), b"1", None, 0);
+    }
+    let epoch = position(&mut broker, "room", &namespace, 0).epoch;
+    for (offset, epoch, complete) in [
+        (1, SinceEpoch::Named(epoch), true),
+        (1, SinceEpoch::Any, true),
+        (1, SinceEpoch::Named(Epoch(epoch.0 ^ 1)), false),
+        (3, SinceEpoch::Named(Epoch(epoch.0 ^ 1)), false),
+        (1, SinceEpoch::Foreign, false),
+        (4, SinceEpoch::Named(epoch), false),
+        (u64::MAX, SinceEpoch::Any, false),
+    ] {
+        let (recovered, _) = recover(&mut broker, &namespace, Since { offset, epoch }, 0);
+        assert_eq!(recovered.complete, complete, "{offset} {epoch:?}");
+        assert!(complete || recovered.publications.is_empty(), "whole or nothing");
+    }
+}
+
+#[test]
+fn the_oldest_of_all_channels_go_first_and_are_counted() {
+    let namespace = namespace(1000, 1_000_000);
+    let mut broker = broker(64 << 10);
+    for number in 0..400u64 {
+        let name = if number % 2 == 0 { "even" } else { "odd" };
+        broker.publish(name, (&namespace, 0), &[b'7'; 200], None, number);
+    }
+    let (bytes, items, ..) = broker.sizes();
+    assert!(bytes <= 64 << 10, "{bytes} bytes are kept");
+    assert_eq!(broker.take_totals().trimmed as usize, 400 - items);
+    for name in ["even", "odd"] {
+        let filter = HistoryFilter { limit: -1, ..HistoryFilter::default() };
+        let (kept, top) = broker.history(name, (&namespace, 0), &filter, 400).unwrap();
+        assert_eq!(top.offset, 200);
+        assert!(kept.len().abs_diff(items / 2) <= 1, "both lost their oldest alike");
+        assert_eq!(kept.last().unwrap().offset, 200, "the newest are kept");
+    }
+}
+
+#[test]
+fn presence_counts_clients_and_users() {
+    let (mut broker, namespace) = (broker(1 << 20), namespace(0, 0));
+    for (client, user) in [(1, "ann"), (2, "ann"), (3, "bob"), (3, "bob")] {
+        let info =
+            Info { client: Uuid::from_u128(client), user: user.into(), conn_info: Bytes::new() };
+        let wish = SubscribeWish { presence: Some(info), ..SubscribeWish::default() };
+        broker.subscribe(0, "room", (&namespace, 0), wish, 0);
+    }
+    let stats = broker.presence("room").unwrap().stats();
+    assert_eq!(stats, PresenceStats { num_clients: 3, num_users: 2 });
+    for client in [1, 3, 2] {
+        broker.leave("room", Uuid::from_u128(client));
+    }
+    broker.unsubscribe(0, "room");
+    assert_eq!(broker.sizes(), (0, 0, 0, 0));
+}
+
+proptest! {
+    /// A stream is the newest part of the list of everything that was ever published.
+    #[test]
+    fn reads_and_recoveries_are_those_of_a_plain_list(
+        size in 1usize..20,
+        published in 0u64..400,
+        limit in -1i32..400,
+        offset in 0u64..420,
+        since in any::<bool>(),
+        reverse in any::<bool>(),
+    ) {
+        let (mut broker, namespace) = (broker(16 << 20), namespace(size * 20, 1000));
+        for number in 1..=published {
+            let (given, _) =
+                broker.publish("room", (&namespace, 0), number.to_string().as_bytes(), None, 0);
+            prop_assert_eq!(given, number);
+        }
+        let first = published.saturating_sub(size as u64 * 20) + 1;
+        let kept: Vec<u64> = (first..=published).collect();
+        let from = Since { offset, epoch: SinceEpoch::Any };
+        let filter = HistoryFilter { limit, since: since.then_some(from), reverse };
+        let (read, top) = broker.history("room", (&namespace, 0), &filter, 0).unwrap();
+        prop_assert_eq!(top.offset, published);
+        let count = match limit {
+            -1 => HISTORY_PUBLICATIONS,
+            limit => HISTORY_PUBLICATIONS.min(limit as usize),
+        };
+        let wanted: Vec<u64> = match (reverse, since) {
+            (false, true) => kept.iter().copied().filter(|&n| n > offset).collect(),
+            (false, false) => kept.clone(),
+            (true, true) => kept.iter().rev().copied().filter(|&n| n < offset).collect(),
+            (true, false) => kept.iter().rev().copied().collect(),
+        };
+        let read: Vec<u64> = read.iter().map(|stored| {
+            assert_eq!(stored.data(), stored.offset.to_string().as_bytes());
+            stored.offset
+        }).collect();
+        prop_assert_eq!(&read[..], &wanted[..wanted.len().min(count)]);
+
+        let (recovered, _) = recover(&mut broker, &namespace, from, 0);
+        let missed: Vec<u64> = (offset + 1..=published).collect();
+        let whole = offset <= published
+            && missed.len() <= HISTORY_PUBLICATIONS
+            && missed.iter().all(|number| kept.contains(number));
+        prop_assert_eq!(recovered.complete, whole);
+        let offsets: Vec<u64> = recovered.publications.iter().map(|stored| stored.offset).collect();
+        prop_assert_eq!(offsets, if whole { missed } else { Vec::new() });
+    }
+}
