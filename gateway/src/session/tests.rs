@@ -11,7 +11,7 @@ use trine_proto::client::History;
 use super::*;
 use crate::config::Namespace;
 
-const NOW_MS: u64 = 1_000_000;
+const NOW: u64 = 1_000_000;
 
 fn config() -> Config {
     let mut config = Config::embedded();
@@ -39,7 +39,7 @@ struct World {
 impl World {
     fn new() -> World {
         let config = config();
-        let session = Session::new(Uuid::from_u128(7), Format::Json, &config, NOW_MS);
+        let session = Session::new(Uuid::from_u128(7), Format::Json, &config, NOW);
         World { config, session, channels: Vec::new() }
     }
 
@@ -56,7 +56,7 @@ impl World {
         let find = |name: &str| channels.iter().position(|known| *known == name).map(|n| n as u32);
         let command = Command { id: 1, request };
         let context = Context { config, find };
-        format!("{:?}", session.command(&command, &context, NOW_MS, 3))
+        format!("{:?}", session.command(&command, &context, NOW, 3))
     }
 
     fn subscribed(mut self, channel: &'static str) -> World {
@@ -241,7 +241,7 @@ fn a_channel_whose_subscribe_is_unanswered_waits() {
 fn pings_are_answered_in_time_or_the_client_is_gone() {
     let mut world = World::new();
     let config = world.config.clone();
-    let stale_ms = NOW_MS + config.client.stale_close_delay_ms;
+    let stale_ms = NOW + config.client.stale_close_delay_ms;
     assert_eq!(world.session.tick(&config, stale_ms - 1), Tick::Nothing);
     assert_eq!(world.session.tick(&config, stale_ms), Tick::Close(Disconnect::Stale));
 
@@ -250,7 +250,7 @@ fn pings_are_answered_in_time_or_the_client_is_gone() {
     let mut world = World::connected(b"");
     let first_ms = world.session.deadline_ms();
     let interval_ms = config.client.ping_interval_ms;
-    assert!((NOW_MS + interval_ms / 2..=NOW_MS + interval_ms).contains(&first_ms));
+    assert!((NOW + interval_ms / 2..=NOW + interval_ms).contains(&first_ms));
     assert_eq!(world.session.tick(&config, first_ms), Tick::Ping);
     assert_eq!(world.session.deadline_ms(), first_ms + config.client.pong_timeout_ms);
     assert_eq!(world.take(Request::Pong), "Nothing");
