@@ -76,7 +76,8 @@ async fn read_all(shard: &Shared, id: u32, stream: &Stream, protocol: &mut Proto
                 Step::Switched(consumed) => from += consumed,
                 Step::Stalled { consumed, commands, full } => {
                     from += consumed;
-                    resume(shard, id, commands, full).await;
+                    // Boxed, since it is rare and every idle connection would pay for its room.
+                    Box::pin(resume(shard, id, commands, full)).await;
                 }
             }
         }
