@@ -123,13 +123,14 @@ impl Shard {
         let client = &self.config.client;
         let (interval_ms, pong) = (client.ping_interval_ms, client.pong_timeout_ms > 0);
         let session = self.clients.entry(id).session.as_ref().expect("it has just connected");
+        let announced = interval_ms > 0 && !session.has_frame_pings();
         let mut text = Uuid::encode_buffer();
         let result = ConnectResult {
             client: session.id().hyphenated().encode_lower(&mut text),
             version: concat!("trine ", env!("CARGO_PKG_VERSION")),
             data: b"",
-            ping: interval_ms.div_ceil(1000) as u32,
-            pong: pong && interval_ms > 0,
+            ping: if announced { interval_ms.div_ceil(1000) as u32 } else { 0 },
+            pong: pong && announced,
         };
         self.clients.sessions += 1;
         self.reply(id, format, reply, &Reply::Connect(result));

@@ -36,9 +36,17 @@ pub(super) enum Next {
     /// Read on.
     Read,
     /// Speak WebSocket from byte `consumed` of the input on; `None`: echo.
-    Upgraded { consumed: usize, format: Option<Format> },
+    Upgraded { consumed: usize, agreed: Option<Agreed> },
     /// End the connection when the answer has left.
     End,
+}
+
+/// What the handshake of the client protocol settled, for the life of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Agreed {
+    pub format: Format,
+    /// Pings are WebSocket frames, for tools that don't know the client protocol's.
+    pub frame_pings: bool,
 }
 
 /// What one input did.
@@ -69,9 +77,9 @@ impl Http {
         loop {
             match self.step(&mut input, config, echo, out, &mut progress) {
                 Ok(Some(Next::Read)) => {}
-                Ok(Some(Next::Upgraded { format, .. })) => {
+                Ok(Some(Next::Upgraded { agreed, .. })) => {
                     let consumed = whole - input.len();
-                    progress.next = Next::Upgraded { consumed, format };
+                    progress.next = Next::Upgraded { consumed, agreed };
                     return progress;
                 }
                 Ok(Some(Next::End)) => {
@@ -220,7 +228,7 @@ fn handshake(
         refuse(Error::Upgrade, out);
         return Next::End;
     };
-    let (format, protocol) = negotiate(request, upgrade);
+    let (agreed, protocol) = negotiate(request, upgrade);
     let accept = std::str::from_utf8(&accept).unwrap_or_default();
     let headers = [
         ("Upgrade", "websocket"),
@@ -230,7 +238,7 @@ fn handshake(
     ];
     let count = if protocol.is_some() && !echo { 4 } else { 3 };
     write_response_head(out, 101, &headers[..count], ResponseBody::None, true);
-    Next::Upgraded { consumed: 0, format: (!echo).then_some(format) }
+    Next::Upgraded { consumed: 0, agreed: (!echo).then_some(agreed) }
 }
 
 /// RFC 6455 §10.2: no Origin (no browser), that of the same host, or one on the list.
@@ -241,18 +249,26 @@ fn may_connect(upgrade: &Upgrade<'_>, config: &Config) -> bool {
         || config.client.allowed_origins.iter().any(|allowed| allowed == origin)
 }
 
-/// The format by the subprotocol that is named first, else by the query (client protocol §1).
-fn negotiate(request: &Request<'_>, upgrade: &Upgrade<'_>) -> (Format, Option<&'static str>) {
-    for offered in upgrade.protocols() {
-        match offered {
-            "centrifuge-json" => return (Format::Json, Some("centrifuge-json")),
-            "centrifuge-protobuf" => return (Format::Protobuf, Some("centrifuge-protobuf")),
+/// The format by the subprotocol that is named first, else by the query; the kind of pings by the
+/// query (client protocol §1).
+fn negotiate(request: &Request<'_>, upgrade: &Upgrade<'_>) -> (Agreed, Option<&'static str>) {
+    let mut agreed = Agreed { format: Format::Json, frame_pings: false };
+    for pair in request.query().unwrap_or_default().split('&') {
+        match pair {
+            "format=protobuf" | "cf_protocol=protobuf" => agreed.format = Format::Protobuf,
+            "cf_ws_frame_ping_pong=true" => agreed.frame_pings = true,
             _ => {}
         }
     }
-    let mut pairs = request.query().unwrap_or_default().split('&');
-    let protobuf = pairs.any(|pair| matches!(pair, "format=protobuf" | "cf_protocol=protobuf"));
-    (if protobuf { Format::Protobuf } else { Format::Json }, None)
+    for offered in upgrade.protocols() {
+        let (format, name) = match offered {
+            "centrifuge-json" => (Format::Json, "centrifuge-json"),
+            "centrifuge-protobuf" => (Format::Protobuf, "centrifuge-protobuf"),
+            _ => continue,
+        };
+        return (Agreed { format, ..agreed }, Some(name));
+    }
+    (agreed, None)
 }
 
 /// Answers a broken request; the connection ends after it.

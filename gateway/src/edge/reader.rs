@@ -15,7 +15,7 @@ use trine_proto::ws::{Decoder, Event, Limits};
 use super::Shared;
 use super::client::Taken;
 use super::connection::Face;
-use super::http::{Http, Next};
+use super::http::{Agreed, Http, Next};
 use super::shard::Shard;
 use crate::limits::{ECHO_FRAGMENTS, ECHO_MESSAGE_LIMIT_BYTES, MAILBOX_WAIT_MS};
 use crate::scratch;
@@ -134,7 +134,8 @@ impl Protocol {
         match self {
             Protocol::Http(http) => match http_input(http, shard, id, input) {
                 None => Step::Taken,
-                Some((consumed, format)) => {
+                Some((consumed, agreed)) => {
+                    let format = agreed.map(|agreed| agreed.format);
                     *self = Protocol::WebSocket { decoder: Decoder::new(), format };
                     Step::Switched(consumed)
                 }
@@ -150,13 +151,13 @@ impl Protocol {
     }
 }
 
-/// Answers requests. After an upgrade, returns the bytes taken and the format.
+/// Answers requests. After an upgrade, returns the bytes taken and what was agreed.
 fn http_input(
     http: &mut Http,
     shard: &mut Shard,
     id: u32,
     input: &[u8],
-) -> Option<(usize, Option<Format>)> {
+) -> Option<(usize, Option<Agreed>)> {
     let Face::Http { begun } = shard.clients.entry(id).face else { return None };
     let (config, now_ms) = (shard.config.clone(), rt::now_ms());
     let echo = shard.clients.entry(id).echo;
@@ -183,9 +184,9 @@ fn http_input(
             shard.clients.linger(id, true, now_ms);
             None
         }
-        Next::Upgraded { consumed, format } => {
-            match format {
-                Some(format) => shard.begin_session(id, format),
+        Next::Upgraded { consumed, agreed } => {
+            match agreed {
+                Some(agreed) => shard.begin_session(id, agreed),
                 None => {
                     let connection = shard.clients.entry(id);
                     connection.face = Face::Echo;
@@ -193,7 +194,7 @@ fn http_input(
                     shard.clients.metrics.add(Counter::Upgrades, 1);
                 }
             }
-            Some((consumed, format))
+            Some((consumed, agreed))
         }
     }
 }
@@ -270,6 +271,11 @@ fn control(shard: &mut Shard, id: u32, event: Event<'_>) {
             shard.clients.push_frame(id, trine_proto::ws::FrameKind::Pong, payload);
         }
         Event::Close { code, .. } => shard.close_socket(id, code, "", true),
-        Event::Pong(_) | Event::Message { .. } => {}
+        Event::Pong(_) => {
+            if let Some(session) = shard.clients.entry(id).session.as_mut() {
+                session.frame_pong(&shard.config);
+            }
+        }
+        Event::Message { .. } => {}
     }
 }

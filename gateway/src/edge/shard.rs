@@ -12,9 +12,11 @@ use rand::{RngCore, SeedableRng};
 use trine_core::metrics::{Counter, Gauge, Histogram, Writer};
 use trine_core::rt::{self, Stream, Turn, WakeHandle};
 use trine_core::shard::{Balance, Mailboxes};
-use trine_proto::client::{Disconnect, Format};
+use trine_proto::client::Disconnect;
+use trine_proto::ws::FrameKind;
 
 use super::connection::{Connections, Face};
+use super::http::Agreed;
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::data::Peers;
@@ -90,13 +92,13 @@ impl Shard {
     }
 
     /// The connection speaks the client protocol from now on.
-    pub fn begin_session(&mut self, id: u32, format: Format) {
+    pub fn begin_session(&mut self, id: u32, agreed: Agreed) {
         let mut bytes = [0; 16];
         self.ids.fill_bytes(&mut bytes);
         let client = uuid::Builder::from_random_bytes(bytes).into_uuid();
-        let session = Session::new(client, format, &self.config, rt::now_ms());
+        let session = Session::new(client, agreed.format, &self.config, rt::now_ms());
         let connection = self.clients.entry(id);
-        connection.session = Some(session);
+        connection.session = Some(session.with_frame_pings(agreed.frame_pings));
         connection.face = Face::Client;
         connection.deadline_ms = u64::MAX;
         self.clients.arm(id);
@@ -304,6 +306,7 @@ impl Shard {
             Tick::Ping => {
                 self.clients.push_frame(id, crate::hub::frame_kind(format), format.ping());
             }
+            Tick::FramePing => self.clients.push_frame(id, FrameKind::Ping, b""),
             Tick::Close(disconnect) => self.close(id, disconnect),
         }
         self.clients.arm(id);

@@ -104,8 +104,10 @@ pub struct SubscribeAction<'a> {
 pub enum Tick {
     /// Nothing is due.
     Nothing,
-    /// Send a ping.
+    /// Send a ping of the client protocol.
     Ping,
+    /// Send a WebSocket ping.
+    FramePing,
     /// End the connection.
     Close(Disconnect),
 }
@@ -119,6 +121,7 @@ pub struct Session {
     deadline_ms: u64,
     phase: Phase,
     format: Format,
+    frame_pings: bool,
 }
 
 /// The session's identity, lent out while the table of the sessions is needed for something else.
@@ -168,7 +171,18 @@ impl Session {
             deadline_ms: now_ms + config.client.stale_close_delay_ms,
             phase: Phase::New,
             format,
+            frame_pings: false,
         }
+    }
+
+    /// With pings that are WebSocket frames, of which `connect`'s reply says nothing.
+    pub fn with_frame_pings(self, frame_pings: bool) -> Self {
+        Self { frame_pings, ..self }
+    }
+
+    /// Whether pings are WebSocket frames.
+    pub fn has_frame_pings(&self) -> bool {
+        self.frame_pings
     }
 
     /// The client's id.
@@ -228,6 +242,7 @@ impl Session {
         }
         match &command.request {
             Request::Connect(connect) => self.connect(connect, context.config, now_ms, random),
+            Request::Pong if self.frame_pings => Action::Close(Disconnect::BadRequest),
             Request::Pong => self.pong(context.config),
             Request::Unknown => Action::Close(Disconnect::BadRequest),
             Request::Send { .. } => Action::Close(Disconnect::NotAvailable),
@@ -331,6 +346,13 @@ impl Session {
         self.deadline_ms = sent_ms + config.client.ping_interval_ms;
         self.phase = Phase::Live;
         Action::Nothing
+    }
+
+    /// Takes a WebSocket pong. One that was not asked for means nothing (RFC 6455 §5.5.3).
+    pub fn frame_pong(&mut self, config: &Config) {
+        if self.frame_pings && self.phase == Phase::Pinged {
+            self.pong(config);
+        }
     }
 
     fn subscribe<'a>(
@@ -462,9 +484,13 @@ impl Session {
             Phase::New => Tick::Close(Disconnect::Stale),
             Phase::Pinged => Tick::Close(Disconnect::NoPong),
             Phase::Live => {
-                self.phase = Phase::Pinged;
-                self.deadline_ms = now_ms + config.client.pong_timeout_ms;
-                Tick::Ping
+                if config.client.pong_timeout_ms == 0 {
+                    self.deadline_ms = now_ms + config.client.ping_interval_ms;
+                } else {
+                    self.phase = Phase::Pinged;
+                    self.deadline_ms = now_ms + config.client.pong_timeout_ms;
+                }
+                if self.frame_pings { Tick::FramePing } else { Tick::Ping }
             }
         }
     }

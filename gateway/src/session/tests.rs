@@ -261,6 +261,25 @@ fn pings_are_answered_in_time_or_the_client_is_gone() {
     assert_eq!(world.session.tick(&config, due_ms), Tick::Nothing, "it stood still");
     assert_eq!(world.session.tick(&config, due_ms + 500), Tick::Close(Disconnect::NoPong));
 
+    let mut world = World::connected(b"");
+    world.config.client.pong_timeout_ms = 0;
+    for beat in 0..3 {
+        let due_ms = first_ms + beat * interval_ms;
+        assert_eq!(world.session.deadline_ms(), due_ms, "no pong is awaited");
+        assert_eq!(world.session.tick(&world.config, due_ms), Tick::Ping);
+    }
+
+    let mut world = World::new();
+    world.session = world.session.with_frame_pings(true);
+    assert_eq!(world.take(Request::Connect(Connect::default())), "Connected");
+    world.session.frame_pong(&config);
+    assert_eq!(world.session.deadline_ms(), first_ms, "a pong not asked for means nothing");
+    assert_eq!(world.session.tick(&config, first_ms), Tick::FramePing);
+    world.session.frame_pong(&config);
+    assert_eq!(world.session.deadline_ms(), first_ms + interval_ms);
+    assert_eq!(world.session.tick(&config, first_ms + interval_ms), Tick::FramePing);
+    assert_eq!(world.take(Request::Pong), "Close(BadRequest)", "it is of the other kind");
+
     let mut world = World::new();
     world.config.client.ping_interval_ms = 0;
     assert_eq!(world.take(Request::Connect(Connect::default())), "Connected");
