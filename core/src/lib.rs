@@ -4,6 +4,7 @@
 
 pub mod buf;
 pub mod fd;
+pub mod journal;
 pub mod limits;
 pub mod metrics;
 pub mod rt;

@@ -31,3 +31,23 @@ pub const LINK_CHUNK_FDS: usize = 253;
 pub const LINK_FDS: usize = 4096;
 /// Bytes of one message of a link: plan and configuration take some KiB.
 pub const LINK_PAYLOAD_BYTES: usize = 16 << 20;
+/// Bytes of a block of the journal: what disks write whole, and what O_DIRECT asks for.
+pub const BLOCK_BYTES: usize = 4 << 10;
+/// Bytes of a journal's segment, at most: few files, and yet old ones go in small steps.
+pub const SEGMENT_BYTES: u64 = 64 << 20;
+/// Bytes of one commit, at most: two of the largest records, a few milliseconds of writing.
+pub const COMMIT_BYTES: usize = 2 << 20;
+/// Bytes of one record's payload, at most: what Kafka takes by default (`message.max.bytes`).
+pub const RECORD_BYTES: usize = 1 << 20;
+/// Streams and cursors of one journal: each is named anew in every segment.
+pub const JOURNAL_STREAMS: usize = 65_536;
+/// Bytes that may wait for the disk: some commits, so that a stall of it is felt soon.
+pub const JOURNAL_PENDING_BYTES: usize = 16 << 20;
+/// Bytes of the newest commits kept in memory: readers at the end don't go to the disk.
+pub const JOURNAL_CACHE_BYTES: usize = 16 << 20;
+/// New segments tried at once when the disk fails: one bad file is not yet a bad disk.
+pub const JOURNAL_RETRIES: u32 = 3;
+/// Milliseconds before a failing disk is tried again.
+pub const JOURNAL_RETRY_MS: u64 = 1000;
+/// Milliseconds that a moved cursor may wait for other records to be committed with.
+pub const CURSOR_DELAY_MS: u64 = 50;

@@ -3,6 +3,7 @@
 //! **Runs on: control**, before anything is started. Exit codes: 0 done, 1 it failed while
 //! running, 64 the command line is wrong, 78 the configuration is.
 
+mod journal;
 mod resources;
 mod status;
 
@@ -70,6 +71,11 @@ enum Command {
     },
     /// Show what runs now
     Status,
+    /// Look at the files of a journal, and mend them
+    Journal {
+        #[command(subcommand)]
+        command: journal::Command,
+    },
     /// The data process; started by trine itself
     #[command(hide = true)]
     Data,
@@ -97,6 +103,7 @@ pub fn main() -> ExitCode {
             let _ = io::stdout().write_all(config::default_file().as_bytes());
             ExitCode::SUCCESS
         }
+        Command::Journal { command } => journal::main(&command),
         Command::Check => with_config(&options, |config| check(&options, config)),
         Command::Status => with_config(&options, |config| status::show(&config)),
         Command::Run => with_config(&options, run),

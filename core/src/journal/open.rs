@@ -1,0 +1,246 @@
+//! Opens a journal: reads every segment, says what is damaged or missing, and carries operations
+//! out on a disk.
+//!
+//! **Runs on: storage**, and `trine journal`.
+
+use std::cmp::Ordering;
+use std::io;
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use super::Options;
+use super::disk::{Disk, Listed};
+use super::format::{Kind, Mark, Record, Records, commit_at};
+use super::machine::{Journal, Operation, Segment};
+use super::scan::{Scanned, next_commit, scan};
+use super::streams::{Place, StreamId};
+use crate::limits::BLOCK_BYTES;
+
+/// A place that held durable bytes and does not any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// The segment; a copy is kept in quarantine.
+    pub segment: u64,
+    /// The bytes.
+    pub at: Range<u64>,
+    /// What the disk said, when it could not read the segment at all.
+    pub error: Option<String>,
+}
+
+/// An open journal and what was found.
+#[derive(Debug)]
+pub struct Opened {
+    /// The journal.
+    pub journal: Journal,
+    /// Segments read.
+    pub segments: usize,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Records found.
+    pub records: u64,
+    /// Damaged places, which are corruption.
+    pub damaged: Vec<Damage>,
+    /// Records that are missing between others of their stream.
+    pub missing_records: u64,
+    /// Segments that later ones know of and that are not there.
+    pub missing_segments: Vec<u64>,
+    /// Bytes cut off behind the last whole commit, which no sync had confirmed.
+    pub torn_bytes: u64,
+    /// Segments of which no copy could be kept, and why.
+    pub not_kept: Vec<(u64, String)>,
+}
+
+/// Reads all segments. Nothing is changed but what can't be of use: empty segments are removed.
+///
+/// # Errors
+/// When the folder can't be read. Damage is no error, it is told in [`Opened`].
+pub async fn open<D: Disk>(disk: &mut D, options: Options) -> io::Result<Opened> {
+    let listed = disk.list().await?;
+    let mut opened = Opened {
+        journal: Journal::new(options),
+        segments: 0,
+        bytes: 0,
+        records: 0,
+        damaged: Vec::new(),
+        missing_records: 0,
+        missing_segments: Vec::new(),
+        torn_bytes: 0,
+        not_kept: Vec::new(),
+    };
+    let mut buffer = Vec::new();
+    let mut before = 0;
+    for (index, &Listed { segment, bytes }) in listed.iter().enumerate() {
+        opened.journal.next_segment = segment + 1;
+        let mark = mark_of(disk, segment, &listed[index + 1..], &mut buffer).await;
+        let read = disk.read(segment, 0, bytes as usize, &mut buffer).await;
+        if let Err(error) = read {
+            let (at, error) = (0..bytes, Some(error.to_string()));
+            opened.damaged.push(Damage { segment, at, error });
+            opened.keep_copy(disk, segment).await;
+            opened.journal.segments.push_back(Segment { segment, bytes, last_ms: 0 });
+            before = segment;
+            continue;
+        }
+        let scanned = opened.take(segment, &buffer, mark);
+        if let Some(previous) = scanned.previous
+            && index > 0
+            && previous.synced > 0
+            && previous.segment != before
+        {
+            opened.missing_segments.push(previous.segment);
+        }
+        if scanned.damaged.is_empty() && scanned.end == 0 {
+            disk.remove(segment).await?;
+            continue;
+        }
+        if !scanned.damaged.is_empty() {
+            opened.keep_copy(disk, segment).await;
+        }
+        opened.keep(segment, bytes, &scanned);
+        before = segment;
+    }
+    Ok(opened)
+}
+
+/// How far `later` segments say that `segment` was synced; `None`: none of them says anything.
+pub async fn mark_of<D: Disk>(
+    disk: &mut D,
+    segment: u64,
+    later: &[Listed],
+    buffer: &mut Vec<u8>,
+) -> Option<u64> {
+    for &next in later {
+        let Some(previous) = previous_of(disk, next, buffer).await else { continue };
+        match previous.segment.cmp(&segment) {
+            Ordering::Equal => return Some(previous.synced),
+            Ordering::Less => return Some(0),
+            Ordering::Greater => {}
+        }
+    }
+    None
+}
+
+/// What a segment says of the ones before it; `None`: it has no good commit.
+async fn previous_of<D: Disk>(disk: &mut D, of: Listed, buffer: &mut Vec<u8>) -> Option<Mark> {
+    let Listed { segment, bytes } = of;
+    disk.read(segment, 0, BLOCK_BYTES, buffer).await.ok()?;
+    if let Some(commit) = commit_at(segment, 0, buffer) {
+        return Some(commit.previous);
+    }
+    // The first commit is damaged, so any other will do.
+    disk.read(segment, 0, bytes as usize, buffer).await.ok()?;
+    next_commit(segment, buffer, 0).map(|commit| commit.previous)
+}
+
+impl Opened {
+    /// Reads one segment into the journal.
+    fn take(&mut self, segment: u64, bytes: &[u8], mark: Option<u64>) -> Scanned {
+        // What lies above a later segment's mark was given up, and its offsets given again.
+        let kept = mark.map_or(bytes.len(), |mark| bytes.len().min(mark as usize));
+        let marked = mark.unwrap_or(0);
+        let (mut missing, mut records) = (0, 0);
+        let streams = &mut self.journal.streams;
+        let scanned = scan(segment, &bytes[..kept], marked, |commit, record| {
+            let Record { stream, kind, offset, payload, .. } = record;
+            records += 1;
+            missing += match kind {
+                Kind::Data => {
+                    let (position, bytes) = (commit.position, commit.padded_bytes() as u32);
+                    streams.restore_record(stream, Place { offset, segment, position, bytes })
+                }
+                Kind::Stream | Kind::Cursor => {
+                    let name = String::from_utf8_lossy(payload);
+                    streams.restore_name(stream, &name, kind == Kind::Cursor, offset)
+                }
+            };
+        });
+        self.segments += 1;
+        self.bytes += bytes.len() as u64;
+        self.records += records;
+        self.missing_records += missing;
+        self.torn_bytes += scanned.torn_bytes;
+        let damage = |at: &Range<u64>| Damage { segment, at: at.clone(), error: None };
+        self.damaged.extend(scanned.damaged.iter().map(damage));
+        scanned
+    }
+
+    fn keep(&mut self, segment: u64, bytes: u64, scanned: &Scanned) {
+        let journal = &mut self.journal;
+        journal.previous = Mark { segment, synced: scanned.end };
+        let kept = Segment { segment, bytes: bytes.min(scanned.end), last_ms: scanned.last_ms };
+        journal.segments.push_back(kept);
+        if bytes > scanned.end {
+            journal.cut_later(segment, scanned.end);
+        }
+    }
+
+    async fn keep_copy<D: Disk>(&mut self, disk: &mut D, segment: u64) {
+        if let Err(error) = disk.quarantine(segment).await {
+            self.not_kept.push((segment, error.to_string()));
+        }
+    }
+}
+
+/// Carries out what the journal asks for.
+///
+/// # Errors
+/// The disk's, to be given to [`Journal::completed`].
+pub async fn perform<D: Disk>(disk: &mut D, operation: &Operation) -> io::Result<()> {
+    match operation {
+        Operation::Create { segment, bytes } => disk.create(*segment, *bytes).await,
+        Operation::Write { segment, position, data } => disk.write(*segment, *position, data).await,
+        Operation::Sync { segment } => disk.sync(*segment).await,
+        Operation::Truncate { segment, bytes } => disk.truncate(*segment, *bytes).await,
+        Operation::Remove { segment } => disk.remove(*segment).await,
+    }
+}
+
+/// Reads a stream from `offset` on until `take` says that it has enough (false), or to the end.
+/// Payloads are slices of their commit's bytes. Returns the offset to go on from.
+///
+/// # Errors
+/// When the disk can't read a commit; what was taken before stays taken.
+pub async fn read<D: Disk>(
+    disk: &mut D,
+    journal: &Journal,
+    stream: StreamId,
+    offset: u64,
+    mut take: impl FnMut(u64, u64, Bytes) -> bool,
+) -> io::Result<u64> {
+    let end = journal.range(stream).end;
+    let mut next = offset;
+    let mut place = journal.place(stream, offset);
+    while let Some(at) = place {
+        let data = match journal.cached(at) {
+            Some(data) => data,
+            None => {
+                let mut buffer = Vec::new();
+                disk.read(at.segment, at.position, at.bytes as usize, &mut buffer).await?;
+                Bytes::from(buffer)
+            }
+        };
+        let Some(header) = commit_at(at.segment, at.position, &data) else {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the commit is damaged"));
+        };
+        let mut records = Records::new(header, &data);
+        loop {
+            for record in records.by_ref() {
+                let wanted = record.kind == Kind::Data && record.stream == stream.number();
+                if !wanted || record.offset < next || record.offset >= end {
+                    continue;
+                }
+                next = record.offset + 1;
+                if !take(record.offset, record.time_ms, data.slice_ref(record.payload)) {
+                    return Ok(next);
+                }
+            }
+            if records.is_done() {
+                break;
+            }
+            records.skip_damaged();
+        }
+        place = journal.place_after(stream, at);
+    }
+    Ok(next.max(end))
+}

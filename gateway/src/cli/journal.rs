@@ -1,0 +1,191 @@
+//! `trine journal`: what a journal's files hold, whether they are whole, and mending them.
+//!
+//! **Runs on: control**, or beside a running gateway: all but `repair` only read. Exit code 1: the
+//! files are damaged, or can't be read.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use trine_core::journal::disk::at_once;
+use trine_core::journal::disk::plain::PlainDisk;
+use trine_core::journal::{
+    Disk, Opened, Options, Retention, StreamId, mark_of, open, read, repaired,
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// List the segments, streams and cursors
+    Ls {
+        /// The journal's folder
+        folder: PathBuf,
+    },
+    /// Read every byte and say what is damaged or missing; exit code 1 if anything is
+    Check {
+        /// The journal's folder
+        folder: PathBuf,
+    },
+    /// Print a stream's records: offset, Unix milliseconds, payload, one line each
+    Dump {
+        /// The journal's folder
+        folder: PathBuf,
+        /// The stream, as `ls` names it
+        stream: String,
+        /// The offset to begin with
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+        /// Records to print at most
+        #[arg(long, default_value_t = u64::MAX, hide_default_value = true)]
+        limit: u64,
+    },
+    /// Write damaged segments anew with all that is good in them, while no gateway runs; the
+    /// damaged ones are kept in the folder's `quarantine`
+    Repair {
+        /// The journal's folder
+        folder: PathBuf,
+    },
+}
+
+/// Read only, so these bound nothing.
+const OPTIONS: Options =
+    Options { quota_bytes: u64::MAX / 2, retention: Retention::Oldest { age_ms: 0 }, gather_ms: 0 };
+
+pub(super) fn main(command: &Command) -> ExitCode {
+    let (folder, result) = match command {
+        Command::Ls { folder } => (folder, look(folder).and_then(|seen| seen.list())),
+        Command::Check { folder } => (folder, look(folder).and_then(|seen| seen.check())),
+        Command::Dump { folder, stream, from, limit } => {
+            (folder, look(folder).and_then(|seen| seen.dump(stream, *from, *limit)))
+        }
+        Command::Repair { folder } => (folder, repair(folder)),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        // Whoever read the output has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            super::complain(&format!("{}: {error}", folder.display()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A journal that was read and is not changed.
+struct Seen {
+    disk: PlainDisk,
+    opened: Opened,
+}
+
+fn look(folder: &Path) -> io::Result<Seen> {
+    let mut disk = PlainDisk::open_to_read(folder)?;
+    let opened = at_once(open(&mut disk, OPTIONS))?;
+    Ok(Seen { disk, opened })
+}
+
+impl Seen {
+    fn list(mut self) -> io::Result<bool> {
+        let mut out = io::stdout().lock();
+        for listed in at_once(self.disk.list())? {
+            writeln!(out, "segment  {:016x}  {} bytes", listed.segment, listed.bytes)?;
+        }
+        let journal = &self.opened.journal;
+        for (id, name) in journal.names(false) {
+            let range = journal.range(id);
+            let count = range.end - range.start;
+            writeln!(out, "stream   {name}  {}..{}  {count} records", range.start, range.end)?;
+        }
+        for (id, name) in journal.names(true) {
+            writeln!(out, "cursor   {name}  {}", journal.cursor_value(id))?;
+        }
+        Ok(true)
+    }
+
+    fn check(self) -> io::Result<bool> {
+        let mut out = io::stdout().lock();
+        report(&self.opened, &mut out)
+    }
+
+    fn dump(mut self, stream: &str, from: u64, limit: u64) -> io::Result<bool> {
+        let Some(id) = self.find(stream) else {
+            let text = format!("there is no stream {stream:?}; `trine journal ls` names them");
+            return Err(io::Error::new(io::ErrorKind::NotFound, text));
+        };
+        let mut out = io::BufWriter::new(io::stdout().lock());
+        let (mut left, mut failed) = (limit, None);
+        let journal = &self.opened.journal;
+        let reading = read(&mut self.disk, journal, id, from, |offset, time_ms, payload| {
+            if left == 0 {
+                return false;
+            }
+            left -= 1;
+            let text = payload.escape_ascii();
+            failed = writeln!(out, "{offset}\t{time_ms}\t{text}").err();
+            failed.is_none()
+        });
+        at_once(reading)?;
+        failed.map_or(Ok(()), Err)?;
+        out.flush()?;
+        Ok(true)
+    }
+
+    fn find(&self, stream: &str) -> Option<StreamId> {
+        let mut names = self.opened.journal.names(false);
+        names.find(|(_, name)| *name == stream).map(|(id, _)| id)
+    }
+}
+
+/// Says what opening has found; true: all is well.
+fn report(opened: &Opened, out: &mut impl Write) -> io::Result<bool> {
+    for damage in &opened.damaged {
+        let (segment, at) = (damage.segment, &damage.at);
+        let why = damage.error.as_deref().unwrap_or("a checksum does not match");
+        writeln!(out, "damaged  segment {segment:016x}, bytes {}..{}: {why}", at.start, at.end)?;
+    }
+    for segment in &opened.missing_segments {
+        writeln!(out, "missing  segment {segment:016x}")?;
+    }
+    if opened.missing_records > 0 {
+        writeln!(out, "missing  {} records between others", opened.missing_records)?;
+    }
+    if opened.torn_bytes > 0 {
+        let bytes = opened.torn_bytes;
+        writeln!(out, "torn     {bytes} bytes at the end, which no sync had confirmed")?;
+    }
+    let Opened { segments, records, bytes, .. } = opened;
+    writeln!(out, "read     {segments} segments, {records} records, {bytes} bytes")?;
+    Ok(opened.damaged.is_empty()
+        && opened.missing_segments.is_empty()
+        && opened.missing_records == 0)
+}
+
+fn repair(folder: &Path) -> io::Result<bool> {
+    let mut disk = PlainDisk::open(folder).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => {
+            io::Error::new(error.kind(), "a running gateway has this journal; stop it first")
+        }
+        _ => error,
+    })?;
+    let opened = at_once(open(&mut disk, OPTIONS))?;
+    let mut out = io::stdout().lock();
+    if let Some((segment, why)) = opened.not_kept.first() {
+        let text = format!("segment {segment:016x} can't be copied to quarantine: {why}");
+        return Err(io::Error::other(text));
+    }
+    let listed = at_once(disk.list())?;
+    let mut damaged: Vec<u64> = opened.damaged.iter().map(|damage| damage.segment).collect();
+    damaged.dedup();
+    let mut buffer = Vec::new();
+    for segment in damaged {
+        let at = listed.iter().position(|listed| listed.segment == segment);
+        let at = at.expect("a damaged segment is listed");
+        let mark = at_once(mark_of(&mut disk, segment, &listed[at + 1..], &mut buffer));
+        at_once(disk.read(segment, 0, listed[at].bytes as usize, &mut buffer))?;
+        disk.replace(segment, &repaired(segment, &buffer, mark))?;
+        writeln!(out, "repaired segment {segment:016x}; as it was it is in quarantine")?;
+    }
+    drop((out, disk));
+    look(folder)?.check()?;
+    Ok(true)
+}
