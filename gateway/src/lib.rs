@@ -11,7 +11,7 @@ pub mod data;
 pub mod edge;
 pub mod hub;
 pub mod limits;
-pub mod log;
+pub mod logs;
 pub mod proxy;
 pub mod scratch;
 pub mod session;

@@ -4,6 +4,7 @@
 //! can make it panic.
 
 pub mod client;
+pub mod hash;
 pub mod http1;
 pub mod limits;
 pub mod simd;

@@ -146,6 +146,7 @@ fn read(path: &Path) -> Result<Config, String> {
     let folder = folder.unwrap_or(Path::new("."));
     let folder = folder.canonicalize().map_err(|error| format!("{}: {error}", folder.display()))?;
     config.runtime_dir = folder.join(&config.runtime_dir);
+    config.data_dir = folder.join(&config.data_dir);
     Ok(config)
 }
 
@@ -162,7 +163,7 @@ fn check(options: &Options, config: Config) -> ExitCode {
 }
 
 fn run(config: Config) -> ExitCode {
-    crate::log::start(&config.log);
+    crate::logs::start(&config.logs);
     match resources::prepare() {
         Ok(lacking) => {
             let warnings = [config.warnings(), lacking].concat();

@@ -10,8 +10,8 @@ use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::schema::{KEYS, Key, Kind, NAMESPACE_KEYS, Value};
-use super::{Config, Namespace};
+use super::schema::{KEYS, Key, Kind, NAMESPACE_KEYS, RPC_KEYS, Value};
+use super::{Config, Namespace, Rpc};
 use crate::limits::SHARDS_MAX;
 
 /// Everything that is wrong with a file; shown with line, caret and what would be allowed.
@@ -104,6 +104,12 @@ impl Reader {
                         reader.namespace(entry, config);
                     }
                 }
+                ("rpc", DeValue::Array(entries)) => {
+                    for entry in entries {
+                        reader.rpc(entry, config);
+                    }
+                }
+                ("rpc", _) => reader.problem(value.span(), "`rpc` is a list", "write [[rpc]]"),
                 ("namespace", _) => {
                     reader.problem(value.span(), "`namespace` is a list", "write [[namespace]]");
                 }
@@ -147,6 +153,28 @@ impl Reader {
             Some(_) => {}
         }
         config.namespaces.push(namespace);
+    }
+
+    fn rpc(&mut self, entry: &Spanned<DeValue<'_>>, config: &mut Config) {
+        let DeValue::Table(table) = entry.get_ref() else {
+            return self.problem(entry.span(), "an rpc is a table", "write [[rpc]]");
+        };
+        let mut rpc = Rpc::default();
+        let place = format!("rpc[{}]", config.rpcs.len());
+        self.section(&place, table, RPC_KEYS, &mut rpc, |_, _, _, _| false);
+        for name in ["method", "topic"] {
+            if self.span(&format!("{place}.{name}")).is_none() {
+                let title = format!("this rpc has no {name}");
+                self.problem(entry.span(), title, format!("add {name} = \"…\""));
+            }
+        }
+        if let Some(span) = self.span(&format!("{place}.method"))
+            && config.rpcs.iter().any(|known| known.method == rpc.method)
+        {
+            let title = format!("rpc `{}` is there already", rpc.method);
+            self.problem(span, title, "methods are named once");
+        }
+        config.rpcs.push(rpc);
     }
 
     /// Reads one table. `other` takes what is no key of it, or says no.
@@ -272,7 +300,8 @@ impl Reader {
     }
 }
 
-const SECTIONS: [&str; 7] = ["listen", "shards", "client", "broker", "log", "channel", "namespace"];
+const SECTIONS: [&str; 9] =
+    ["listen", "shards", "client", "broker", "logs", "log", "rpc", "channel", "namespace"];
 
 fn is_section(name: &str) -> bool {
     !name.is_empty() && KEYS.iter().any(|key| key.section == name)
@@ -315,6 +344,12 @@ fn read(kind: Kind, value: &DeValue<'_>) -> Result<Value, String> {
         (Kind::Cpus, value) => {
             cpus(value).ok_or_else(|| "a list of CPU numbers, each once, such as [0, 2]".to_owned())
         }
+        (Kind::RecordKey, value) => match value.as_str() {
+            Some(text) if matches!(text, "none" | "user") || text.starts_with('/') => {
+                Ok(Value::Text(text.to_owned()))
+            }
+            _ => Err("\"none\", \"user\", or a JSON pointer such as \"/ticket/id\"".to_owned()),
+        },
         (Kind::Name, value) => match value.as_str() {
             Some(text) if is_name(text) => Ok(Value::Text(text.to_owned())),
             _ => Err("1 to 64 of a-z, A-Z, 0-9, `_`, `-` and `.`".to_owned()),

@@ -33,8 +33,14 @@ pub struct Config {
     pub client: Client,
     /// The embedded broker.
     pub broker: Broker,
-    /// Logs.
+    /// Records for people.
+    pub logs: Logs,
+    /// Holds what must outlive the process: the journal.
+    pub data_dir: PathBuf,
+    /// Where durable events go.
     pub log: Log,
+    /// Rpc methods that are durable events.
+    pub rpcs: Vec<Rpc>,
     /// Rules for channels; the first has no name and is for channels without a prefix.
     pub namespaces: Vec<Namespace>,
 }
@@ -93,9 +99,45 @@ pub struct Broker {
     pub history_limit_bytes: usize,
 }
 
-/// Logs.
+/// The embedded log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Log {
+    /// Partitions of a topic.
+    pub partitions: u32,
+    /// Bytes on disk; the oldest records go first.
+    pub quota_bytes: u64,
+    /// Age at which records may go; 0: age means nothing.
+    pub retention_ms: u64,
+    /// How long a durable command may take before it is refused.
+    pub timeout_ms: u64,
+}
+
+/// An rpc method whose calls are records of a topic.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rpc {
+    /// The method.
+    pub method: String,
+    /// The topic.
+    pub topic: String,
+    /// What keeps its order.
+    pub key: RecordKey,
+}
+
+/// Records with the same key are in one partition, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RecordKey {
+    /// No key: partitions take turns.
+    #[default]
+    None,
+    /// The client's user name.
+    User,
+    /// A place in the payload (RFC 6901).
+    Pointer(String),
+}
+
+/// Records for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Logs {
     /// The least level that is written.
     pub level: LogLevel,
     /// How a record looks.
@@ -243,7 +285,15 @@ impl Config {
                 allowed_origins: Vec::new(),
             },
             broker: Broker { history_limit_bytes: 256 << 20 },
-            log: Log { level: LogLevel::Info, format: LogFormat::Json },
+            logs: Logs { level: LogLevel::Info, format: LogFormat::Json },
+            data_dir: default_data_dir(),
+            log: Log {
+                partitions: 4,
+                quota_bytes: 1 << 30,
+                retention_ms: 7 * 24 * 3_600_000,
+                timeout_ms: 3_000,
+            },
+            rpcs: Vec::new(),
             namespaces: vec![Namespace::closed(String::new())],
         }
     }
@@ -311,6 +361,13 @@ impl Namespace {
             message_limit_bytes: 65_536,
         }
     }
+}
+
+/// `$XDG_STATE_HOME/trine`, by default `~/.local/state/trine`.
+fn default_data_dir() -> PathBuf {
+    let set = |name| std::env::var_os(name).filter(|base| !base.is_empty()).map(PathBuf::from);
+    let base = set("XDG_STATE_HOME").or_else(|| Some(set("HOME")?.join(".local/state")));
+    base.unwrap_or_else(|| PathBuf::from("/var/lib")).join("trine")
 }
 
 /// `$XDG_RUNTIME_DIR/trine`, else one in the system's directory for temporary files with the

@@ -3,7 +3,7 @@
 //! **Runs on: control.** The parser, the errors' hints and `trine config default` all read it, so
 //! none can forget a key.
 
-use super::{Access, Config, LogFormat, Namespace, Payload};
+use super::{Access, Config, LogFormat, Namespace, Payload, RecordKey, Rpc};
 use crate::limits::{SHARDS_MAX, YEAR_MS};
 
 /// What a key holds.
@@ -25,8 +25,10 @@ pub(super) enum Kind {
     Origins,
     /// A list of CPU numbers, each once.
     Cpus,
-    /// A namespace's name.
+    /// A namespace's or a topic's name.
     Name,
+    /// `none`, `user`, or a JSON pointer such as `/ticket/id`.
+    RecordKey,
 }
 
 /// A value that has its kind.
@@ -82,6 +84,9 @@ pub(super) const KEYS: &[Key<Config>] = keys! { Config;
     "" "runtime_dir" Kind::Text,
         "Folder for the lock and the sockets between the two processes; relative to this file.",
         |c, v| c.runtime_dir = v.text().into(), |c| Some(quoted(&c.runtime_dir.to_string_lossy()));
+    "" "data_dir" Kind::Text,
+        "Folder for what must outlive the process; relative to this file. One process has it.",
+        |c, v| c.data_dir = v.text().into(), |c| Some(quoted(&c.data_dir.to_string_lossy()));
     "" "demo" Kind::Bool, "Serve the demo page at `/`.",
         |c, v| c.demo = v.bool(), |c| Some(c.demo.to_string());
     "listen" "client" Kind::Address, "Where clients connect.",
@@ -143,12 +148,42 @@ pub(super) const KEYS: &[Key<Config>] = keys! { Config;
         "Memory for history and presence of all channels; the oldest publications go first.",
         |c, v| c.broker.history_limit_bytes = v.size(),
         |c| Some(c.broker.history_limit_bytes.to_string());
-    "log" "level" Kind::Choice(&["error", "warn", "info", "debug"]), "The least level written.",
-        |c, v| if let Some(level) = word(v) { c.log.level = level },
-        |c| Some(quoted(&name_of(&c.log.level)));
-    "log" "format" Kind::Choice(&["json", "text"]), "One JSON object a line, or text for people.",
-        |c, v| if let Some(format) = word::<LogFormat>(v) { c.log.format = format },
-        |c| Some(quoted(&name_of::<LogFormat>(&c.log.format)));
+    "logs" "level" Kind::Choice(&["error", "warn", "info", "debug"]), "The least level written.",
+        |c, v| if let Some(level) = word(v) { c.logs.level = level },
+        |c| Some(quoted(&name_of(&c.logs.level)));
+    "logs" "format" Kind::Choice(&["json", "text"]), "One JSON object a line, or text for people.",
+        |c, v| if let Some(format) = word::<LogFormat>(v) { c.logs.format = format },
+        |c| Some(quoted(&name_of::<LogFormat>(&c.logs.format)));
+    "log" "partitions" Kind::Integer(1, 1024), "Partitions of a topic; records of one key are in one.",
+        |c, v| c.log.partitions = v.integer() as u32, |c| Some(c.log.partitions.to_string());
+    "log" "quota_bytes" Kind::Integer(16 << 20, 1 << 50),
+        "Disk for durable events; the oldest go first.",
+        |c, v| c.log.quota_bytes = v.integer(), |c| Some(c.log.quota_bytes.to_string());
+    "log" "retention_ms" Kind::Integer(0, YEAR_MS), "Age at which they may go; 0: never by age.",
+        |c, v| c.log.retention_ms = v.integer(), |c| Some(c.log.retention_ms.to_string());
+    "log" "timeout_ms" Kind::Integer(10, 600_000),
+        "How long a durable command may take; then it gets error 100 and may be in the log.",
+        |c, v| c.log.timeout_ms = v.integer(), |c| Some(c.log.timeout_ms.to_string());
+};
+
+/// Every key of an `[[rpc]]`.
+pub(super) const RPC_KEYS: &[Key<Rpc>] = keys! { Rpc;
+    "" "method" Kind::Text, "The rpc method.",
+        |r, v| r.method = v.text().into(), |r| Some(quoted(&r.method));
+    "" "topic" Kind::Name, "The topic that each call becomes a record of.",
+        |r, v| r.topic = v.text().into(), |r| Some(quoted(&r.topic));
+    "" "key" Kind::RecordKey,
+        "What keeps its order: `none`, `user`, or a JSON pointer into the payload.",
+        |r, v| r.key = match v.text() {
+            "none" => RecordKey::None,
+            "user" => RecordKey::User,
+            pointer => RecordKey::Pointer(pointer.to_owned()),
+        },
+        |r| Some(match &r.key {
+            RecordKey::None => quoted("none"),
+            RecordKey::User => quoted("user"),
+            RecordKey::Pointer(pointer) => quoted(pointer),
+        });
 };
 
 /// Every key of `[channel]` and of a `[[namespace]]`.
@@ -211,6 +246,15 @@ pub fn default_file() -> String {
             text.push_str(&format!("\n[{section}]\n"));
         }
         write_key(&mut text, key, &config);
+    }
+    text.push_str(
+        "\n# Calls of this rpc method become records of a topic; repeat it for others. The reply \
+         comes once\n# the record is durable, and says where it is.\n# [[rpc]]\n",
+    );
+    let route =
+        Rpc { method: "ticket.create".into(), topic: "ticket.create".into(), ..Rpc::default() };
+    for key in RPC_KEYS {
+        write_key(&mut text, key, &route);
     }
     text.push_str(
         "\n# Channels without a prefix. In a file nobody may do anything until it says so.\n\

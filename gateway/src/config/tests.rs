@@ -54,9 +54,19 @@ fn every_key_is_read() {
         allowed_origins = ["https://desk.example"]
         [broker]
         history_limit_bytes = 0x100_0000
-        [log]
+        [logs]
         level = "debug"
         format = "text"
+        [log]
+        partitions = 8
+        timeout_ms = 500
+        [[rpc]]
+        method = "create"
+        topic = "tickets"
+        [[rpc]]
+        method = "note"
+        topic = "notes"
+        key = "/ticket/id"
         [channel]
         publish = "subscribers"
         [[namespace]]
@@ -74,7 +84,11 @@ fn every_key_is_read() {
     assert_eq!(config.shards, Shards { count: Some(2), cpus: Some(vec![0, 2, 4]) });
     assert_eq!((config.client.ping_interval_ms, config.client.pong_timeout_ms), (2000, 500));
     assert_eq!(config.broker.history_limit_bytes, 16 << 20);
-    assert_eq!(config.log, Log { level: LogLevel::Debug, format: LogFormat::Text });
+    assert_eq!(config.logs, Logs { level: LogLevel::Debug, format: LogFormat::Text });
+    assert_eq!((config.log.partitions, config.log.timeout_ms), (8, 500));
+    let routes: Vec<_> = config.rpcs.iter().map(|r| (&*r.method, &*r.topic, &r.key)).collect();
+    let pointer = RecordKey::Pointer("/ticket/id".to_owned());
+    assert_eq!(routes, [("create", "tickets", &RecordKey::None), ("note", "notes", &pointer)]);
     let names: Vec<&str> = config.namespaces.iter().map(|n| n.name.as_str()).collect();
     assert_eq!(names, ["", "room", "ticket"]);
     assert_eq!(config.namespaces[0].publish, Access::Subscribers);
@@ -85,7 +99,7 @@ fn every_key_is_read() {
 #[test]
 fn all_mistakes_are_told_at_once_with_line_and_remedy() {
     let text = "demmo = true\n[client]\nanonymous = 1\nin_flight = 0\nping_interval_ms = 5\n\
-        pong_timeout_ms = 5\n[log]\nlevel = \"inform\"\n[channel]\nrecovery = true\n\
+        pong_timeout_ms = 5\n[logs]\nlevel = \"inform\"\n[[rpc]]\nmethod = \"x\"\nkey = \"channel\"\n[channel]\nrecovery = true\n\
         [[namespace]]\nsubscribe = \"all\"\n";
     let said = problems(text);
     for part in [
@@ -98,6 +112,8 @@ fn all_mistakes_are_told_at_once_with_line_and_remedy() {
         "did you mean `info`?",
         "`recovery` needs history",
         "this namespace has no name",
+        "this rpc has no topic",
+        "a JSON pointer such as",
         "nobody, subscribers, clients, anonymous",
         "8 errors",
     ] {
@@ -125,7 +141,7 @@ fn mistakes_of_each_kind_are_refused() {
         ("[[namespace]]\nname = \"a b\"", "1 to 64"),
         ("[[namespace]]\nname = \"a\"\n[[namespace]]\nname = \"a\"", "there already"),
         ("a = ", "this is not TOML"),
-        ("[log]\nlevel = \"info\"\nlevel = \"info\"", "this is not TOML"),
+        ("[logs]\nlevel = \"info\"\nlevel = \"info\"", "this is not TOML"),
     ] {
         let said = problems(text);
         assert!(said.contains(part), "{text}: {part} is missing:\n{said}");

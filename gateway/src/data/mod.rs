@@ -66,7 +66,7 @@ pub fn main() -> ExitCode {
         complain("`trine data` is started by trine itself, not by hand");
         return ExitCode::from(64);
     };
-    crate::log::start(&start.config.log);
+    crate::logs::start(&start.config.logs);
     abort_on_panic();
     match serve(control, start, handles) {
         Ok(code) => code,

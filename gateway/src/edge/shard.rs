@@ -324,7 +324,7 @@ impl Shard {
         let metrics = &self.clients.metrics;
         if self.index == 0 {
             // The logs are the process's, so one shard counts for all.
-            let suppressed = crate::log::suppressed();
+            let suppressed = crate::logs::suppressed();
             metrics.add(Counter::LogSuppressed, suppressed - self.log_suppressed);
             self.log_suppressed = suppressed;
         }

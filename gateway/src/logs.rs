@@ -16,7 +16,7 @@ use tracing_subscriber::layer::{Context, Filter, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, fmt as format};
 
-use crate::config::{Log, LogFormat, LogLevel};
+use crate::config::{LogFormat, LogLevel, Logs};
 use crate::limits::{LOG_QUEUE_RECORDS, LOG_RECORDS_PER_SECOND};
 
 static SUPPRESSED: AtomicU64 = AtomicU64::new(0);
@@ -27,13 +27,13 @@ pub fn suppressed() -> u64 {
 }
 
 /// Starts writing logs for this process; later calls change nothing.
-pub fn start(log: &Log) {
+pub fn start(logs: &Logs) {
     let (writer, guard) = tracing_appender::non_blocking::NonBlockingBuilder::default()
         .buffered_lines_limit(LOG_QUEUE_RECORDS)
         .lossy(true)
         .thread_name("log")
         .finish(io::stderr());
-    let level = match log.level {
+    let level = match logs.level {
         LogLevel::Error => tracing::Level::ERROR,
         LogLevel::Warn => tracing::Level::WARN,
         LogLevel::Info => tracing::Level::INFO,
@@ -42,7 +42,7 @@ pub fn start(log: &Log) {
     let limit = RateLimit { level, sites: Mutex::default() };
     let output = format::layer().with_writer(writer).with_ansi(false).with_target(true);
     let registry = tracing_subscriber::registry();
-    let started = match log.format {
+    let started = match logs.format {
         LogFormat::Json => {
             let output = output.json().flatten_event(true).with_current_span(false);
             let subscriber = registry.with(output.with_span_list(false).with_filter(limit));
