@@ -6,6 +6,7 @@
 pub mod client;
 pub mod hash;
 pub mod http1;
+pub mod kafka;
 pub mod limits;
 pub mod simd;
 pub mod ws;

@@ -39,3 +39,13 @@ pub const HTTP1_CHUNK_EXTENSIONS_BYTES: usize = 16 * 1024;
 
 /// Bytes of the trailer section of a chunked body, which is read and thrown away. Fixed.
 pub const HTTP1_TRAILER_BYTES: usize = 8 * 1024;
+
+// Kafka (`kafka`).
+
+/// Bytes of one response of a broker. A broker keeps a Fetch response within what was asked for plus
+/// one batch; what claims more is no Kafka, or damaged. Fixed.
+pub const KAFKA_RESPONSE_BYTES: usize = 64 * 1024 * 1024;
+
+/// Bytes that the records of one batch may inflate to. Brokers take batches of 1 MiB by default, and
+/// a batch made of one byte repeated should not take the memory of a shard. Fixed.
+pub const KAFKA_BATCH_BYTES: usize = 64 * 1024 * 1024;

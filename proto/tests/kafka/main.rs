@@ -1,0 +1,8 @@
+//! Kafka's wire formats against an implementation by others (`kafka-protocol`), in each version.
+//!
+//! **Runs on: any.**
+
+mod framing;
+mod oracle;
+mod produce;
+mod record;
