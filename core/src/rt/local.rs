@@ -3,6 +3,7 @@
 //!
 //! **Runs on: shard.**
 
+use super::sends::Report;
 use super::stream::Stream;
 use crate::buf::Outgoing;
 use std::cell::{Cell, RefCell};
@@ -10,7 +11,7 @@ use std::task::Waker;
 
 /// A send that starts at the end of this turn.
 pub(super) struct Queued {
-    pub token: u32,
+    pub report: Report,
     pub stream: Stream,
     pub outgoing: Outgoing,
 }

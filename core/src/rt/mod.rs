@@ -8,17 +8,21 @@
 //! A *turn* is what the thread does between two waits for the kernel. Its end is where output
 //! leaves: [`run`]'s hook collects what the turn produced, and all of it is submitted at once.
 
+mod connect;
 mod driver;
 mod listener;
 mod local;
+mod notify;
 mod sends;
 mod stream;
 mod wake;
 
+pub use connect::connect;
 pub use driver::{Driver, Preference};
 pub use listener::Listener;
+pub use notify::Notify;
 pub use sends::{Sent, Turn};
-pub use stream::{Stream, connect};
+pub use stream::Stream;
 pub use wake::{WakeHandle, Wakeup};
 
 use std::future::Future;
@@ -77,8 +81,22 @@ pub fn now_ms() -> u64 {
 
 /// Waits until the clock shows `deadline_ms`.
 pub async fn sleep_until(deadline_ms: u64) {
-    let wait = Duration::from_nanos((deadline_ms * 1_000_000).saturating_sub(local::clock_ns()));
-    monoio::time::sleep_until((Instant::now() + wait).into()).await;
+    monoio::time::sleep_until(instant(deadline_ms).into()).await;
+}
+
+/// What `future` gives, or `None` when the clock shows `deadline_ms` first; the future is dropped
+/// then. What is ready at once counts, also after the deadline.
+///
+/// Only for futures that may be dropped while they wait: [`Stream::recv`], [`Stream::write`] (the
+/// send goes on), [`Wakeup::wait`], [`Notify::wait`], [`sleep_until`], and what is made of these.
+/// Not [`Listener::accept`]. [`connect`] has a deadline of its own.
+pub async fn until<T>(deadline_ms: u64, future: impl Future<Output = T>) -> Option<T> {
+    monoio::time::timeout_at(instant(deadline_ms).into(), future).await.ok()
+}
+
+fn instant(deadline_ms: u64) -> Instant {
+    let deadline_ns = deadline_ms.saturating_mul(1_000_000);
+    Instant::now() + Duration::from_nanos(deadline_ns.saturating_sub(local::clock_ns()))
 }
 
 #[cfg(test)]

@@ -37,6 +37,14 @@ impl Turn {
     }
 }
 
+/// Who is told that a send ended.
+pub(super) enum Report {
+    /// The hook, under this name.
+    Hook(u32),
+    /// The task that waits in [`Stream::write`], if it still does.
+    Writer(Stream),
+}
+
 /// All sends of the thread. `make` turns a stream and its pieces into the one send future there
 /// is; being generic over it is what lets a slot hold the future in place.
 pub(super) struct Sends<F, M> {
@@ -49,7 +57,7 @@ pub(super) struct Sends<F, M> {
 }
 
 struct Slot<F> {
-    token: u32,
+    report: Report,
     future: Pin<Box<Option<F>>>,
     waker: Waker,
 }
@@ -89,10 +97,10 @@ where
     pub fn start(&mut self, turn: &mut Turn) {
         let mut queued = std::mem::take(&mut self.queued);
         local::swap_queued(&mut queued);
-        for Queued { token, stream, outgoing } in queued.drain(..) {
+        for Queued { report, stream, outgoing } in queued.drain(..) {
             let flight = self.flights.pop().unwrap_or_default().load(outgoing);
             let slot = self.free.pop().unwrap_or_else(|| self.add_slot());
-            self.slots[slot].token = token;
+            self.slots[slot].report = report;
             self.slots[slot].future.set(Some((self.make)(stream, flight)));
             self.poll(slot, turn);
         }
@@ -102,7 +110,7 @@ where
     fn add_slot(&mut self) -> usize {
         let number = self.slots.len();
         let waker = Waker::from(Arc::new(SlotWaker(number)));
-        self.slots.push(Slot { token: 0, future: Box::pin(None), waker });
+        self.slots.push(Slot { report: Report::Hook(0), future: Box::pin(None), waker });
         number
     }
 
@@ -114,7 +122,10 @@ where
             return;
         };
         slot.future.set(None);
-        turn.sent.push_back(Sent { token: slot.token, result });
+        match std::mem::replace(&mut slot.report, Report::Hook(0)) {
+            Report::Hook(token) => turn.sent.push_back(Sent { token, result }),
+            Report::Writer(stream) => stream.written(result),
+        }
         self.free.push(number);
         self.flights.push(flight.unload());
     }

@@ -1,19 +1,22 @@
 //! A connected socket: receives into pooled chunks, sends lists of `Bytes` at the turn's end.
 //!
 //! **Runs on: shard.** At most one receive and one send are in flight on a stream at a time; the
-//! caller keeps the latter (one [`super::Sent`] for each [`Stream::send`] before the next).
+//! caller keeps the latter: one [`super::Sent`] for each [`Stream::send`] before the next, or one
+//! awaited [`Stream::write`] before the next. A stream is sent to in one of the two ways only.
 
 use super::local::{self, Queued};
-use super::sends::Flight;
+use super::sends::{Flight, Report};
 use crate::buf::{Chunk, Outgoing};
 use monoio::io::AsyncWriteRent;
 use monoio::net::TcpStream;
 use rustix::net::{RecvFlags, Shutdown};
-use std::cell::{Cell, UnsafeCell};
+use std::cell::{Cell, RefCell, UnsafeCell};
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::rc::Rc;
+use std::task::{Poll, Waker};
 
 /// A cheap handle to a connected socket; the socket closes when the last handle and the last
 /// operation are gone.
@@ -24,16 +27,24 @@ struct Inner {
     tcp: UnsafeCell<TcpStream>,
     /// The last receive filled its chunk, so the next one gets a large one.
     large: Cell<bool>,
+    write: RefCell<Write>,
 }
 
-/// Connects to `address`. The caller bounds the wait.
-pub async fn connect(address: SocketAddr) -> io::Result<Stream> {
-    TcpStream::connect_addr(address).await.map(Stream::new)
+/// Where the one send of [`Stream::write`] stands.
+#[derive(Default)]
+enum Write {
+    #[default]
+    Idle,
+    /// Queued or in flight, and the task that waits for it.
+    Underway(Option<Waker>),
+    /// Over, and nobody has asked yet.
+    Done(io::Result<()>),
 }
 
 impl Stream {
     pub(super) fn new(tcp: TcpStream) -> Self {
-        Self(Rc::new(Inner { tcp: UnsafeCell::new(tcp), large: Cell::new(false) }))
+        let (tcp, large, write) = (UnsafeCell::new(tcp), Cell::new(false), RefCell::default());
+        Self(Rc::new(Inner { tcp, large, write }))
     }
 
     /// A stream over a connected, non-blocking socket that came from another shard or process.
@@ -63,7 +74,58 @@ impl Stream {
     /// Sends at the end of this turn; [`super::Turn::next_sent`] later reports `token`. The next
     /// send of this stream may be started only then.
     pub fn send(&self, token: u32, outgoing: Outgoing) {
-        local::queue(Queued { token, stream: self.clone(), outgoing });
+        local::queue(Queued { report: Report::Hook(token), stream: self.clone(), outgoing });
+    }
+
+    /// Sends at the end of this turn, together with all other sends, and resolves when the kernel
+    /// has taken every byte. It is queued by the call itself; dropping the future only ends the
+    /// waiting, the send goes on.
+    ///
+    /// Errors: the connection is gone; `ResourceBusy` while an earlier write is underway (its
+    /// future was dropped), and then nothing of this one is sent.
+    pub fn write(&self, outgoing: Outgoing) -> impl Future<Output = io::Result<()>> + use<> {
+        let mut state = self.0.write.borrow_mut();
+        let busy = matches!(*state, Write::Underway(_));
+        if !busy && !outgoing.is_empty() {
+            *state = Write::Underway(None);
+            let (report, stream) = (Report::Writer(self.clone()), self.clone());
+            local::queue(Queued { report, stream, outgoing });
+        } else {
+            outgoing.recycle();
+            if !busy {
+                *state = Write::Done(Ok(()));
+            }
+        }
+        drop(state);
+        let stream = self.clone();
+        poll_fn(move |cx| {
+            if busy {
+                return Poll::Ready(Err(io::ErrorKind::ResourceBusy.into()));
+            }
+            let mut state = stream.0.write.borrow_mut();
+            match std::mem::take(&mut *state) {
+                Write::Done(result) => Poll::Ready(result),
+                Write::Underway(_) => {
+                    *state = Write::Underway(Some(cx.waker().clone()));
+                    Poll::Pending
+                }
+                Write::Idle => unreachable!("one write at a time, polled only until it has ended"),
+            }
+        })
+    }
+
+    /// The send of [`Stream::write`] has ended.
+    pub(super) fn written(&self, result: io::Result<()>) {
+        if let Write::Underway(Some(waker)) = self.0.write.replace(Write::Done(result)) {
+            waker.wake();
+        }
+    }
+
+    /// Whether the peer has neither ended the connection nor sent anything that is unread.
+    pub fn is_quiet(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let peeked = rustix::net::recv(self.fd(), &mut [0u8; 1], flags);
+        matches!(peeked, Err(rustix::io::Errno::AGAIN))
     }
 
     /// Says that nothing more will be sent; the peer sees the end of the stream.

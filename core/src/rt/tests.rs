@@ -274,3 +274,183 @@ fn a_fresh_connection_can_be_handed_over_and_a_used_one_not() {
         .unwrap();
     }
 }
+
+/// Runs `task` as the only one of a shard and stops when it has ended.
+fn alone(preference: Preference, task: impl Future<Output = ()> + 'static) {
+    let ended = Rc::new(Cell::new(false));
+    let end = ended.clone();
+    let start = move |_: &Driver| {
+        spawn(async move {
+            task.await;
+            end.set(true);
+            stop();
+        });
+    };
+    run(preference, start, |_| {}).unwrap();
+    assert!(ended.get());
+}
+
+#[test]
+fn a_task_writes_every_form_of_output_and_is_told_when_it_is_sent() {
+    for preference in BOTH {
+        let (socket, address) = listener();
+        let reader = thread::spawn(move || {
+            let mut all = Vec::new();
+            TcpListener::from(socket).accept().unwrap().0.read_to_end(&mut all).unwrap();
+            all
+        });
+        let large: Vec<Bytes> =
+            (0..500u32).map(|n| Bytes::from(vec![n as u8; 10_000 + n as usize])).collect();
+        let mut expected: Vec<u8> = large.iter().flat_map(|piece| piece.to_vec()).collect();
+        expected.extend_from_slice(&b"flatone".repeat(100));
+        alone(preference, async move {
+            let stream = connect(address, now_ms() + 10_000).await.unwrap();
+            stream.write(Outgoing::Gathered(large)).await.unwrap();
+            for _ in 0..100 {
+                stream.write(Outgoing::Flat(b"flat".to_vec())).await.unwrap();
+                stream.write(Outgoing::Shared(Bytes::new())).await.unwrap();
+                stream.write(Outgoing::Shared(Bytes::from_static(b"one"))).await.unwrap();
+            }
+            stream.shutdown();
+        });
+        assert!(reader.join().unwrap() == expected);
+    }
+}
+
+#[test]
+fn a_write_goes_on_when_nobody_waits_for_it() {
+    const BYTES: usize = 32 << 20;
+    for preference in BOTH {
+        let (socket, address) = listener();
+        let (go, may_read) = std::sync::mpsc::channel();
+        let reader = thread::spawn(move || {
+            let (mut stream, _) = TcpListener::from(socket).accept().unwrap();
+            may_read.recv().unwrap();
+            let mut all = Vec::new();
+            stream.read_to_end(&mut all).unwrap();
+            all
+        });
+        alone(preference, async move {
+            let stream = connect(address, now_ms() + 10_000).await.unwrap();
+            let large = Outgoing::Shared(vec![7; BYTES].into());
+            assert!(until(now_ms() + 10, stream.write(large)).await.is_none());
+            let small = || Outgoing::Shared(Bytes::from_static(b"end"));
+            let busy = stream.write(small()).await.unwrap_err();
+            assert_eq!(busy.kind(), io::ErrorKind::ResourceBusy);
+            go.send(()).unwrap();
+            let deadline_ms = now_ms() + 20_000;
+            while let Err(error) = stream.write(small()).await {
+                assert_eq!(error.kind(), io::ErrorKind::ResourceBusy);
+                sleep_until(now_ms() + 1).await;
+                assert!(now_ms() < deadline_ms, "the write never ended");
+            }
+            // This one is never waited for at all.
+            drop(stream.write(small()));
+            while stream.write(Outgoing::Flat(Vec::new())).await.is_err() {
+                sleep_until(now_ms() + 1).await;
+                assert!(now_ms() < deadline_ms, "the write never ended");
+            }
+        });
+        let all = reader.join().unwrap();
+        assert_eq!(all.len(), BYTES + 6);
+        assert!(all[..BYTES].iter().all(|&byte| byte == 7) && &all[BYTES..] == b"endend");
+    }
+}
+
+#[test]
+fn a_blocked_write_ends_with_its_connection() {
+    for preference in BOTH {
+        let (_socket, address) = listener();
+        alone(preference, async move {
+            let stream = connect(address, now_ms() + 10_000).await.unwrap();
+            for outgoing in [
+                Outgoing::Shared(vec![0; 64 << 20].into()),
+                Outgoing::Gathered(vec![vec![0; 64].into(), vec![0; 64].into()]),
+            ] {
+                let write = stream.write(outgoing);
+                stream.abort();
+                assert!(until(now_ms() + 10_000, write).await.unwrap().is_err());
+            }
+        });
+    }
+}
+
+#[test]
+fn connects_are_refused_or_end_at_their_deadline() {
+    for preference in BOTH {
+        let (socket, refusing) = listener();
+        drop(socket);
+        // A listener whose queue is full leaves connects without an answer.
+        let full =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        full.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        full.listen(0).unwrap();
+        let hanging = full.local_addr().unwrap().as_socket().unwrap();
+        let _queued = TcpStream::connect(hanging).unwrap();
+        alone(preference, async move {
+            let _full = full;
+            let error = connect(refusing, now_ms() + 10_000).await.err().unwrap();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+            let deadline_ms = now_ms() + 50;
+            let error = connect(hanging, deadline_ms).await.err().unwrap();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            assert!(now_ms() >= deadline_ms);
+        });
+    }
+}
+
+#[test]
+fn a_receive_that_is_given_up_loses_nothing() {
+    for preference in BOTH {
+        let (socket, address) = listener();
+        let writer = thread::spawn(move || {
+            let (mut stream, _) = TcpListener::from(socket).accept().unwrap();
+            for number in 0..40_000_u32 {
+                stream.write_all(&number.to_le_bytes()).unwrap();
+            }
+        });
+        alone(preference, async move {
+            let stream = connect(address, now_ms() + 10_000).await.unwrap();
+            let (mut all, deadline_ms) = (Vec::new(), now_ms() + 20_000);
+            loop {
+                assert!(now_ms() < deadline_ms);
+                match until(now_ms() + 1, stream.recv()).await {
+                    Some(Ok(Some(chunk))) => all.extend_from_slice(&chunk),
+                    Some(end) => break assert!(end.unwrap().is_none()),
+                    None => {}
+                }
+            }
+            let numbers = all.chunks(4).map(|four| u32::from_le_bytes(four.try_into().unwrap()));
+            assert!(numbers.eq(0..40_000));
+        });
+        writer.join().unwrap();
+    }
+}
+
+#[test]
+fn a_task_notifies_another() {
+    for preference in BOTH {
+        alone(preference, async {
+            let (there, back) = (Rc::new(Notify::new()), Rc::new(Notify::new()));
+            let (waits, answers) = (there.clone(), back.clone());
+            let rounds = Rc::new(Cell::new(0));
+            let counted = rounds.clone();
+            spawn(async move {
+                for _ in 0..100 {
+                    waits.wait().await;
+                    counted.set(counted.get() + 1);
+                    answers.notify();
+                }
+            });
+            for round in 1..=100 {
+                there.notify();
+                back.wait().await;
+                assert_eq!(rounds.get(), round);
+            }
+            back.notify();
+            back.notify();
+            back.wait().await;
+            assert!(until(now_ms() + 5, back.wait()).await.is_none());
+        });
+    }
+}
