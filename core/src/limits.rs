@@ -51,3 +51,31 @@ pub const JOURNAL_RETRIES: u32 = 3;
 pub const JOURNAL_RETRY_MS: u64 = 1000;
 /// Milliseconds that a moved cursor may wait for other records to be committed with.
 pub const CURSOR_DELAY_MS: u64 = 50;
+/// Requests of one shard that may wait in its queue to the storage thread: some turns' work.
+pub const STORAGE_REQUESTS: usize = 4096;
+/// Answers that may wait in the queue back: as many as requests.
+pub const STORAGE_ANSWERS: usize = 4096;
+/// Requests of one shard that the storage thread has taken and not answered: beyond it they stay in
+/// the queue, so that it fills and the shard feels it.
+pub const STORAGE_OUTSTANDING: usize = 16_384;
+/// Reads of one shard that may wait for records: a partition of each consumer group has one.
+pub const STORAGE_WAITING_READS: usize = 4096;
+/// Bytes of a stream's or cursor's name: the longest Kafka topic (249), a partition, a group.
+pub const STREAM_NAME_BYTES: usize = 1024;
+/// Bytes of payloads in the answer to one read, at most (a record that is larger comes alone).
+pub const STORAGE_READ_BYTES: usize = 1 << 20;
+/// Bytes that one read of the disk gets at least, where they are there: old records are mostly
+/// read one after another.
+pub const STORAGE_READ_AHEAD_BYTES: usize = 256 << 10;
+/// Bytes of old commits that were read from the disk, kept for the next read.
+pub const STORAGE_READ_CACHE_BYTES: usize = 4 << 20;
+/// Milliseconds that the storage thread sleeps at most: old segments go by age with nobody asking.
+pub const STORAGE_TICK_MS: u64 = 10_000;
+/// Milliseconds before a folder that could not be opened is tried again.
+pub const STORAGE_RETRY_MS: u64 = 1000;
+/// Milliseconds that a start waits for the folder's lock: the process before may be going just now.
+pub const STORAGE_LOCK_MS: u64 = 1000;
+/// Milliseconds between two looks at a lock that another process holds.
+pub const STORAGE_LOCK_STEP_MS: u64 = 10;
+/// Milliseconds that a closed journal waits for shards to take its last answers.
+pub const STORAGE_CLOSE_MS: u64 = 1000;

@@ -71,6 +71,9 @@ pub enum Refused {
     TooLarge,
     /// The journal is being closed.
     Closing,
+    /// It was taken, and the disk failed meanwhile: it is not in the journal, or comes to light
+    /// after a crash.
+    Lost,
 }
 
 /// What became of something.
@@ -104,6 +107,13 @@ pub enum Event {
         /// Its number.
         segment: u64,
     },
+}
+
+/// A moment in a journal's life: what had been appended and which moves of cursors were made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moment {
+    appends: u64,
+    moves: u64,
 }
 
 /// A segment that is there.
@@ -143,6 +153,8 @@ struct Commit {
     cursors: Vec<(StreamId, u64)>,
     /// The streams and cursors that it names.
     named: Vec<StreamId>,
+    /// The moves of cursors that it and the commits before it hold.
+    moves: u64,
     data: Bytes,
     time_ms: u64,
 }
@@ -179,6 +191,12 @@ pub struct Journal {
     /// Until then nothing is tried; 0: nothing is wrong.
     retry_ms: u64,
     closing: bool,
+    /// Appends taken and moves made so far.
+    taken: Moment,
+    /// What of these is durable; a lost append counts too.
+    settled: Moment,
+    /// Up to there nothing waits for others.
+    flush: Moment,
     cache: VecDeque<(u64, u64, Bytes)>,
     cache_bytes: usize,
 }
@@ -203,6 +221,9 @@ impl Journal {
             failures: 0,
             retry_ms: 0,
             closing: false,
+            taken: Moment::default(),
+            settled: Moment::default(),
+            flush: Moment::default(),
             cache: VecDeque::new(),
             cache_bytes: 0,
         }
@@ -250,6 +271,25 @@ impl Journal {
         now_ms < self.retry_ms
     }
 
+    /// Whether no record with so many bytes is taken before others are released.
+    pub fn is_full(&self, payload_bytes: usize) -> bool {
+        let bytes = record_bytes(payload_bytes);
+        self.options.retention == Retention::Released && !self.has_room(bytes)
+    }
+
+    /// Commits what has been taken so far without waiting for more; [`Journal::is_settled`] says
+    /// when that is done.
+    pub fn flush(&mut self) -> Moment {
+        self.flush = self.taken;
+        self.flush
+    }
+
+    /// Whether every record appended before `moment` is durable or lost, and every cursor durable
+    /// that was moved before it.
+    pub fn is_settled(&self, moment: Moment) -> bool {
+        self.settled.appends >= moment.appends && self.settled.moves >= moment.moves
+    }
+
     /// Appends a record; its offset. [`Event::Durable`] or [`Event::Lost`] will name the token.
     ///
     /// # Errors
@@ -274,7 +314,7 @@ impl Journal {
         if self.pending_bytes + bytes > JOURNAL_PENDING_BYTES {
             return Err(Refused::Busy);
         }
-        if self.options.retention == Retention::Released && !self.has_room(bytes) {
+        if self.is_full(payload.len()) {
             return Err(Refused::Full);
         }
         if self.pending.is_empty() {
@@ -284,6 +324,7 @@ impl Journal {
         assert!(!state.is_cursor, "records go to streams");
         let offset = state.next;
         state.next += 1;
+        self.taken.appends += 1;
         self.pending_bytes += bytes;
         self.pending.push_back(Waiting { token, stream, offset, time_ms: now_ms, payload });
         Ok(offset)
@@ -311,6 +352,7 @@ impl Journal {
             self.streams.moved.push(cursor.0);
         }
         self.streams.get_mut(cursor).next = value;
+        self.taken.moves += 1;
     }
 
     /// Says that no record of the stream below `offset` is wanted any more.
@@ -377,13 +419,14 @@ impl Journal {
     /// Takes what a commit may hold of what waits.
     fn begin_commit(&mut self, now_ms: u64) {
         let full = self.pending_bytes >= COMMIT_BYTES / 2;
-        let due = now_ms >= self.deadline_ms() || full || self.closing;
+        let asked = !self.is_settled(self.flush);
+        let due = now_ms >= self.deadline_ms() || full || asked || self.closing;
         let mark =
             self.closing && !self.has_records() && self.has_work() && self.truncate.is_empty();
         if !due || (!self.has_records() && !mark) {
             return;
         }
-        let mut commit = Commit::default();
+        let mut commit = Commit { moves: self.taken.moves, ..Commit::default() };
         let mut bytes = COMMIT_HEADER_BYTES;
         for number in std::mem::take(&mut self.streams.moved) {
             let id = StreamId(number);
@@ -573,6 +616,8 @@ impl Journal {
         for (id, value) in commit.cursors {
             self.streams.get_mut(id).durable = value;
         }
+        self.settled.appends += commit.records.len() as u64;
+        self.settled.moves = commit.moves;
         for Waiting { token, stream, offset, .. } in commit.records {
             self.streams.add_place(stream, Place { offset, segment, position, bytes });
             self.streams.get_mut(stream).durable = offset + 1;
@@ -611,6 +656,7 @@ impl Journal {
             }
         }
         let lost = commit.records.into_iter().chain(self.pending.drain(..));
+        self.settled.appends = self.taken.appends;
         events.extend(lost.map(|waiting| Event::Lost { token: waiting.token }));
         self.pending_bytes = 0;
         self.streams.roll_back();
@@ -643,6 +689,17 @@ impl Journal {
     /// The commit of the stream after this one.
     pub fn place_after(&self, stream: StreamId, place: Place) -> Option<Place> {
         self.streams.place_after(stream, place)
+    }
+
+    /// How far a segment may be read: nothing is written below any more.
+    pub fn readable_bytes(&self, segment: u64) -> u64 {
+        match self.current {
+            Some(current) if current.segment == segment => current.position,
+            _ => {
+                let found = self.segments.binary_search_by_key(&segment, |kept| kept.segment);
+                found.map_or(0, |at| self.segments[at].bytes)
+            }
+        }
     }
 
     /// A commit's bytes, if it is one of the newest.

@@ -19,13 +19,14 @@ mod machine;
 mod open;
 mod repair;
 mod scan;
+pub mod storage;
 mod streams;
 #[cfg(test)]
 mod tests;
 
 pub use disk::{Disk, Listed};
 pub use format::{CommitHeader, Kind, Mark, Record, Records, commit_at};
-pub use machine::{Event, Journal, Operation, Refused, Token};
+pub use machine::{Event, Journal, Moment, Operation, Refused, Token};
 pub use open::{Damage, Opened, mark_of, open, perform, read};
 pub use repair::repaired;
 pub use scan::{Scanned, scan};
