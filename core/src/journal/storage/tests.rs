@@ -572,7 +572,7 @@ impl Client {
                 }
             }
             6 if self.flushing.is_none() => {
-                let flushed = self.store.try_send(Request::Flush { token: self.moved });
+                let flushed = self.store.try_send(Request::Flush { token: 1 << 50 | self.moved });
                 self.flushing = flushed.is_ok().then_some(self.moved);
             }
             _ => self.store.flush(),
@@ -590,12 +590,14 @@ impl Client {
                 assert!(before.is_none_or(|before| before < offset), "in order");
                 self.durable.insert((name, offset), (self.number, token));
             }
+            Answer::Refused { token, .. } if token >> 50 == 1 => self.flushing = None,
             Answer::Refused { token, .. } => {
                 self.open.remove(&token).expect("each is answered once");
             }
             Answer::Flushed { token } => {
-                assert_eq!(self.flushing.take(), Some(token));
-                self.flushed = token;
+                let flushed = self.flushing.take().expect("it was asked for");
+                assert_eq!(1 << 50 | flushed, token);
+                self.flushed = flushed;
             }
             Answer::Read { token, records, next_offset, .. } => {
                 let (name, id) = self.tails[&token].clone();
