@@ -3,7 +3,9 @@
 //! **Runs on: any.** Shared by the fuzz targets and by the test that runs the corpus through it.
 
 use trine_proto::client::{Commands, Format, is_json, strip_newlines};
-use trine_proto::http1::{BodyDecoder, BodyEvent, BodyLength, HeadScanner, Request, upgrade};
+use trine_proto::http1::{
+    BodyDecoder, BodyEvent, BodyLength, HeadScanner, Request, Response, upgrade, write_request_head,
+};
 use trine_proto::ws::{Decoder, Limits};
 
 /// The first byte says how long the pieces are that the input is cut into.
@@ -47,7 +49,7 @@ fn ws_events(piece: usize, data: &[u8]) -> Vec<String> {
     events
 }
 
-/// A request head and its body.
+/// A request's or a response's head and its body.
 pub fn http1(data: &[u8]) {
     let (piece, data) = cut(data);
     let whole = HeadScanner::new().scan(data);
@@ -62,14 +64,39 @@ pub fn http1(data: &[u8]) {
         assert_eq!(found, whole);
     }
     let Ok(Some(len)) = whole else { return };
-    let Ok(request) = Request::parse(&data[..len]) else { return };
-    let _ = upgrade(&request);
-    let _ = (request.path(), request.query(), request.host(), request.list("x").count());
-    let body = &data[len..];
-    if request.body != BodyLength::None {
-        let all = body_of(request.body, body.len().max(1), body);
-        assert_eq!(body_of(request.body, piece, body), all);
+    let (head, body) = data.split_at(len);
+    let length = if let Ok(request) = Request::parse(head) {
+        let _ = upgrade(&request);
+        let _ = (request.path(), request.query(), request.list("x").count());
+        rewritten(&request);
+        request.body
+    } else if let Ok(response) = Response::parse(head, if piece % 2 == 0 { "GET" } else { "HEAD" })
+    {
+        assert!(!response.keep_alive || response.body != BodyLength::UntilClose);
+        response.body
+    } else {
+        return;
+    };
+    if length != BodyLength::None {
+        let all = body_of(length, body.len().max(1), body);
+        assert_eq!(body_of(length, piece, body), all);
     }
+}
+
+/// What was read can be written for an upstream, which reads the same.
+fn rewritten(request: &Request<'_>) {
+    let Some(host) = request.host().filter(|host| !host.is_empty()) else { return };
+    let framing = ["host", "content-length", "transfer-encoding"];
+    let mut headers = request.headers.clone();
+    headers.retain(|header| !framing.iter().any(|name| header.name.eq_ignore_ascii_case(name)));
+    let mut out = Vec::new();
+    write_request_head(&mut out, request.method, request.target, host, &headers, request.body)
+        .expect("what was parsed can be written");
+    assert_eq!(HeadScanner::new().scan(&out), Ok(Some(out.len())));
+    let again = Request::parse(&out).expect("what was written can be parsed");
+    assert_eq!((again.method, again.target), (request.method, request.target));
+    assert_eq!((again.host(), again.body), (Some(host), request.body));
+    assert_eq!(again.headers[1..=headers.len()], headers[..]);
 }
 
 fn body_of(length: BodyLength, piece: usize, input: &[u8]) -> (Vec<u8>, String) {
@@ -87,7 +114,8 @@ fn body_of(length: BodyLength, piece: usize, input: &[u8]) -> (Vec<u8>, String) 
             }
         }
     }
-    (data, "more".to_owned())
+    let end = decoder.finish().map_or_else(|error| error.to_string(), |()| "closed".to_owned());
+    (data, end)
 }
 
 /// Commands in either format.

@@ -1,11 +1,11 @@
-//! A request's body, taken apart where it lies (RFC 9112 §6, §7.1).
+//! A body, taken apart where it lies (RFC 9112 §6, §7.1).
 //!
 //! **Runs on: any.** Data is named as a range of the input; nothing is kept but a few counters.
 //! Invariant: the same data, then the same end or error, come out however the input is cut.
 
 use std::ops::Range;
 
-use super::request::is_token_character;
+use super::field::is_token_character;
 use super::{BodyLength, Error};
 use crate::limits;
 
@@ -14,7 +14,7 @@ use crate::limits;
 pub enum BodyEvent {
     /// Data of the body: where it lies in the input. Never empty.
     Data(Range<usize>),
-    /// The body is over; what follows in the input is the next request.
+    /// The body is over; what follows in the input is the next message.
     Done,
 }
 
@@ -48,17 +48,20 @@ enum State {
     TrailerValue,
     TrailerLf,
     LastLf,
+    /// All that comes until the connection ends.
+    UntilClose,
     Done,
     Failed(Error),
 }
 
 impl BodyDecoder {
-    /// A decoder for the body of a request.
+    /// A decoder for the body of a message.
     pub fn new(body: BodyLength) -> BodyDecoder {
         let state = match body {
             BodyLength::None => State::Length(0),
             BodyLength::Length(len) => State::Length(len),
             BodyLength::Chunked => State::Size(0, false),
+            BodyLength::UntilClose => State::UntilClose,
         };
         BodyDecoder { state, section_bytes: 0, extensions_bytes: 0 }
     }
@@ -78,6 +81,11 @@ impl BodyDecoder {
                     return Ok((position, Some(BodyEvent::Done)));
                 }
                 State::Failed(error) => return Err(error),
+                State::UntilClose => {
+                    let data = position..input.len();
+                    let event = (!data.is_empty()).then(|| BodyEvent::Data(data.clone()));
+                    return Ok((data.end, event));
+                }
                 State::Length(remaining) | State::Data(remaining) => {
                     let len = take(remaining, input.len() - position);
                     if len == 0 {
@@ -102,6 +110,18 @@ impl BodyDecoder {
                 }
             }
         }
+    }
+
+    /// The connection has ended. That ends a body of [`BodyLength::UntilClose`].
+    ///
+    /// Errors: [`Error::Incomplete`] for a body whose end had not come, or the earlier error.
+    pub fn finish(&mut self) -> Result<(), Error> {
+        match self.state {
+            State::Done | State::Length(0) | State::UntilClose => self.state = State::Done,
+            State::Failed(_) => {}
+            _ => self.state = State::Failed(Error::Incomplete),
+        }
+        if let State::Failed(error) = self.state { Err(error) } else { Ok(()) }
     }
 
     /// Whether the end was found.

@@ -3,7 +3,7 @@
 //! **Runs on: any.** `httparse` splits the lines; the rules that decide where the request ends are
 //! here. Invariant: a parsed request has exactly one body length, and in HTTP/1.1 exactly one host.
 
-use super::Error;
+use super::{Error, Header, field};
 use crate::limits::HTTP1_HEADER_FIELDS;
 
 /// The versions spoken.
@@ -15,7 +15,7 @@ pub enum Version {
     Http11,
 }
 
-/// How the end of a request's body is found (RFC 9112 §6.3).
+/// How the end of a body is found (RFC 9112 §6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyLength {
     /// There is no body.
@@ -24,15 +24,8 @@ pub enum BodyLength {
     Length(u64),
     /// Chunks (RFC 9112 §7.1).
     Chunked,
-}
-
-/// One field line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Header<'a> {
-    /// The name as it was sent; compare without case.
-    pub name: &'a str,
-    /// The value without the whitespace around it: no control character but HTAB.
-    pub value: &'a [u8],
+    /// All bytes until the connection is closed: of responses only, and never of a request.
+    UntilClose,
 }
 
 /// A request head.
@@ -61,7 +54,7 @@ impl<'a> Request<'a> {
     ///
     /// Errors: [`Error::TooManyFields`] is 431, [`Error::Version`] 505, every other one 400.
     pub fn parse(head: &'a [u8]) -> Result<Request<'a>, Error> {
-        check_characters(head)?;
+        field::check_characters(head)?;
         // RFC 9112 §2.2 lets a server skip an empty line here; there is no need to.
         if !head.first().is_some_and(u8::is_ascii_graphic) {
             return Err(Error::RequestLine);
@@ -79,11 +72,7 @@ impl<'a> Request<'a> {
             return Err(Error::RequestLine);
         };
         let version = if minor == 0 { Version::Http10 } else { Version::Http11 };
-        let headers: Vec<_> = parsed
-            .headers
-            .iter()
-            .map(|field| Header { name: field.name, value: trim(field.value) })
-            .collect();
+        let headers = field::headers(parsed.headers);
         let (authority, path_start) = split_target(method, target)?;
 
         let mut request = Request {
@@ -100,9 +89,8 @@ impl<'a> Request<'a> {
         // The authority of the target goes before the field (RFC 9112 §3.2.2).
         let host = request.checked_host()?;
         request.host = authority.or(host);
-        request.body = request.body_length()?;
-        request.keep_alive = !request.has_token("connection", "close")
-            && (version == Version::Http11 || request.has_token("connection", "keep-alive"));
+        request.body = field::body_length(&request.headers, version)?.unwrap_or(BodyLength::None);
+        request.keep_alive = field::keep_alive(&request.headers, version);
         request.expect_continue = version == Version::Http11
             && request.body != BodyLength::None
             && request.has_token("expect", "100-continue");
@@ -116,23 +104,17 @@ impl<'a> Request<'a> {
 
     /// All values of a field in the order received; names are compared without case.
     pub fn headers_named(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
-        self.headers
-            .iter()
-            .filter(move |header| header.name.eq_ignore_ascii_case(name))
-            .map(|header| header.value)
+        field::named(&self.headers, name)
     }
 
     /// The members of a field that is a comma-separated list, over all its lines (RFC 9110 §5.6.1).
     pub fn list(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
-        self.headers_named(name)
-            .flat_map(|value| value.split(|&byte| byte == b','))
-            .map(trim)
-            .filter(|member| !member.is_empty())
+        field::list(&self.headers, name)
     }
 
     /// Whether a field that is a comma-separated list has this member; compared without case.
     pub fn has_token(&self, name: &str, token: &str) -> bool {
-        self.list(name).any(|member| member.eq_ignore_ascii_case(token.as_bytes()))
+        field::has_token(&self.headers, name, token)
     }
 
     /// The host asked for, with its port if there is one: from the target if it has one, else from
@@ -172,65 +154,6 @@ impl<'a> Request<'a> {
             _ => Err(Error::Host),
         }
     }
-
-    /// The rules of RFC 9112 §6.1-§6.3, with every "ought to" as "must".
-    fn body_length(&self) -> Result<BodyLength, Error> {
-        let mut codings = self.headers_named("transfer-encoding");
-        let mut lengths = self.headers_named("content-length");
-        match (codings.next(), lengths.next()) {
-            (None, None) => Ok(BodyLength::None),
-            (None, Some(length)) if lengths.next().is_none() => {
-                parse_digits(length).map(BodyLength::Length).ok_or(Error::ContentLength)
-            }
-            (None, Some(_)) => Err(Error::ContentLength),
-            (Some(coding), None) => {
-                let chunked = coding.eq_ignore_ascii_case(b"chunked");
-                let only = codings.next().is_none() && self.version == Version::Http11;
-                if chunked && only { Ok(BodyLength::Chunked) } else { Err(Error::TransferEncoding) }
-            }
-            (Some(_), Some(_)) => Err(Error::TransferEncoding),
-        }
-    }
-}
-
-/// Whether `byte` may be in a token (RFC 9110 §5.6.2).
-pub(super) fn is_token_character(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
-}
-
-/// Optional whitespace around a value is not part of it (RFC 9110 §5.6.3).
-fn trim(mut value: &[u8]) -> &[u8] {
-    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
-        value = rest;
-    }
-    value
-}
-
-/// `1*DIGIT` below 2^64: no sign, no whitespace, no list.
-fn parse_digits(value: &[u8]) -> Option<u64> {
-    if value.is_empty() {
-        return None;
-    }
-    value.iter().try_fold(0_u64, |number, &byte| {
-        let digit = byte.is_ascii_digit().then_some(byte & 0x0f)?;
-        number.checked_mul(10)?.checked_add(u64::from(digit))
-    })
-}
-
-/// CR and LF only together, no control characters but HTAB (RFC 9112 §2.2, RFC 9110 §5.5).
-fn check_characters(head: &[u8]) -> Result<(), Error> {
-    let mut after_cr = false;
-    for &byte in head {
-        match byte {
-            b'\n' if !after_cr => return Err(Error::BareLf),
-            b'\n' => {}
-            _ if after_cr => return Err(Error::BareCr),
-            b'\r' | b'\t' | b' '..=b'~' | 0x80.. => {}
-            _ => return Err(Error::ControlCharacter),
-        }
-        after_cr = byte == b'\r';
-    }
-    if after_cr { Err(Error::BareCr) } else { Ok(()) }
 }
 
 fn parse_error(error: httparse::Error, head: &[u8]) -> Error {
@@ -259,7 +182,10 @@ fn names_other_version(head: &[u8]) -> bool {
 }
 
 /// The authority in a target, if there is one, and where its path starts (RFC 9112 §3.2).
-fn split_target<'a>(method: &str, target: &'a str) -> Result<(Option<&'a str>, usize), Error> {
+pub(super) fn split_target<'a>(
+    method: &str,
+    target: &'a str,
+) -> Result<(Option<&'a str>, usize), Error> {
     if !target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
         return Err(Error::Target);
     }
@@ -282,7 +208,7 @@ fn split_target<'a>(method: &str, target: &'a str) -> Result<(Option<&'a str>, u
 
 /// Whether this is a host with an optional port, or empty (RFC 9110 §7.2): no user, no space, no
 /// character that ends a host.
-fn is_authority(authority: &str) -> bool {
+pub(super) fn is_authority(authority: &str) -> bool {
     let (host, port) = match authority.rsplit_once(':') {
         // The last colon of an address in brackets does not start a port.
         Some((host, port)) if !port.ends_with(']') => (host, port),

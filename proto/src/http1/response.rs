@@ -3,7 +3,7 @@
 //! **Runs on: any.** Invariant: no field can end the head or start a second response: one whose name
 //! is no token, or whose value has a control character, is left out.
 
-use super::request::is_token_character;
+use super::field::is_field;
 
 /// How the end of a response's body is found (RFC 9112 §6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub fn write_response_head(
     out.extend_from_slice(phrase(status).as_bytes());
     out.extend_from_slice(b"\r\n");
     for (name, value) in headers {
-        if is_field(name, value) {
+        if is_field(name, value.as_bytes()) {
             write_field(out, name, value.as_bytes());
         }
     }
@@ -69,14 +69,14 @@ pub fn write_chunk(out: &mut Vec<u8>, data: &[u8]) {
     }
 }
 
-fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+pub(super) fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
 }
 
-fn write_number(out: &mut Vec<u8>, mut number: u64, base: u64) {
+pub(super) fn write_number(out: &mut Vec<u8>, mut number: u64, base: u64) {
     let start = out.len();
     loop {
         let digit = (number % base) as u8;
@@ -89,12 +89,6 @@ fn write_number(out: &mut Vec<u8>, mut number: u64, base: u64) {
     if let Some(digits) = out.get_mut(start..) {
         digits.reverse();
     }
-}
-
-fn is_field(name: &str, value: &str) -> bool {
-    !name.is_empty()
-        && name.bytes().all(is_token_character)
-        && value.bytes().all(|byte| byte == b'\t' || !byte.is_ascii_control())
 }
 
 fn phrase(status: u16) -> &'static str {

@@ -3,7 +3,7 @@
 //! **Runs on: any.** Whether the origin may connect and which subprotocol is chosen is the caller's
 //! to decide; the answer's key is `ws::accept_key`.
 
-use super::request::is_token_character;
+use super::field::is_token_character;
 use super::{BodyLength, Error, Request, Version};
 use crate::ws;
 
