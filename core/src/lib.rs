@@ -11,3 +11,4 @@ pub mod rt;
 pub mod shard;
 pub mod timer;
 pub mod topology;
+pub mod upstream;

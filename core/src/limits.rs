@@ -79,3 +79,28 @@ pub const STORAGE_LOCK_MS: u64 = 1000;
 pub const STORAGE_LOCK_STEP_MS: u64 = 10;
 /// Milliseconds that a closed journal waits for shards to take its last answers.
 pub const STORAGE_CLOSE_MS: u64 = 1000;
+/// Connections of one shard to one upstream, leased and idle: legacy backends often take a few
+/// hundred in all.
+pub const UPSTREAM_CONNECTIONS: usize = 64;
+/// Calls of one shard that wait for a connection: more would only wait to time out.
+pub const UPSTREAM_WAITING: usize = 1024;
+/// Milliseconds that a call waits for a connection.
+pub const UPSTREAM_WAIT_MS: u64 = 2000;
+/// Milliseconds of one connect: a lost SYN is sent again after one second.
+pub const UPSTREAM_CONNECT_MS: u64 = 2000;
+/// Milliseconds in which a connection in use must send or receive something.
+pub const UPSTREAM_INACTIVITY_MS: u64 = 5000;
+/// Milliseconds that an unused connection is kept.
+pub const UPSTREAM_IDLE_MS: u64 = 30_000;
+/// Milliseconds of a whole call: ends a response that trickles in for ever.
+pub const UPSTREAM_CALL_MS: u64 = 60_000;
+/// Milliseconds that an endpoint is skipped after a connect to it failed.
+pub const UPSTREAM_BACKOFF_MS: u64 = 1000;
+/// Milliseconds after which a lease is reported with its holder: above the longest call.
+pub const UPSTREAM_LEASE_MS: u64 = 90_000;
+/// Bytes of a response's body that is taken whole.
+pub const UPSTREAM_RESPONSE_BYTES: usize = 1 << 20;
+/// Bytes of a request's body sent at once: a slow upstream takes a piece within its inactivity time.
+pub const UPSTREAM_PIECE_BYTES: usize = 256 << 10;
+/// Interim responses (1xx) before a final one: nobody needs more than Continue and some hints.
+pub const UPSTREAM_INTERIM_RESPONSES: usize = 8;
