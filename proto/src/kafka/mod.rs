@@ -6,12 +6,27 @@
 
 pub mod api_versions;
 pub mod codec;
+pub mod consumer_group_heartbeat;
+pub mod consumer_protocol;
+pub mod create_topics;
 pub mod error;
+pub mod fetch;
+pub mod find_coordinator;
 pub mod frame;
+pub mod heartbeat;
 pub mod init_producer_id;
+pub mod join_group;
+pub mod leave_group;
+pub mod list_offsets;
 pub mod metadata;
+pub mod offset_commit;
+pub mod offset_fetch;
 pub mod produce;
 pub mod record;
+pub mod sasl_authenticate;
+pub mod sasl_handshake;
+pub mod scram;
+pub mod sync_group;
 
 pub use codec::{Error, Uuid};
 pub use error::{Action, ErrorCode};
@@ -26,6 +41,13 @@ pub struct Topic<'a> {
     pub name: &'a str,
     /// The id, or all 0.
     pub id: Uuid,
+}
+
+impl<'a> Topic<'a> {
+    /// A topic by its name.
+    pub fn named(name: &'a str) -> Topic<'a> {
+        Topic { name, id: [0; 16] }
+    }
 }
 
 /// Where a broker listens.
@@ -48,6 +70,45 @@ pub struct Leader {
     pub id: i32,
     /// The leader's epoch.
     pub epoch: i32,
+}
+
+/// Who speaks to a group's coordinator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Membership<'a> {
+    /// The group.
+    pub group: &'a str,
+    /// The generation, or the member's epoch in the protocol of KIP-848; -1 for who is no member.
+    pub generation: i32,
+    /// The member's id, empty for who is no member.
+    pub member: &'a str,
+    /// The instance id of a static member (KIP-345), in the versions that know it.
+    pub instance: Option<&'a str>,
+}
+
+impl<'a> Membership<'a> {
+    /// Of who asks about a group from outside.
+    pub fn of_group(group: &'a str) -> Membership<'a> {
+        Membership { group, generation: -1, member: "", instance: None }
+    }
+
+    /// Writes it, with the instance id from a version on.
+    fn write(&self, to: &mut Writer<'_>, instance_since: i16) {
+        to.string(self.group);
+        to.i32(self.generation);
+        to.string(self.member);
+        if to.since(instance_since) {
+            to.nullable_string(self.instance);
+        }
+    }
+}
+
+/// The answer of a broker that only says whether it worked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// How long the broker holds back what comes next, by quota.
+    pub throttle_ms: i32,
+    /// The error.
+    pub error: ErrorCode,
 }
 
 /// A leader in a tagged field.
@@ -80,7 +141,6 @@ impl Writer<'_> {
             self.count(items.len());
             for item in items {
                 partition(self, item);
-                self.tags();
             }
             self.tags();
         }

@@ -70,6 +70,7 @@ impl<'a> Request<'a> {
             |to, batch| {
                 to.i32(batch.partition);
                 place(to, batch.bytes);
+                to.tags();
             },
         );
         to.tags();

@@ -2,7 +2,9 @@
 //!
 //! **Runs on: any.**
 
+mod consumer;
 mod framing;
 mod oracle;
 mod produce;
 mod record;
+mod scram;
