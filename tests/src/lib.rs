@@ -1,8 +1,10 @@
 //! What whole-program tests share: a gateway started from the built binary, its metrics, a small
-//! blocking client of the client protocol, and scripts in other languages.
+//! blocking client of the client protocol, a publisher that keeps every acknowledgement and the checker
+//! that holds them against the log, real Kafka, a legacy backend, faults, and scripts in other languages.
 //!
 //! **Runs on: any.** Nothing sleeps to wait for an effect: [`wait::until`] polls it with a deadline.
 
+pub mod checker;
 pub mod client;
 pub mod follower;
 pub mod gateway;
