@@ -4,12 +4,16 @@
 //!
 //! **Runs on: any.** Nothing sleeps to wait for an effect: [`wait::until`] polls it with a deadline.
 
+pub mod backend;
 pub mod checker;
 pub mod client;
+pub mod door;
+pub mod fault;
 pub mod follower;
 pub mod gateway;
 pub mod http;
 pub mod metrics;
+pub mod namespace;
 pub mod process;
 pub mod random;
 pub mod script;
