@@ -12,6 +12,7 @@ pub mod fault;
 pub mod follower;
 pub mod gateway;
 pub mod http;
+pub mod kafka;
 pub mod metrics;
 pub mod namespace;
 pub mod process;

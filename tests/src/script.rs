@@ -47,3 +47,21 @@ pub fn verdict(mut command: Command) -> Value {
     assert!(verdict["ok"] == true && output.status.success(), "{shown}: {verdict:#}");
     verdict
 }
+
+/// Runs `command` to its end: what `parse` makes of each line before the verdict, which must say ok.
+#[track_caller]
+pub fn lines<T>(mut command: Command, parse: impl Fn(&Value) -> T) -> Vec<T> {
+    let shown = format!("{command:?}");
+    let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
+    let output = output.unwrap_or_else(|error| {
+        panic!("{shown}: {error}; `tests/run install` brings what it needs")
+    });
+    let text = String::from_utf8_lossy(&output.stdout);
+    let values = text.lines().map(|line| {
+        serde_json::from_str(line).unwrap_or_else(|error| panic!("{shown}: {error}: {line}"))
+    });
+    let mut values: Vec<Value> = values.collect();
+    let verdict = values.pop().unwrap_or_default();
+    assert!(verdict["ok"] == true && output.status.success(), "{shown}: {verdict:#}");
+    values.iter().map(parse).collect()
+}
