@@ -3,7 +3,7 @@
 //!
 //! **Runs on: any.** Every wait ends with [`DEADLINE`] at the latest.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -77,7 +77,7 @@ pub struct Client {
     socket: WebSocket<TcpStream>,
     next_id: u32,
     answers_pings: bool,
-    replies: HashMap<u32, Value>,
+    replies: VecDeque<(u32, Value)>,
     pushes: VecDeque<Value>,
 }
 
@@ -95,7 +95,7 @@ impl Client {
         stream.set_write_timeout(Some(DEADLINE)).map_err(cut)?;
         let url = format!("ws://{address}/connection/websocket");
         let (socket, _) = tungstenite::client(url, stream).map_err(cut)?;
-        let (replies, pushes) = (HashMap::new(), VecDeque::new());
+        let (replies, pushes) = (VecDeque::new(), VecDeque::new());
         let id = String::new();
         let mut client = Self { id, socket, next_id: 1, answers_pings: false, replies, pushes };
         let connected = client.call("connect", json!({"data": {"name": name}}))?;
@@ -123,13 +123,25 @@ impl Client {
     pub fn reply(&mut self, id: u32, method: &str) -> Result<Value, Failure> {
         let deadline = Instant::now() + DEADLINE;
         loop {
-            if let Some(mut reply) = self.replies.remove(&id) {
-                if let Some(error) = reply.get("error") {
-                    let code = error["code"].as_u64().unwrap_or_default();
-                    let message = error["message"].as_str().unwrap_or_default().to_owned();
-                    return Err(Failure::Refused { code, message });
-                }
-                return Ok(reply[method].take());
+            if let Some(at) = self.replies.iter().position(|(of, _)| *of == id) {
+                let (_, reply) = self.replies.remove(at).unwrap_or_default();
+                return result(reply, method);
+            }
+            self.receive(deadline)?;
+        }
+    }
+
+    /// The next reply, whichever it is, already received or within `limit`: the id of its command, which was
+    /// `method`, and its result or the refusal. Any other failure is the connection's.
+    pub fn next_reply(
+        &mut self,
+        method: &str,
+        limit: Duration,
+    ) -> Result<(u32, Result<Value, Failure>), Failure> {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some((id, reply)) = self.replies.pop_front() {
+                return Ok((id, result(reply, method)));
             }
             self.receive(deadline)?;
         }
@@ -212,7 +224,7 @@ impl Client {
         for line in text.lines() {
             let mut message: Value = serde_json::from_str(line).map_err(cut)?;
             if let Some(id) = message["id"].as_u64() {
-                self.replies.insert(id as u32, message);
+                self.replies.push_back((id as u32, message));
             } else if !message["push"].is_null() {
                 self.pushes.push_back(message["push"].take());
             } else if self.answers_pings {
@@ -221,6 +233,16 @@ impl Client {
         }
         Ok(())
     }
+}
+
+/// The result of a `method` in its reply, or the refusal.
+fn result(mut reply: Value, method: &str) -> Result<Value, Failure> {
+    if let Some(error) = reply.get("error") {
+        let code = error["code"].as_u64().unwrap_or_default();
+        let message = error["message"].as_str().unwrap_or_default().to_owned();
+        return Err(Failure::Refused { code, message });
+    }
+    Ok(reply[method].take())
 }
 
 fn cut(error: impl fmt::Display) -> Failure {

@@ -8,6 +8,7 @@ pub mod backend;
 pub mod checker;
 pub mod client;
 pub mod door;
+pub mod durable;
 pub mod fault;
 pub mod follower;
 pub mod gateway;
