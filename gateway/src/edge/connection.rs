@@ -289,8 +289,27 @@ impl Connections {
         }
     }
 
+    /// The next connection whose end is decided. One that has ended by itself meanwhile is left
+    /// out: it is gone, and its number may be another's.
     pub fn take_doomed(&mut self) -> Option<(u32, Disconnect)> {
-        self.doomed.pop()
+        loop {
+            let (id, disconnect) = self.doomed.pop()?;
+            if self.get(id).is_some_and(|connection| connection.doomed) {
+                return Some((id, disconnect));
+            }
+        }
+    }
+
+    /// Ends a connection now and without a word, which could not be sent. The caller has ended the
+    /// session.
+    pub fn cut(&mut self, id: u32, disconnect: Disconnect, now_ms: u64) {
+        let connection = &mut self.entries[id as usize];
+        assert!(connection.session.is_none(), "the session ends before its connection");
+        if connection.face != Face::Closing {
+            connection.close_code = disconnect.code();
+        }
+        connection.stream.abort();
+        self.linger(id, true, now_ms);
     }
 
     /// Ends a WebSocket with a close frame, without the session, which the caller has ended.
@@ -433,5 +452,60 @@ impl Connection {
         let limit_bytes =
             if self.echo { ECHO_OUTBOX_LIMIT_BYTES } else { config.client.outbox_limit_bytes };
         self.outbox.is_empty() || self.outbox.bytes() + length <= limit_bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+
+    /// Runs `with` on a runtime, with one connection that speaks the client protocol.
+    fn with_connection(with: fn(&mut Connections, u32)) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let _peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (socket, _) = listener.accept().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let start = move |_: &rt::Driver| {
+            let config = Rc::new(Config::embedded());
+            let mut clients = Connections::new(config, Writer::detached(), rt::now_ms());
+            let id = clients.add(Stream::from_fd(socket.into()).unwrap(), false, rt::now_ms());
+            clients.entry(id).face = Face::Client;
+            with(&mut clients, id);
+            rt::stop();
+        };
+        rt::run(rt::Preference::from_environment(), start, |_| {}).unwrap();
+    }
+
+    #[test]
+    fn a_connection_that_ends_by_itself_is_doomed_no_more() {
+        with_connection(|clients, id| {
+            clients.doom(id, Disconnect::InappropriateProtocol);
+            clients.reader_ended(id, true, rt::now_ms());
+            assert_eq!(clients.len(), 0);
+            assert_eq!(clients.take_doomed(), None, "nobody is there to be closed");
+        });
+    }
+
+    #[test]
+    fn what_was_closed_keeps_its_code_when_its_close_frame_is_stuck() {
+        with_connection(|clients, id| {
+            clients.push(id, b"stuck", b"");
+            clients.doom(id, Disconnect::Slow);
+            assert_eq!(clients.take_doomed(), Some((id, Disconnect::Slow)));
+            clients.close(id, Some(Disconnect::Slow.code()), "slow", false, rt::now_ms());
+            clients.cut(id, Disconnect::WriteError, rt::now_ms());
+            assert_eq!(clients.entry(id).close_code, Disconnect::Slow.code());
+        });
+    }
+
+    #[test]
+    fn a_cut_connection_takes_nothing_more() {
+        with_connection(|clients, id| {
+            clients.cut(id, Disconnect::WriteError, rt::now_ms());
+            let connection = clients.entry(id);
+            assert_eq!(connection.face, Face::Closing, "its reader must not ask for a session");
+            assert_eq!(connection.close_code, Disconnect::WriteError.code());
+        });
     }
 }

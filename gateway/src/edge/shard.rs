@@ -263,9 +263,7 @@ impl Shard {
             self.clients.stuck(SWEEP_CONNECTIONS, timeout_ms, now_ms, &mut fired);
             for id in fired.drain(..) {
                 self.end_session(id);
-                let connection = self.clients.entry(id);
-                connection.close_code = Disconnect::WriteError.code();
-                connection.stream.abort();
+                self.clients.cut(id, Disconnect::WriteError, now_ms);
             }
             self.hub.sweep(now_ms);
         }
