@@ -13,6 +13,10 @@ pub const POOLED_CHUNKS: usize = 256;
 pub const FLAT_BYTES: usize = 4 << 10;
 /// Pieces gathered in one send: bounds the iovec list that the kernel must copy in.
 pub const PIECES_PER_SEND: usize = 256;
+/// Receives of one stream that did not have to wait, before other sockets are looked at.
+pub const RECEIVES_IN_A_ROW: u8 = 16;
+/// Rounds of sends at one turn's end that complete at once, before other sockets are looked at.
+pub const SEND_ROUNDS: usize = 8;
 /// Entries of the submission queue: more are submitted early, so this bounds memory, not work.
 pub const SUBMISSION_ENTRIES: u32 = 2048;
 /// Entries of the completion queue: room for every connection of a burst without an overflow.

@@ -6,7 +6,8 @@
 use super::local;
 use super::sends::{Sends, Turn};
 use super::stream::send_all;
-use crate::limits::{COMPLETION_ENTRIES, SUBMISSION_ENTRIES};
+use super::wake::{WakeHandle, Wakeup};
+use crate::limits::{COMPLETION_ENTRIES, SEND_ROUNDS, SUBMISSION_ENTRIES};
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 use std::fmt;
 use std::future::poll_fn;
@@ -72,6 +73,7 @@ where
     H: FnMut(&mut Turn),
 {
     local::reset();
+    let again = WakeHandle::new()?;
     let mut refused = None;
     if preference == Preference::IoUring {
         for (flags, builder) in rings() {
@@ -83,7 +85,7 @@ where
             match runtime {
                 Ok(mut runtime) => {
                     let driver = Driver::IoUring { flags, refused };
-                    runtime.block_on(turns(move || start(&driver), hook));
+                    runtime.block_on(turns(move || start(&driver), hook, again));
                     return Ok(());
                 }
                 Err(error) => refused = Some(error),
@@ -92,7 +94,7 @@ where
     }
     let mut runtime = RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()?;
     let driver = Driver::Epoll { refused };
-    runtime.block_on(turns(move || start(&driver), hook));
+    runtime.block_on(turns(move || start(&driver), hook, again));
     Ok(())
 }
 
@@ -109,21 +111,27 @@ fn rings() -> [(&'static str, io_uring06::Builder); 3] {
 }
 
 /// The main future: monoio polls it when the run queue is empty and before it waits.
-async fn turns<H: FnMut(&mut Turn)>(start: impl FnOnce(), mut hook: H) {
+async fn turns<H: FnMut(&mut Turn)>(start: impl FnOnce(), mut hook: H, again: WakeHandle) {
     let mut sends = Sends::new(send_all);
     let mut turn = Turn::default();
     let mut start = Some(start);
     poll_fn(|cx| {
         local::begin(cx.waker());
         if let Some(start) = start.take() {
+            local::set_again(again.clone());
+            monoio::spawn(go_on(again.clone()));
             start();
         }
         sends.collect(&mut turn);
-        loop {
+        for round in 1.. {
             hook(&mut turn);
             sends.start(&mut turn);
             // Sends that completed at once may let their connections send again.
             if turn.sent.is_empty() {
+                break;
+            }
+            if round == SEND_ROUNDS {
+                local::request_turn_after_io();
                 break;
             }
         }
@@ -132,4 +140,12 @@ async fn turns<H: FnMut(&mut Turn)>(start: impl FnOnce(), mut hook: H) {
     })
     .await;
     local::reset();
+}
+
+/// Brings back what gave way, each time the kernel has been asked about other sockets.
+async fn go_on(again: WakeHandle) {
+    let Ok(wakeup) = Wakeup::new(&again) else { return };
+    while wakeup.wait().await.is_ok() {
+        local::go_on();
+    }
 }

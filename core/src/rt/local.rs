@@ -5,9 +5,11 @@
 
 use super::sends::Report;
 use super::stream::Stream;
+use super::wake::WakeHandle;
 use crate::buf::Outgoing;
 use std::cell::{Cell, RefCell};
-use std::task::Waker;
+use std::future::poll_fn;
+use std::task::{Poll, Waker};
 
 /// A send that starts at the end of this turn.
 pub(super) struct Queued {
@@ -25,6 +27,9 @@ struct Local {
     stopping: Cell<bool>,
     queued: RefCell<Vec<Queued>>,
     ready: RefCell<Vec<usize>>,
+    /// Tasks that let other sockets go first, and what brings them back.
+    given_way: RefCell<Vec<Waker>>,
+    again: RefCell<Option<WakeHandle>>,
 }
 
 thread_local! {
@@ -97,6 +102,8 @@ pub(super) fn reset() {
         local.main.borrow_mut().take();
         local.queued.borrow_mut().clear();
         local.ready.borrow_mut().clear();
+        local.given_way.borrow_mut().clear();
+        local.again.borrow_mut().take();
         local.stopping.set(false);
         local.ending.set(false);
         local.now_ns.set(0);
@@ -119,4 +126,39 @@ pub(super) fn mark_ready(slot: usize) {
 
 pub(super) fn swap_ready(list: &mut Vec<usize>) {
     LOCAL.with(|local| std::mem::swap(&mut *local.ready.borrow_mut(), list));
+}
+
+pub(super) fn set_again(handle: WakeHandle) {
+    LOCAL.with(|local| *local.again.borrow_mut() = Some(handle));
+}
+
+/// Asks for another turn after the kernel was asked what else is ready. A plain wake would come
+/// before that, so that a busy socket could keep all others waiting.
+pub(super) fn request_turn_after_io() {
+    LOCAL.with(|local| {
+        if let Some(again) = &*local.again.borrow() {
+            again.wake();
+        }
+    });
+}
+
+/// Waits until the kernel was asked what else is ready.
+pub(super) async fn give_way() {
+    let mut waited = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut waited, true) {
+            return Poll::Ready(());
+        }
+        LOCAL.with(|local| local.given_way.borrow_mut().push(cx.waker().clone()));
+        request_turn_after_io();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// The kernel was asked: whoever gave way goes on.
+pub(super) fn go_on() {
+    let given_way = LOCAL.with(|local| std::mem::take(&mut *local.given_way.borrow_mut()));
+    given_way.into_iter().for_each(Waker::wake);
+    request_turn();
 }

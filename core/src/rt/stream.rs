@@ -7,6 +7,7 @@
 use super::local::{self, Queued};
 use super::sends::{Flight, Report};
 use crate::buf::{Chunk, Outgoing};
+use crate::limits::RECEIVES_IN_A_ROW;
 use monoio::io::AsyncWriteRent;
 use monoio::net::TcpStream;
 use rustix::net::{RecvFlags, Shutdown};
@@ -15,6 +16,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
@@ -27,6 +29,8 @@ struct Inner {
     tcp: UnsafeCell<TcpStream>,
     /// The last receive filled its chunk, so the next one gets a large one.
     large: Cell<bool>,
+    /// Receives since the last one that had to wait.
+    in_a_row: Cell<u8>,
     write: RefCell<Write>,
 }
 
@@ -43,8 +47,9 @@ enum Write {
 
 impl Stream {
     pub(super) fn new(tcp: TcpStream) -> Self {
-        let (tcp, large, write) = (UnsafeCell::new(tcp), Cell::new(false), RefCell::default());
-        Self(Rc::new(Inner { tcp, large, write }))
+        let (tcp, write) = (UnsafeCell::new(tcp), RefCell::default());
+        let (large, in_a_row) = (Cell::new(false), Cell::new(0));
+        Self(Rc::new(Inner { tcp, large, in_a_row, write }))
     }
 
     /// A stream over a connected, non-blocking socket that came from another shard or process.
@@ -56,19 +61,38 @@ impl Stream {
     /// May be dropped while it waits: nothing is received before the wait has ended.
     pub async fn recv(&self) -> io::Result<Option<Chunk>> {
         loop {
-            self.tcp().readable(false).await?;
+            if self.0.in_a_row.get() == RECEIVES_IN_A_ROW {
+                self.0.in_a_row.set(0);
+                local::give_way().await;
+            }
+            self.readable().await?;
             let mut chunk = Chunk::take(self.0.large.get());
             let spare = rustix::buffer::spare_capacity(chunk.vec_mut());
             match rustix::net::recv(self.fd(), spare, RecvFlags::DONTWAIT) {
                 Ok((_, 0)) => return Ok(None),
                 Ok(_) => {
                     self.0.large.set(chunk.is_full());
+                    self.0.in_a_row.update(|count| count + 1);
                     return Ok(Some(chunk));
                 }
                 Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Waits for bytes. With epoll there is no wait while a peer is fast enough, and then no other
+    /// socket gets its turn; with a ring there always is one.
+    async fn readable(&self) -> io::Result<()> {
+        let mut readable = pin!(self.tcp().readable(false));
+        poll_fn(|cx| {
+            let readable = readable.as_mut().poll(cx);
+            if readable.is_pending() {
+                self.0.in_a_row.set(0);
+            }
+            readable
+        })
+        .await
     }
 
     /// Sends at the end of this turn; [`super::Turn::next_sent`] later reports `token`. The next

@@ -454,3 +454,39 @@ fn a_task_notifies_another() {
         });
     }
 }
+
+/// With epoll a receive does not wait while the peer is fast enough: others must get their turn.
+#[test]
+fn a_flood_on_one_stream_keeps_no_other_waiting() {
+    for preference in BOTH {
+        let (socket, address) = listener();
+        let mut flood = TcpStream::connect(address).unwrap();
+        flood.set_nonblocking(true).unwrap();
+        while flood.write(&[0; 64 << 10]).is_ok() {}
+        let mut quiet = TcpStream::connect(address).unwrap();
+        quiet.write_all(b"!").unwrap();
+        let before = Rc::new(Cell::new(None));
+        let heard = before.clone();
+        let start = move |_: &Driver| {
+            spawn(async move {
+                let listener = Listener::from_fd(socket).unwrap();
+                let (flood, _) = listener.accept().await.unwrap();
+                let (quiet, _) = listener.accept().await.unwrap();
+                let chunks = Rc::new(Cell::new(0));
+                let count = chunks.clone();
+                spawn(async move {
+                    assert!(matches!(quiet.recv().await, Ok(Some(_))));
+                    heard.set(Some(count.get()));
+                    stop();
+                });
+                while let Ok(Some(_)) = flood.recv().await {
+                    chunks.set(chunks.get() + 1);
+                }
+            });
+        };
+        run(preference, start, |_| {}).unwrap();
+        let before = before.get().unwrap();
+        let most = 2 * usize::from(crate::limits::RECEIVES_IN_A_ROW);
+        assert!(before <= most, "{preference:?}: a byte waited for {before} chunks of a flood");
+    }
+}
