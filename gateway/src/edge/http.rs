@@ -76,6 +76,12 @@ impl Http {
         let whole = input.len();
         loop {
             match self.step(&mut input, config, echo, out, &mut progress) {
+                // Requests may come together (RFC 9112 §9.3.2), but their answers must not grow
+                // without end: the rest may be asked for again on another connection.
+                Ok(Some(Next::Read)) if out.len() > config.client.outbox_limit_bytes => {
+                    progress.next = Next::End;
+                    return progress;
+                }
                 Ok(Some(Next::Read)) => {}
                 Ok(Some(Next::Upgraded { agreed, .. })) => {
                     let consumed = whole - input.len();
@@ -288,4 +294,143 @@ pub(super) fn write_timeout(out: &mut Vec<u8>) {
     let length = ResponseBody::Length(text.len() as u64);
     write_response_head(out, 408, &[("Content-Type", "text/plain")], length, false);
     out.extend_from_slice(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is answered to `input`, and what the connection does next.
+    fn input(input: &str, config: &Config, echo: bool) -> (String, Next) {
+        let mut out = Vec::new();
+        let progress = Http::default().input(input.as_bytes(), config, echo, &mut out);
+        (String::from_utf8(out).unwrap(), progress.next)
+    }
+
+    fn handshake(path: &str, fields: &str) -> String {
+        format!(
+            "GET {path} HTTP/1.1\r\nHost: chat.example:8000\r\nUpgrade: websocket\r\n\
+             Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{fields}\r\n"
+        )
+    }
+
+    fn statuses(answers: &str) -> Vec<&str> {
+        let heads = answers.split("HTTP/1.1 ").skip(1);
+        heads.map(|head| head.split(' ').next().unwrap_or_default()).collect()
+    }
+
+    #[test]
+    fn a_page_may_connect_from_its_own_host_or_from_the_list() {
+        let mut config = Config::embedded();
+        config.client.allowed_origins = vec!["https://desk.example".into()];
+        for (origin, status) in [
+            ("", "101"),
+            ("Origin: http://chat.example:8000\r\n", "101"),
+            ("Origin: https://CHAT.example:8000\r\n", "101"),
+            ("Origin: https://desk.example\r\n", "101"),
+            ("Origin: http://desk.example\r\n", "403"),
+            ("Origin: https://desk.example.evil\r\n", "403"),
+            ("Origin: http://chat.example\r\n", "403"),
+            ("Origin: null\r\n", "403"),
+            ("Origin: \r\n", "403"),
+            ("Origin: https://desk.example\r\nOrigin: https://desk.example\r\n", "400"),
+        ] {
+            let (answer, _) = input(&handshake(CLIENT_PATH, origin), &config, false);
+            assert_eq!(statuses(&answer), [status], "{origin}");
+        }
+    }
+
+    #[test]
+    fn the_first_subprotocol_that_is_known_is_echoed_and_none_otherwise() {
+        let config = Config::embedded();
+        let offer = |protocols: &str, query: &str| {
+            let path = format!("{CLIENT_PATH}{query}");
+            let fields = match protocols {
+                "" => String::new(),
+                named => format!("Sec-WebSocket-Protocol: {named}\r\n"),
+            };
+            let (answer, next) = input(&handshake(&path, &fields), &config, false);
+            let Next::Upgraded { agreed: Some(agreed), .. } = next else { panic!("{answer}") };
+            let echoed = answer.lines().find_map(|l| l.strip_prefix("Sec-WebSocket-Protocol: "));
+            (agreed.format, echoed.map(str::to_owned))
+        };
+        let protobuf = Some("centrifuge-protobuf".to_owned());
+        assert_eq!(offer("", ""), (Format::Json, None));
+        assert_eq!(offer("graphql-ws", ""), (Format::Json, None));
+        assert_eq!(offer("x, centrifuge-protobuf", ""), (Format::Protobuf, protobuf));
+        let json = Some("centrifuge-json".to_owned());
+        assert_eq!(offer("centrifuge-json, centrifuge-protobuf", ""), (Format::Json, json));
+        assert_eq!(offer("", "?a=b&format=protobuf"), (Format::Protobuf, None));
+        assert_eq!(offer("", "?cf_protocol=protobuf"), (Format::Protobuf, None));
+    }
+
+    #[test]
+    fn the_echo_listener_knows_its_own_path_only() {
+        let config = Config::embedded();
+        for (path, echo, status) in [
+            (ECHO_PATH, true, "101"),
+            (CLIENT_PATH, true, "404"),
+            (ECHO_PATH, false, "404"),
+            (CLIENT_PATH, false, "101"),
+        ] {
+            let (answer, _) = input(&handshake(path, ""), &config, echo);
+            assert_eq!(statuses(&answer), [status], "{path}, echo {echo}");
+        }
+        assert_eq!(statuses(&input("GET / HTTP/1.1\r\nHost: a\r\n\r\n", &config, true).0), ["404"]);
+    }
+
+    #[test]
+    fn requests_may_be_pipelined_with_bodies_and_without() {
+        let config = Config::embedded();
+        let requests = "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n\
+            POST /healthz HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n\
+            3\r\nabc\r\n0\r\n\r\n\
+            PUT /x HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nGET /\
+            HEAD /healthz HTTP/1.1\r\nHost: a\r\n\r\n\
+            GET /connection/websocket HTTP/1.1\r\nHost: a\r\n\r\n\
+            GET /nowhere HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n\
+            GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
+        let (answers, next) = input(requests, &config, false);
+        assert_eq!(statuses(&answers), ["200", "405", "405", "200", "426", "404"]);
+        assert_eq!(next, Next::End, "nothing is answered after `Connection: close`");
+        assert_eq!(answers.matches("ok\n").count(), 1, "HEAD has no body");
+        // However the bytes arrive, the answers are the same.
+        let (mut http, mut out) = (Http::default(), Vec::new());
+        for byte in requests.as_bytes() {
+            if http.input(&[*byte], &config, false, &mut out).next == Next::End {
+                break;
+            }
+        }
+        assert_eq!(String::from_utf8(out).unwrap(), answers);
+    }
+
+    #[test]
+    fn answers_to_pipelined_requests_are_bounded() {
+        let config = Config::embedded();
+        let request = "GET /demo/centrifuge.js HTTP/1.1\r\nHost: a\r\n\r\n";
+        let (answers, next) = input(&request.repeat(1000), &config, false);
+        let one = input(request, &config, false).0.len();
+        assert_eq!(next, Next::End);
+        assert!(answers.len() <= config.client.outbox_limit_bytes + one, "{}", answers.len());
+    }
+
+    #[test]
+    fn what_is_ambiguous_is_400_and_the_end() {
+        let config = Config::embedded();
+        for request in [
+            "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+            "GET / HTTP/1.1\nHost: a\n\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nX: 1\r\n 2\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nX: \0\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n",
+            "GET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+        ] {
+            let (answer, next) = input(&format!("{request}{request}"), &config, false);
+            assert_eq!((statuses(&answer), next), (vec!["400"], Next::End), "{request:?}");
+            assert!(answer.contains("Connection: close"), "{answer}");
+        }
+    }
 }
