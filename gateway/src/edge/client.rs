@@ -258,6 +258,7 @@ impl Shard {
     fn wait(&mut self, id: u32, reply: u32, what: WaitingFor) {
         let session = self.clients.entry(id).session.as_mut().expect("it waits");
         session.pending().wait(Waiting { id: reply, what, since_ns: rt::now_ns() });
+        self.clients.totals.asked += 1;
     }
 
     fn reply(&mut self, id: u32, format: Format, number: u32, reply: &Reply<'_>) {

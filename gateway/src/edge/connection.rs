@@ -46,6 +46,8 @@ pub(super) struct Connection {
     outbox: Outbox,
     /// The reader waits here until a stalled command may go on.
     pub stalled: Option<Waker>,
+    /// Nothing is read for now, so that a pong can't be seen: the session's deadline stands still.
+    pub paused: bool,
     /// When the head, the linger or nothing (`u64::MAX`) is due.
     pub deadline_ms: u64,
     /// When the entry in the wheel fires that counts; others are stale.
@@ -72,6 +74,8 @@ pub(super) struct Totals {
     pub receives: u64,
     pub sends: u64,
     pub commands: u64,
+    /// Of these, those whose answer another shard gives: it is timed when it comes.
+    pub asked: u64,
     pub command_errors: u64,
 }
 
@@ -143,6 +147,7 @@ impl Connections {
             session: None,
             outbox: Outbox::default(),
             stalled: None,
+            paused: false,
             deadline_ms: now_ms + self.config.client.head_timeout_ms,
             wheel_ms: u64::MAX,
             sending_since_ms: 0,
@@ -442,7 +447,8 @@ impl Connections {
 impl Connection {
     /// The next deadline of the connection or of its session.
     fn due_ms(&self) -> u64 {
-        let session_ms = self.session.as_ref().map_or(u64::MAX, Session::deadline_ms);
+        let session = self.session.as_ref().filter(|_| !self.paused);
+        let session_ms = session.map_or(u64::MAX, Session::deadline_ms);
         self.deadline_ms.min(session_ms)
     }
 

@@ -88,6 +88,7 @@ async fn read_all(shard: &Shared, id: u32, stream: &Stream, protocol: &mut Proto
 async fn resume(shard: &Shared, id: u32, mut commands: Vec<u8>, mut full: bool) {
     let began_ms = rt::now_ms();
     let mut since_ms = began_ms;
+    shard.borrow_mut().clients.entry(id).paused = true;
     loop {
         wait(shard, id).await;
         let mut shard = shard.borrow_mut();
@@ -98,6 +99,7 @@ async fn resume(shard: &Shared, id: u32, mut commands: Vec<u8>, mut full: bool) 
         let mut rest = &commands[..];
         match shard.commands(id, format, &commands, give_up, &mut rest) {
             Taken::All => {
+                shard.clients.entry(id).paused = false;
                 if let Some(session) = shard.clients.entry(id).session.as_mut() {
                     session.resume(now_ms - began_ms);
                     shard.clients.arm(id);

@@ -241,7 +241,7 @@ impl Shard {
         }
         metrics.record(Histogram::TurnTime, turn_ns);
         // A reply leaves at the turn's end, so that is how long its command took.
-        for _ in 0..totals.commands {
+        for _ in totals.asked..totals.commands {
             metrics.record(Histogram::CommandDuration, turn_ns);
         }
         if turn_ns > STALL_MS * 1_000_000 {
@@ -297,7 +297,10 @@ impl Shard {
             }
             return self.clients.arm(id);
         }
-        let Some(session) = connection.session.as_mut() else { return self.clients.arm(id) };
+        let paused = connection.paused;
+        let Some(session) = connection.session.as_mut().filter(|_| !paused) else {
+            return self.clients.arm(id);
+        };
         let format = session.format();
         match session.tick(&self.config, now_ms) {
             Tick::Nothing => {}
