@@ -143,6 +143,8 @@ pub struct Broker {
     next_age: u64,
     /// Where the next sweep begins.
     cursor: usize,
+    /// Where the last look for streams that nobody follows stopped.
+    trim_from: usize,
     random: StdRng,
     limit_bytes: usize,
     used_bytes: usize,
@@ -171,6 +173,7 @@ impl Broker {
             oldest: BinaryHeap::new(),
             next_age: 0,
             cursor: 0,
+            trim_from: 0,
             random,
             limit_bytes,
             used_bytes: 0,
@@ -235,7 +238,7 @@ impl Broker {
         self.next_age += 1;
         let stream = self.stream(id, namespace, now_ms);
         if stream.is_empty() {
-            self.oldest.push(Reverse((age, id as u32)));
+            self.order(age, id as u32);
         }
         let stream = self.channels[id].stream.as_mut().expect("made above");
         let before = (stream.bytes(), stream.len());
@@ -288,8 +291,10 @@ impl Broker {
     /// The shard's mailbox was full for a publication of this channel: it gets nothing more until
     /// it subscribes again.
     pub fn hole(&mut self, name: &str, shard: usize) {
-        let removed = self.find(name).is_some_and(|id| self.channels[id].shards.remove(shard));
+        let id = self.find(name);
+        let removed = id.is_some_and(|id| self.channels[id].shards.remove(shard));
         assert!(removed, "only a subscribed shard can miss a publication");
+        id.into_iter().for_each(|id| self.drop_if_unused(id));
     }
 
     /// Expires a bounded number of channels; to be called a few times a second. `namespaces` are
@@ -364,6 +369,18 @@ impl Broker {
         self.channels[id].stream.as_mut().expect("made above")
     }
 
+    /// Notes a stream's first publication. Entries of streams that expired are still there; when
+    /// they are the most, the heap is made anew, which costs each entry a constant.
+    fn order(&mut self, age: u64, id: u32) {
+        if self.oldest.len() > 2 * self.channels.len() + SWEEP_CHANNELS {
+            let streams = self.channels.iter().filter_map(|(id, channel)| {
+                Some(Reverse((channel.stream.as_ref()?.oldest_age()?, id as u32)))
+            });
+            self.oldest = streams.collect();
+        }
+        self.oldest.push(Reverse((age, id)));
+    }
+
     fn freed(&mut self, (bytes, items): (usize, usize)) {
         self.used_bytes -= bytes;
         self.items -= items;
@@ -387,16 +404,20 @@ impl Broker {
                 self.oldest.push(Reverse((age, id)));
             }
         }
-        let mut looked = 0;
-        while self.used_bytes > self.limit_bytes && looked < SWEEP_CHANNELS {
-            looked += 1;
-            let Some((id, _)) = self.channels.iter().find(|(_, channel)| {
+        // A bounded look at the channels, going on where the last one stopped.
+        for _ in 0..SWEEP_CHANNELS.min(self.channels.capacity()) {
+            if self.used_bytes <= self.limit_bytes {
+                return;
+            }
+            self.trim_from = (self.trim_from + 1) % self.channels.capacity();
+            let id = self.trim_from;
+            let idle = |channel: &Channel| {
                 channel.shards.is_empty() && channel.stream.as_ref().is_some_and(|s| s.is_empty())
-            }) else {
-                break;
             };
-            self.forget_stream(id);
-            self.drop_if_unused(id);
+            if self.channels.get(id).is_some_and(idle) {
+                self.forget_stream(id);
+                self.drop_if_unused(id);
+            }
         }
     }
 

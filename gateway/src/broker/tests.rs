@@ -113,6 +113,47 @@ fn the_oldest_of_all_channels_go_first_and_are_counted() {
 }
 
 #[test]
+fn streams_that_expire_again_and_again_leave_nothing_behind() {
+    let (mut broker, namespace) = (broker(1 << 20), namespace(10, 1000));
+    for round in 0..10_000u64 {
+        broker.publish("room", (&namespace, 0), b"1", None, 2000 * round);
+    }
+    assert!(broker.oldest.len() < 200, "{} entries for one stream", broker.oldest.len());
+    // The order still finds the oldest of all.
+    let mut small = Broker::new(64 << 10, StdRng::seed_from_u64(1));
+    for round in 0..1000u64 {
+        small.publish("expires", (&namespace, 0), &[b'7'; 200], None, 2000 * round);
+    }
+    for number in 0..150u64 {
+        small.publish(&format!("room-{number}"), (&namespace, 0), &[b'7'; 200], None, 2_000_000);
+    }
+    assert!(small.sizes().0 <= 64 << 10, "{} bytes are kept", small.sizes().0);
+    let filter = HistoryFilter { limit: -1, ..HistoryFilter::default() };
+    let (kept, _) = small.history("room-149", (&namespace, 0), &filter, 2_000_000).unwrap();
+    assert_eq!(kept.len(), 1, "the newest is kept");
+}
+
+#[test]
+fn streams_that_nobody_follows_go_when_the_budget_is_full() {
+    let namespace = namespace(10, 1000);
+    let mut broker = broker(64 << 10);
+    for number in 0..5000u64 {
+        position(&mut broker, &format!("asked-for-{number}"), &namespace, number);
+    }
+    let (bytes, .., channels) = broker.sizes();
+    assert!(bytes <= 64 << 10, "{bytes} bytes are kept for {channels} channels");
+}
+
+#[test]
+fn a_holed_channel_without_history_is_forgotten() {
+    let (mut broker, namespace) = (broker(1 << 20), namespace(0, 0));
+    broker.subscribe(1, "room", (&namespace, 0), SubscribeWish::default(), 0);
+    assert_eq!(broker.sizes().3, 1);
+    broker.hole("room", 1);
+    assert_eq!(broker.sizes(), (0, 0, 0, 0));
+}
+
+#[test]
 fn presence_counts_clients_and_users() {
     let (mut broker, namespace) = (broker(1 << 20), namespace(0, 0));
     for (client, user) in [(1, "ann"), (2, "ann"), (3, "bob"), (3, "bob")] {
