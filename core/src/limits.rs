@@ -25,6 +25,8 @@ pub const COMPLETION_ENTRIES: u32 = 16384;
 pub const MAILBOX_MESSAGES: usize = 1024;
 /// Messages of all mailboxes into one shard: bounds memory on machines with many shards.
 pub const MAILBOX_MESSAGES_PER_SHARD: usize = 16384;
+/// Messages taken from one mailbox before the next is looked at: enough to keep its cache lines.
+pub const MAILBOX_MESSAGES_IN_A_ROW: usize = 64;
 /// Milliseconds of one slot of a shard's timer wheel: deadlines here are seconds, not micros.
 pub const TIMER_SLOT_MS: u64 = 64;
 /// Slots of the timer wheel (a power of two): one turn of it is 65 seconds.

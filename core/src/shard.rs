@@ -5,7 +5,7 @@
 //! waits in the sender's own list for that pair, which goes first and in order; one wake a turn
 //! for each shard that sleeps; nobody waits inside a turn.
 
-use crate::limits::{MAILBOX_MESSAGES, MAILBOX_MESSAGES_PER_SHARD};
+use crate::limits::{MAILBOX_MESSAGES, MAILBOX_MESSAGES_IN_A_ROW, MAILBOX_MESSAGES_PER_SHARD};
 use crate::rt::WakeHandle;
 use crossbeam_utils::CachePadded;
 use rtrb::{Consumer, Producer, PushError, RingBuffer};
@@ -50,8 +50,10 @@ pub struct Mailboxes<M> {
     index: usize,
     outgoing: Vec<Option<Lane<M>>>,
     incoming: Vec<Option<Inlet<M>>>,
-    /// Where the next look for a message begins, so that no peer is always first.
+    /// Where the next look for a message begins, and how many more it may give before the next
+    /// peer, so that no peer is always first.
     next_from: usize,
+    in_a_row: usize,
     sent: u64,
     received: u64,
     refused: u64,
@@ -112,6 +114,7 @@ pub fn mesh_with_capacity<M: Send>(
             outgoing: (0..shards).map(|_| None).collect(),
             incoming: (0..shards).map(|_| None).collect(),
             next_from: 0,
+            in_a_row: 0,
             sent: 0,
             received: 0,
             refused: 0,
@@ -182,11 +185,16 @@ impl<M> Mailboxes<M> {
         }
     }
 
-    /// Whether [`Mailboxes::try_send`] would succeed now.
-    pub fn has_room(&self, to: usize) -> bool {
-        self.outgoing[to]
-            .as_ref()
-            .is_some_and(|lane| lane.backlog.is_empty() && lane.ring.slots() > 0)
+    /// Whether [`Mailboxes::try_send`] would succeed now; if not, room is waited for, as after a
+    /// refusal.
+    pub fn has_room(&mut self, to: usize) -> bool {
+        let lane = self.lane(to);
+        let room = lane.backlog.is_empty() && lane.ring.slots() > 0;
+        if !room {
+            lane.wanted = true;
+            self.refused += 1;
+        }
+        room
     }
 
     /// The next message for this shard and who sent it; peers take turns.
@@ -197,7 +205,11 @@ impl<M> Mailboxes<M> {
             let Some(inlet) = &mut self.incoming[from] else { continue };
             if let Ok(message) = inlet.ring.pop() {
                 inlet.popped = true;
+                self.in_a_row = if from == self.next_from { self.in_a_row + 1 } else { 1 };
                 self.next_from = from;
+                if self.in_a_row == MAILBOX_MESSAGES_IN_A_ROW {
+                    (self.next_from, self.in_a_row) = ((from + 1) % shards, 0);
+                }
                 self.received += 1;
                 return Some((from, message));
             }
@@ -401,6 +413,36 @@ mod tests {
         let first = run(first);
         assert_eq!(first.totals().1, last);
         assert_eq!(other.join().unwrap().totals().1, last);
+    }
+
+    #[test]
+    fn a_peer_whose_mailbox_never_empties_does_not_keep_the_others_waiting() {
+        let mut all = mesh_with_capacity::<u32>(3, 256).unwrap();
+        let (mut quiet, mut busy, mut receiver) =
+            (all.pop().unwrap(), all.pop().unwrap(), all.pop().unwrap());
+        while busy.try_send(0, 1).is_ok() {}
+        assert_eq!(receiver.receive(), Some((1, 1)));
+        quiet.send(0, 2);
+        let first = (0..256).find(|_| {
+            let from = receiver.receive().map(|(from, _)| from);
+            let _ = busy.try_send(0, 1);
+            from == Some(2)
+        });
+        assert!(first.is_some(), "256 messages of the busy one came first");
+    }
+
+    #[test]
+    fn who_was_told_that_there_is_no_room_does_not_park_when_there_is() {
+        let mut all = mesh_with_capacity::<u32>(2, 2).unwrap();
+        let (mut receiver, mut sender) = (all.pop().unwrap(), all.pop().unwrap());
+        while sender.has_room(1) {
+            sender.send(1, 0);
+        }
+        sender.flush();
+        assert!(sender.prepare_to_park(), "there is nothing to do yet");
+        while receiver.receive().is_some() {}
+        assert!(!sender.shared.parked[0].load(Ordering::SeqCst), "room wakes the sender");
+        assert!(!sender.prepare_to_park(), "there is room to look at");
     }
 
     #[test]

@@ -121,8 +121,8 @@ pub trait Post {
     fn try_send(&mut self, to: usize, message: ToShard) -> Result<(), ToShard>;
     /// Sends a message that may not be refused.
     fn send(&mut self, to: usize, message: ToShard);
-    /// Whether [`Post::try_send`] would succeed.
-    fn has_room(&self, to: usize) -> bool;
+    /// Whether [`Post::try_send`] would succeed; if not, room is waited for.
+    fn has_room(&mut self, to: usize) -> bool;
 }
 
 impl Post for trine_core::shard::Mailboxes<ToShard> {
@@ -132,7 +132,7 @@ impl Post for trine_core::shard::Mailboxes<ToShard> {
     fn send(&mut self, to: usize, message: ToShard) {
         Self::send(self, to, message);
     }
-    fn has_room(&self, to: usize) -> bool {
+    fn has_room(&mut self, to: usize) -> bool {
         Self::has_room(self, to)
     }
 }

@@ -197,7 +197,7 @@ impl<P: Post> Hub<P> {
     }
 
     /// Whether a request to `shard` would be taken.
-    pub fn has_room(&self, shard: usize) -> bool {
+    pub fn has_room(&mut self, shard: usize) -> bool {
         self.requests.len() < REQUESTS_OUTSTANDING && self.post.has_room(shard)
     }
 

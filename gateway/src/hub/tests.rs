@@ -46,7 +46,7 @@ impl Post for Line {
             wire.lanes.entry((self.from, to)).or_default().1.push_back(message);
         }
     }
-    fn has_room(&self, to: usize) -> bool {
+    fn has_room(&mut self, to: usize) -> bool {
         let wire = self.wire.borrow();
         let lane = wire.lanes.get(&(self.from, to));
         lane.is_none_or(|(ring, backlog)| backlog.is_empty() && ring.len() < wire.capacity)
