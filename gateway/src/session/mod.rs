@@ -370,7 +370,8 @@ impl Session {
         if known.is_some_and(|known| self.has(known)) {
             return Action::Refuse(ErrorCode::AlreadySubscribed);
         }
-        if self.subscriptions.len() >= config.client.channels_limit {
+        let asked = self.pending.as_ref().map_or(0, |pending| pending.subscribing());
+        if self.subscriptions.len() + asked >= config.client.channels_limit {
             return Action::Refuse(ErrorCode::LimitExceeded);
         }
         let namespace = match namespace_of(config, &subscribe.channel) {

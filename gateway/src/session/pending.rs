@@ -164,7 +164,15 @@ impl Pending {
         })
     }
 
-    /// Channels whose subscribe is unanswered.
+    /// Subscribes whose answers are outstanding.
+    pub fn subscribing(&self) -> usize {
+        let waits = |slot: &&Slot| {
+            matches!(slot, Slot::Waiting(Waiting { what: WaitingFor::Subscribe { .. }, .. }))
+        };
+        self.slots.iter().filter(waits).count()
+    }
+
+    /// The places of commands whose answers are outstanding.
     pub fn places(&self) -> impl Iterator<Item = u32> {
         let first = self.first;
         let waiting = self.slots.iter().enumerate();

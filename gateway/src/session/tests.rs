@@ -238,6 +238,24 @@ fn a_channel_whose_subscribe_is_unanswered_waits() {
 }
 
 #[test]
+fn unanswered_subscribes_count_against_the_limit_of_channels() {
+    let mut world = World::connected(b"");
+    world.config.client.channels_limit = 2;
+    assert!(world.take(subscribe("first")).starts_with("Subscribe("));
+    for channel in 0..2 {
+        let what = WaitingFor::Subscribe {
+            channel,
+            position: false,
+            recoverable: false,
+            recovering: false,
+            refuse_unrecoverable: false,
+        };
+        world.session.pending().wait(Waiting { id: 2, what, since_ns: 0 });
+    }
+    assert_eq!(world.take(subscribe("third")), "Refuse(LimitExceeded)");
+}
+
+#[test]
 fn pings_are_answered_in_time_or_the_client_is_gone() {
     let mut world = World::new();
     let config = world.config.clone();
