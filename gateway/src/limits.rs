@@ -47,6 +47,13 @@ pub const YEAR_MS: u64 = 365 * 24 * 3_600_000;
 /// Shards; the pin plan and the set of shards that follow a channel are made for so many.
 pub const SHARDS_MAX: usize = 256;
 
+/// How often the data process looks at its journals, to say what has changed.
+pub const JOURNAL_LOOK: Duration = Duration::from_millis(250);
+/// How long a journal may take to write what waits, at the end of the data process.
+pub const JOURNAL_CLOSE: Duration = Duration::from_secs(3);
+/// How long a record waits for others to be committed with, while the disk is idle.
+pub const JOURNAL_GATHER_MS: u64 = 0;
+
 // Edge.
 
 /// Connections of one shard; a client's number must fit beside the flags of a subscriber.
@@ -63,6 +70,8 @@ pub const MAILBOX_WAIT_MS: u64 = 1_000;
 pub const MAILBOX_TURN: usize = 4_096;
 /// Connections looked at by one slice of the sweep for sends that make no progress.
 pub const SWEEP_CONNECTIONS: usize = 4_096;
+/// Bytes of a call's body: the longest payload in base64, and what names its channel.
+pub const API_BODY_BYTES: usize = (16 << 20) / 3 * 4 + 4096;
 /// Pause between two slices.
 pub const SWEEP_INTERVAL_MS: u64 = 100;
 /// A turn that took longer is a stall: counted and logged.
@@ -101,3 +110,19 @@ pub const CHANNEL_OVERHEAD_BYTES: usize = 256;
 pub const PUBLICATION_OVERHEAD_BYTES: usize = 128;
 /// What a presence entry is counted with besides its user and data.
 pub const PRESENCE_OVERHEAD_BYTES: usize = 160;
+
+// Log.
+
+/// Records of one fetch: what a consumer handles in some turns.
+pub const FETCH_RECORDS: usize = 512;
+
+// Ingest.
+
+/// Records of one shard that the log has not answered: a second of a busy shard's.
+pub const INGEST_OUTSTANDING: usize = 16_384;
+/// Events that wait for the answer to one record with the same message id.
+pub const DEDUPE_WAITERS: usize = 16;
+/// Records that a keyless topic's partition gets before the next one's turn: some batches.
+pub const STICKY_RECORDS: u32 = 256;
+/// Room for a record's headers, made at once with its payload's.
+pub const RECORD_HEADERS_BYTES: usize = 160;

@@ -229,9 +229,9 @@ impl Broker {
         data: &[u8],
         info: Option<InfoRef<'_>>,
         now_ms: u64,
-    ) -> (u64, ShardSet) {
+    ) -> (Option<Position>, ShardSet) {
         if !namespace.has_history() {
-            return (0, self.shards(name));
+            return (None, self.shards(name));
         }
         let id = self.open(name, index);
         let age = self.next_age;
@@ -242,12 +242,13 @@ impl Broker {
         }
         let stream = self.channels[id].stream.as_mut().expect("made above");
         let before = (stream.bytes(), stream.len());
-        let offset = stream.append(namespace, age, data, info, now_ms);
+        stream.append(namespace, age, data, info, now_ms);
+        let position = stream.position();
         self.used_bytes = self.used_bytes - before.0 + stream.bytes();
         self.items = self.items - before.1 + stream.len();
         let shards = self.channels[id].shards;
         self.trim();
-        (offset, shards)
+        (Some(position), shards)
     }
 
     /// What the channel's history holds, and its position; `None` when the filter names a position

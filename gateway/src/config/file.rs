@@ -10,8 +10,8 @@ use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::schema::{KEYS, Key, Kind, NAMESPACE_KEYS, RPC_KEYS, Value};
-use super::{Config, Namespace, Rpc};
+use super::schema::{KEYS, Key, Kind, NAMESPACE_KEYS, ROUTE_KEYS, RPC_KEYS, Value};
+use super::{Config, Namespace, Partitioner, RecordKey, Rpc};
 use crate::limits::SHARDS_MAX;
 
 /// Everything that is wrong with a file; shown with line, caret and what would be allowed.
@@ -116,7 +116,15 @@ impl Reader {
                 ("channel", DeValue::Table(table)) => {
                     let mut namespace = Namespace::closed(String::new());
                     let keys = NAMESPACE_KEYS.get(1..).unwrap_or_default();
-                    reader.section("channel", table, keys, &mut namespace, |_, _, _, _| false);
+                    reader.section(
+                        "channel",
+                        table,
+                        keys,
+                        &mut namespace,
+                        |reader, n, key, value| {
+                            reader.key("channel", ROUTE_KEYS, &mut n.route, key, value)
+                        },
+                    );
                     config.namespaces[0] = namespace;
                 }
                 (section, DeValue::Table(table)) if is_section(section) => {
@@ -133,6 +141,9 @@ impl Reader {
         if self.span("listen.client").is_some() && self.span("listen.admin").is_none() {
             config.listen.admin = next_port(config.listen.client);
         }
+        if self.span("listen.client").is_some() && self.span("listen.api").is_none() {
+            config.listen.api = next_port(config.listen.admin);
+        }
         self.check(&config);
         config
     }
@@ -143,7 +154,9 @@ impl Reader {
         };
         let mut namespace = Namespace::closed(String::new());
         let place = format!("namespace[{}]", config.namespaces.len() - 1);
-        self.section(&place, table, NAMESPACE_KEYS, &mut namespace, |_, _, _, _| false);
+        self.section(&place, table, NAMESPACE_KEYS, &mut namespace, |reader, n, key, value| {
+            reader.key(&place, ROUTE_KEYS, &mut n.route, key, value)
+        });
         match self.span(&format!("{place}.name")) {
             None => self.problem(entry.span(), "this namespace has no name", "add name = \"…\""),
             Some(span) if config.namespaces.iter().any(|known| known.name == namespace.name) => {
@@ -161,7 +174,9 @@ impl Reader {
         };
         let mut rpc = Rpc::default();
         let place = format!("rpc[{}]", config.rpcs.len());
-        self.section(&place, table, RPC_KEYS, &mut rpc, |_, _, _, _| false);
+        self.section(&place, table, RPC_KEYS, &mut rpc, |reader, rpc, key, value| {
+            reader.key(&place, ROUTE_KEYS, &mut rpc.route, key, value)
+        });
         for name in ["method", "topic"] {
             if self.span(&format!("{place}.{name}")).is_none() {
                 let title = format!("this rpc has no {name}");
@@ -188,35 +203,56 @@ impl Reader {
     ) {
         let plain = if keys.iter().any(|key| key.section == section) { section } else { "" };
         for (name, value) in table {
-            let found = keys.iter().find(|key| key.section == plain && key.name == *name.get_ref());
-            let Some(key) = found else {
-                if !other(self, target, name.get_ref(), value) {
-                    let known = keys.iter().filter(|key| key.section == plain);
-                    let mut known: Vec<&str> = known.map(|key| key.name).collect();
-                    if section.is_empty() {
-                        known.extend(SECTIONS);
-                    }
-                    let place = if section.is_empty() { "file" } else { "section" };
-                    let title = format!("this {place} has no key `{}`", name.get_ref());
-                    self.problem(name.span(), title, suggestion(name.get_ref(), &known));
+            let of_section = |key: &&Key<T>| key.section == plain;
+            let found = keys.iter().filter(of_section).find(|key| key.name == *name.get_ref());
+            if let Some(key) = found {
+                self.value(section, key, target, value);
+            } else if !other(self, target, name.get_ref(), value) {
+                let mut known: Vec<&str> =
+                    keys.iter().filter(of_section).map(|key| key.name).collect();
+                if section.is_empty() {
+                    known.extend(SECTIONS);
+                } else if plain.is_empty() {
+                    known.extend(ROUTE_KEYS.iter().map(|key| key.name));
                 }
-                continue;
-            };
-            let full = if section.is_empty() {
-                key.name.to_owned()
-            } else {
-                format!("{section}.{}", key.name)
-            };
-            match read(key.kind, value.get_ref()) {
-                Ok(read) => {
-                    (key.set)(target, &read);
-                    self.spans.push((full, value.span()));
-                }
-                Err(label) => {
-                    self.spans.push((full.clone(), value.span()));
-                    self.problem(value.span(), format!("`{full}` can't be this"), label);
-                }
+                let place = if section.is_empty() { "file" } else { "section" };
+                let title = format!("this {place} has no key `{}`", name.get_ref());
+                self.problem(name.span(), title, suggestion(name.get_ref(), &known));
             }
+        }
+    }
+
+    /// Reads a value if its key is one of `keys`, and says whether it is.
+    fn key<T>(
+        &mut self,
+        section: &str,
+        keys: &[Key<T>],
+        target: &mut T,
+        name: &str,
+        value: &Spanned<DeValue<'_>>,
+    ) -> bool {
+        let found = keys.iter().find(|key| key.name == name);
+        if let Some(key) = found {
+            self.value(section, key, target, value);
+        }
+        found.is_some()
+    }
+
+    fn value<T>(
+        &mut self,
+        section: &str,
+        key: &Key<T>,
+        target: &mut T,
+        value: &Spanned<DeValue<'_>>,
+    ) {
+        let full = match section {
+            "" => key.name.to_owned(),
+            _ => format!("{section}.{}", key.name),
+        };
+        self.spans.push((full.clone(), value.span()));
+        match read(key.kind, value.get_ref()) {
+            Ok(read) => (key.set)(target, &read),
+            Err(label) => self.problem(value.span(), format!("`{full}` can't be this"), label),
         }
     }
 
@@ -259,6 +295,19 @@ impl Reader {
             "two listeners have the same address",
             "listen.echo needs one of its own",
         );
+        let api_apart = config.api.key.is_empty()
+            || (!equal(listen.api, listen.client) && !equal(listen.api, listen.admin));
+        self.rule(
+            api_apart,
+            &["listen.api"],
+            "two listeners have the same address",
+            "listen.api needs one of its own",
+        );
+        let keyless = |rpc: &Rpc| rpc.route.key != RecordKey::Channel;
+        for (index, rpc) in config.rpcs.iter().enumerate() {
+            let key = format!("rpc[{index}].key");
+            self.rule(keyless(rpc), &[&key], "an rpc has no channel", "take another key");
+        }
         for (index, namespace) in config.namespaces.iter().enumerate() {
             let place = match index {
                 0 => "channel".to_owned(),
@@ -300,8 +349,20 @@ impl Reader {
     }
 }
 
-const SECTIONS: [&str; 9] =
-    ["listen", "shards", "client", "broker", "logs", "log", "rpc", "channel", "namespace"];
+const SECTIONS: [&str; 12] = [
+    "listen",
+    "shards",
+    "client",
+    "broker",
+    "logs",
+    "log",
+    "kafka",
+    "spool",
+    "api",
+    "rpc",
+    "channel",
+    "namespace",
+];
 
 fn is_section(name: &str) -> bool {
     !name.is_empty() && KEYS.iter().any(|key| key.section == name)
@@ -344,17 +405,56 @@ fn read(kind: Kind, value: &DeValue<'_>) -> Result<Value, String> {
         (Kind::Cpus, value) => {
             cpus(value).ok_or_else(|| "a list of CPU numbers, each once, such as [0, 2]".to_owned())
         }
-        (Kind::RecordKey, value) => match value.as_str() {
-            Some(text) if matches!(text, "none" | "user") || text.starts_with('/') => {
-                Ok(Value::Text(text.to_owned()))
-            }
-            _ => Err("\"none\", \"user\", or a JSON pointer such as \"/ticket/id\"".to_owned()),
-        },
+        (Kind::RecordKey, value) => text_that(value, |text| RecordKey::parse(text).is_some())
+            .ok_or_else(|| {
+                "\"none\", \"channel\", \"user\", \"header:NAME\", or a JSON pointer such as \
+                 \"/ticket/id\""
+                    .to_owned()
+            }),
+        (Kind::Partitioner, value) => text_that(value, |text| Partitioner::parse(text).is_some())
+            .ok_or_else(|| {
+                "\"hash\", \"round_robin\", \"sticky\", \"header:NAME\", or a JSON pointer"
+                    .to_owned()
+            }),
+        (Kind::AnyText, value) => {
+            text_that(value, |_| true).ok_or_else(|| format!("a text, not {is}"))
+        }
+        (Kind::Pointer, value) => text_that(value, |text| text.is_empty() || text.starts_with('/'))
+            .ok_or_else(|| "a JSON pointer such as \"/message/id\"".to_owned()),
+        (Kind::Brokers, value) => texts_that(value, is_broker)
+            .ok_or_else(|| "a list of brokers, such as [\"kafka.example:9092\"]".to_owned()),
+        (Kind::Choices(words), value) => texts_that(value, |text| words.contains(&text))
+            .ok_or_else(|| format!("a list of some of: {}", words.join(", "))),
+        (Kind::Numbers, value) => numbers(value)
+            .ok_or_else(|| "a table of partitions, such as { gold = 0, silver = 1 }".to_owned()),
         (Kind::Name, value) => match value.as_str() {
             Some(text) if is_name(text) => Ok(Value::Text(text.to_owned())),
             _ => Err("1 to 64 of a-z, A-Z, 0-9, `_`, `-` and `.`".to_owned()),
         },
     }
+}
+
+fn text_that(value: &DeValue<'_>, holds: impl Fn(&str) -> bool) -> Option<Value> {
+    value.as_str().filter(|text| holds(text)).map(|text| Value::Text(text.to_owned()))
+}
+
+fn texts_that(value: &DeValue<'_>, holds: impl Fn(&str) -> bool) -> Option<Value> {
+    let texts = value.as_array()?.iter().map(|entry| entry.get_ref().as_str());
+    let texts = texts.map(|text| text.filter(|text| holds(text)).map(str::to_owned));
+    texts.collect::<Option<Vec<_>>>().map(Value::Texts)
+}
+
+fn is_broker(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+fn numbers(value: &DeValue<'_>) -> Option<Value> {
+    let entries = value.as_table()?.iter().map(|(name, value)| {
+        let number = integer(value.get_ref()).filter(|&number| number < 100_000)?;
+        Some((name.get_ref().to_string(), number as u32))
+    });
+    entries.collect::<Option<Vec<_>>>().map(Value::Numbers)
 }
 
 fn integer(value: &DeValue<'_>) -> Option<u64> {
@@ -363,14 +463,11 @@ fn integer(value: &DeValue<'_>) -> Option<u64> {
 }
 
 fn origins(value: &DeValue<'_>) -> Option<Value> {
-    let is_origin = |text: &&str| {
+    texts_that(value, |text| {
         let authority = text.split_once("://").map(|(_, authority)| authority);
         text.is_ascii()
             && authority.is_some_and(|host| !host.is_empty() && !host.contains(['/', ' ', '*']))
-    };
-    let texts = value.as_array()?.iter().map(|entry| entry.get_ref().as_str());
-    let texts = texts.map(|text| text.filter(is_origin).map(str::to_owned));
-    texts.collect::<Option<Vec<_>>>().map(Value::Texts)
+    })
 }
 
 fn cpus(value: &DeValue<'_>) -> Option<Value> {

@@ -3,11 +3,16 @@
 //! **Runs on: any.** Control reads the file and hands the result to the data process. Nothing here
 //! does I/O; `trine check` and `trine run` share [`parse`].
 
+mod durable;
 mod file;
 mod schema;
 #[cfg(test)]
 mod tests;
 
+pub use durable::{
+    Ack, Api, Compression, Kafka, Log, LogKind, Partitioner, RecordHeader, RecordKey, Route, Rpc,
+    Sasl, Spool,
+};
 pub use file::{Problems, next_port, parse};
 pub use schema::default_file;
 
@@ -33,12 +38,20 @@ pub struct Config {
     pub client: Client,
     /// The embedded broker.
     pub broker: Broker,
+    /// This gateway's name in the records that it writes.
+    pub gateway: String,
     /// Records for people.
     pub logs: Logs,
     /// Holds what must outlive the process: the journal.
     pub data_dir: PathBuf,
     /// Where durable events go.
     pub log: Log,
+    /// The cluster, where the log is Kafka.
+    pub kafka: Kafka,
+    /// The journal in front of it.
+    pub spool: Spool,
+    /// The HTTP API for backends.
+    pub api: Api,
     /// Rpc methods that are durable events.
     pub rpcs: Vec<Rpc>,
     /// Rules for channels; the first has no name and is for channels without a prefix.
@@ -54,6 +67,8 @@ pub struct Listen {
     pub admin: SocketAddr,
     /// WebSocket echo for conformance tests and measurements.
     pub echo: Option<SocketAddr>,
+    /// Where backends publish, while `api.key` is set.
+    pub api: SocketAddr,
 }
 
 /// Shards; `None` leaves it to the pin plan.
@@ -97,42 +112,6 @@ pub struct Client {
 pub struct Broker {
     /// History and presence of all shards; beyond it the oldest publications go first.
     pub history_limit_bytes: usize,
-}
-
-/// The embedded log.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Log {
-    /// Partitions of a topic.
-    pub partitions: u32,
-    /// Bytes on disk; the oldest records go first.
-    pub quota_bytes: u64,
-    /// Age at which records may go; 0: age means nothing.
-    pub retention_ms: u64,
-    /// How long a durable command may take before it is refused.
-    pub timeout_ms: u64,
-}
-
-/// An rpc method whose calls are records of a topic.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rpc {
-    /// The method.
-    pub method: String,
-    /// The topic.
-    pub topic: String,
-    /// What keeps its order.
-    pub key: RecordKey,
-}
-
-/// Records with the same key are in one partition, in order.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum RecordKey {
-    /// No key: partitions take turns.
-    #[default]
-    None,
-    /// The client's user name.
-    User,
-    /// A place in the payload (RFC 6901).
-    Pointer(String),
 }
 
 /// Records for people.
@@ -229,6 +208,8 @@ pub struct Namespace {
     pub payload: Payload,
     /// Longest payload.
     pub message_limit_bytes: usize,
+    /// Where publications are made durable before they are fanned out.
+    pub route: Route,
 }
 
 impl Namespace {
@@ -268,6 +249,7 @@ impl Config {
                 client: ([127, 0, 0, 1], 8000).into(),
                 admin: ([127, 0, 0, 1], 8001).into(),
                 echo: None,
+                api: ([127, 0, 0, 1], 8002).into(),
             },
             runtime_dir: default_runtime_dir(),
             shards: Shards::default(),
@@ -286,16 +268,59 @@ impl Config {
             },
             broker: Broker { history_limit_bytes: 256 << 20 },
             logs: Logs { level: LogLevel::Info, format: LogFormat::Json },
+            gateway: host_name(),
             data_dir: default_data_dir(),
             log: Log {
+                kind: LogKind::Embedded,
                 partitions: 4,
                 quota_bytes: 1 << 30,
                 retention_ms: 7 * 24 * 3_600_000,
                 timeout_ms: 3_000,
             },
+            kafka: Kafka {
+                brokers: vec!["127.0.0.1:9092".to_owned()],
+                addresses: Vec::new(),
+                sasl: Sasl::None,
+                user: String::new(),
+                password: String::new(),
+                linger_ms: 0,
+                batch_bytes: 256 << 10,
+                compression: Compression::None,
+            },
+            spool: Spool {
+                after_ms: 500,
+                quota_bytes: 4 << 30,
+                alarm_ms: 600_000,
+                forward_rate: 50_000,
+            },
+            api: Api::default(),
             rpcs: Vec::new(),
             namespaces: vec![Namespace::closed(String::new())],
         }
+    }
+
+    /// Names of the request headers that records are made with.
+    pub fn record_headers(&self) -> impl Iterator<Item = &str> {
+        let routes = self.namespaces.iter().map(|namespace| &namespace.route);
+        let routes = routes.chain(self.rpcs.iter().map(|rpc| &rpc.route));
+        routes.filter_map(Route::durable).flat_map(|route| {
+            let key = match &route.key {
+                RecordKey::Header(name) => Some(name.as_str()),
+                _ => None,
+            };
+            let partition = match &route.partitioner {
+                Partitioner::Header(name) => Some(name.as_str()),
+                _ => None,
+            };
+            let trace = route.headers.contains(&RecordHeader::Traceparent);
+            [key, partition, trace.then_some("traceparent")].into_iter().flatten()
+        })
+    }
+
+    /// Whether anything is durable, so that there is a log.
+    pub fn has_log(&self) -> bool {
+        self.namespaces.iter().any(|namespace| namespace.route.durable().is_some())
+            || !self.rpcs.is_empty()
     }
 
     /// What control sends to the data process.
@@ -359,8 +384,18 @@ impl Namespace {
             force_positioning: false,
             payload: Payload::Json,
             message_limit_bytes: 65_536,
+            route: Route { key: RecordKey::Channel, ..Route::default() },
         }
     }
+}
+
+/// The host's name as far as it is one that the configuration would take.
+fn host_name() -> String {
+    let system = rustix::system::uname();
+    let allowed = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    let name = system.nodename().to_string_lossy();
+    let name: String = name.chars().filter(allowed).take(64).collect();
+    if name.is_empty() { "trine".to_owned() } else { name }
 }
 
 /// `$XDG_STATE_HOME/trine`, by default `~/.local/state/trine`.

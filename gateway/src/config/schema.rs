@@ -3,7 +3,10 @@
 //! **Runs on: control.** The parser, the errors' hints and `trine config default` all read it, so
 //! none can forget a key.
 
-use super::{Access, Config, LogFormat, Namespace, Payload, RecordKey, Rpc};
+use super::{
+    Access, Ack, Compression, Config, LogFormat, LogKind, Namespace, Partitioner, Payload,
+    RecordHeader, RecordKey, Route, Rpc, Sasl,
+};
 use crate::limits::{SHARDS_MAX, YEAR_MS};
 
 /// What a key holds.
@@ -27,8 +30,20 @@ pub(super) enum Kind {
     Cpus,
     /// A namespace's or a topic's name.
     Name,
-    /// `none`, `user`, or a JSON pointer such as `/ticket/id`.
+    /// What [`RecordKey::parse`] takes.
     RecordKey,
+    /// What [`Partitioner::parse`] takes.
+    Partitioner,
+    /// Text, which may be empty.
+    AnyText,
+    /// A JSON pointer (RFC 6901), or empty text for none.
+    Pointer,
+    /// A list of `host:port`.
+    Brokers,
+    /// A list of these words, each once.
+    Choices(&'static [&'static str]),
+    /// A table of names with whole numbers below 100,000.
+    Numbers,
 }
 
 /// A value that has its kind.
@@ -39,6 +54,7 @@ pub(super) enum Value {
     Text(String),
     Texts(Vec<String>),
     Integers(Vec<usize>),
+    Numbers(Vec<(String, u32)>),
 }
 
 impl Value {
@@ -56,6 +72,14 @@ impl Value {
 
     fn text(&self) -> &str {
         if let Value::Text(text) = self { text } else { "" }
+    }
+
+    fn texts(&self) -> &[String] {
+        if let Value::Texts(texts) = self { texts } else { &[] }
+    }
+
+    fn numbers(&self) -> Vec<(String, u32)> {
+        if let Value::Numbers(numbers) = self { numbers.clone() } else { Vec::new() }
     }
 }
 
@@ -87,6 +111,8 @@ pub(super) const KEYS: &[Key<Config>] = keys! { Config;
     "" "data_dir" Kind::Text,
         "Folder for what must outlive the process; relative to this file. One process has it.",
         |c, v| c.data_dir = v.text().into(), |c| Some(quoted(&c.data_dir.to_string_lossy()));
+    "" "gateway" Kind::Name, "This gateway's name in the records that it writes; by default the host's.",
+        |c, v| c.gateway = v.text().into(), |c| Some(quoted(&c.gateway));
     "" "demo" Kind::Bool, "Serve the demo page at `/`.",
         |c, v| c.demo = v.bool(), |c| Some(c.demo.to_string());
     "listen" "client" Kind::Address, "Where clients connect.",
@@ -96,6 +122,9 @@ pub(super) const KEYS: &[Key<Config>] = keys! { Config;
         "Metrics and status for operators, without credentials; by default the next port.",
         |c, v| if let Ok(address) = v.text().parse() { c.listen.admin = address },
         |c| Some(quoted(&c.listen.admin.to_string()));
+    "listen" "api" Kind::Address, "Where backends publish, while api.key is set.",
+        |c, v| if let Ok(address) = v.text().parse() { c.listen.api = address },
+        |c| Some(quoted(&c.listen.api.to_string()));
     "listen" "echo" Kind::AddressOrNone,
         "WebSocket echo at `/echo`, for conformance tests; empty for none.",
         |c, v| c.listen.echo = v.text().parse().ok(), |c| c.listen.echo.map_or_else(
@@ -154,36 +183,94 @@ pub(super) const KEYS: &[Key<Config>] = keys! { Config;
     "logs" "format" Kind::Choice(&["json", "text"]), "One JSON object a line, or text for people.",
         |c, v| if let Some(format) = word::<LogFormat>(v) { c.logs.format = format },
         |c| Some(quoted(&name_of::<LogFormat>(&c.logs.format)));
-    "log" "partitions" Kind::Integer(1, 1024), "Partitions of a topic; records of one key are in one.",
+    "log" "kind" Kind::Choice(&["embedded", "kafka"]),
+        "Where durable events go: a journal in data_dir, or the cluster of [kafka].",
+        |c, v| if let Some(kind) = word::<LogKind>(v) { c.log.kind = kind },
+        |c| Some(quoted(&name_of(&c.log.kind)));
+    "log" "partitions" Kind::Integer(1, 1024),
+        "Partitions of a topic of the embedded log; records of one key are in one.",
         |c, v| c.log.partitions = v.integer() as u32, |c| Some(c.log.partitions.to_string());
     "log" "quota_bytes" Kind::Integer(16 << 20, 1 << 50),
-        "Disk for durable events; the oldest go first.",
+        "Disk for the embedded log; the oldest records go first.",
         |c, v| c.log.quota_bytes = v.integer(), |c| Some(c.log.quota_bytes.to_string());
     "log" "retention_ms" Kind::Integer(0, YEAR_MS), "Age at which they may go; 0: never by age.",
         |c, v| c.log.retention_ms = v.integer(), |c| Some(c.log.retention_ms.to_string());
     "log" "timeout_ms" Kind::Integer(10, 600_000),
         "How long a durable command may take; then it gets error 100 and may be in the log.",
         |c, v| c.log.timeout_ms = v.integer(), |c| Some(c.log.timeout_ms.to_string());
+    "kafka" "brokers" Kind::Brokers, "Brokers to begin with; the others are found through them.",
+        |c, v| c.kafka.brokers = v.texts().to_vec(), |c| Some(list(&c.kafka.brokers));
+    "kafka" "sasl" Kind::Choice(&["none", "plain", "scram-sha-256", "scram-sha-512"]),
+        "How the gateway proves who it is.",
+        |c, v| if let Some(sasl) = word::<Sasl>(v) { c.kafka.sasl = sasl },
+        |c| Some(quoted(&name_of(&c.kafka.sasl)));
+    "kafka" "user" Kind::AnyText, "The name for SASL.",
+        |c, v| c.kafka.user = v.text().into(), |c| Some(quoted(&c.kafka.user));
+    "kafka" "password" Kind::AnyText, "The password for SASL.",
+        |c, v| c.kafka.password = v.text().into(), |c| Some(quoted(&c.kafka.password));
+    "kafka" "linger_ms" Kind::Integer(0, 10_000),
+        "How long a batch waits for more records; 0: as long as one turn of the shard.",
+        |c, v| c.kafka.linger_ms = v.integer(), |c| Some(c.kafka.linger_ms.to_string());
+    "kafka" "batch_bytes" Kind::Integer(1024, 1 << 20), "Bytes of a batch at most, uncompressed.",
+        |c, v| c.kafka.batch_bytes = v.size(), |c| Some(c.kafka.batch_bytes.to_string());
+    "kafka" "compression" Kind::Choice(&["none", "gzip", "snappy", "lz4", "zstd"]),
+        "How batches are compressed.",
+        |c, v| if let Some(compression) = word::<Compression>(v) { c.kafka.compression = compression },
+        |c| Some(quoted(&name_of(&c.kafka.compression)));
+    "spool" "after_ms" Kind::Integer(10, 60_000),
+        "A record that Kafka has not acknowledged so long after its first send goes to disk.",
+        |c, v| c.spool.after_ms = v.integer(), |c| Some(c.spool.after_ms.to_string());
+    "spool" "quota_bytes" Kind::Integer(16 << 20, 1 << 50),
+        "Disk for the spool; once it is full durable events are refused.",
+        |c, v| c.spool.quota_bytes = v.integer(), |c| Some(c.spool.quota_bytes.to_string());
+    "spool" "alarm_ms" Kind::Integer(1000, YEAR_MS), "Age of its oldest record that raises an alarm.",
+        |c, v| c.spool.alarm_ms = v.integer(), |c| Some(c.spool.alarm_ms.to_string());
+    "spool" "forward_rate" Kind::Integer(100, 10_000_000),
+        "Spooled records a second that each shard sends to Kafka beside live ones.",
+        |c, v| c.spool.forward_rate = v.integer(), |c| Some(c.spool.forward_rate.to_string());
+    "api" "key" Kind::AnyText, "What backends send as `X-API-Key`; empty: there is no API.",
+        |c, v| c.api.key = v.text().into(), |c| Some(quoted(&c.api.key));
 };
 
-/// Every key of an `[[rpc]]`.
+/// The key of an `[[rpc]]` beside those of its route.
 pub(super) const RPC_KEYS: &[Key<Rpc>] = keys! { Rpc;
     "" "method" Kind::Text, "The rpc method.",
         |r, v| r.method = v.text().into(), |r| Some(quoted(&r.method));
-    "" "topic" Kind::Name, "The topic that each call becomes a record of.",
-        |r, v| r.topic = v.text().into(), |r| Some(quoted(&r.topic));
+};
+
+/// How events become records: keys of `[channel]`, of a `[[namespace]]` and of an `[[rpc]]`.
+pub(super) const ROUTE_KEYS: &[Key<Route>] = keys! { Route;
+    "" "topic" Kind::Name, "Events become records of this topic, and are acknowledged once durable.",
+        |r, v| r.topic = v.text().into(),
+        |r| r.durable().map(|route| quoted(&route.topic));
     "" "key" Kind::RecordKey,
-        "What keeps its order: `none`, `user`, or a JSON pointer into the payload.",
-        |r, v| r.key = match v.text() {
-            "none" => RecordKey::None,
-            "user" => RecordKey::User,
-            pointer => RecordKey::Pointer(pointer.to_owned()),
-        },
-        |r| Some(match &r.key {
-            RecordKey::None => quoted("none"),
-            RecordKey::User => quoted("user"),
-            RecordKey::Pointer(pointer) => quoted(pointer),
-        });
+        "What keeps its order: `none`, `channel`, `user`, `header:NAME`, or a JSON pointer such as `/ticket/id`.",
+        |r, v| if let Some(key) = RecordKey::parse(v.text()) { r.key = key },
+        |r| Some(quoted(&r.key.text()));
+    "" "partitioner" Kind::Partitioner,
+        "`hash` (of the key), `round_robin`, `sticky`, `header:NAME` or a JSON pointer.",
+        |r, v| if let Some(partitioner) = Partitioner::parse(v.text()) { r.partitioner = partitioner },
+        |r| Some(quoted(&r.partitioner.text()));
+    "" "partition_table" Kind::Numbers,
+        "Partitions by the value that the partitioner finds, such as { gold = 0 }; others by its hash.",
+        |r, v| r.partition_table = v.numbers(), |_| Some("{}".to_owned());
+    "" "headers" Kind::Choices(&["traceparent", "user", "channel", "content-type"]),
+        "Headers of the record beside trine-gateway, trine-epoch and trine-sequence.",
+        |r, v| r.headers = v.texts().iter().filter_map(|text| {
+            word::<RecordHeader>(&Value::Text(text.clone()))
+        }).collect(),
+        |r| Some(list(&r.headers.iter().map(name_of).collect::<Vec<_>>()));
+    "" "ack" Kind::Choice(&["spool", "log", "none"]),
+        "Answer once the log or the spool has it, only once the log has it, or at once.",
+        |r, v| if let Some(ack) = word::<Ack>(v) { r.ack = ack },
+        |r| Some(quoted(&name_of(&r.ack)));
+    "" "dedupe_pointer" Kind::Pointer,
+        "Where a payload has its message id; a second one gets the first one's answer.",
+        |r, v| r.dedupe_pointer = v.text().into(), |r| Some(quoted(&r.dedupe_pointer));
+    "" "dedupe_window_ms" Kind::Integer(1, YEAR_MS), "How long an id is remembered.",
+        |r, v| r.dedupe_window_ms = v.integer(), |r| Some(r.dedupe_window_ms.to_string());
+    "" "dedupe_count" Kind::Integer(1, 10_000_000), "Ids remembered at most, on each shard.",
+        |r, v| r.dedupe_count = v.size(), |r| Some(r.dedupe_count.to_string());
 };
 
 /// Every key of `[channel]` and of a `[[namespace]]`.
@@ -251,10 +338,13 @@ pub fn default_file() -> String {
         "\n# Calls of this rpc method become records of a topic; repeat it for others. The reply \
          comes once\n# the record is durable, and says where it is.\n# [[rpc]]\n",
     );
-    let route =
-        Rpc { method: "ticket.create".into(), topic: "ticket.create".into(), ..Rpc::default() };
+    let topic = "ticket.create".to_owned();
+    let rpc = Rpc { method: topic.clone(), route: Route { topic, ..Route::default() } };
     for key in RPC_KEYS {
-        write_key(&mut text, key, &route);
+        write_key(&mut text, key, &rpc);
+    }
+    for key in ROUTE_KEYS {
+        write_key(&mut text, key, &rpc.route);
     }
     text.push_str(
         "\n# Channels without a prefix. In a file nobody may do anything until it says so.\n\
@@ -263,6 +353,9 @@ pub fn default_file() -> String {
     let closed = Namespace::closed(String::new());
     for key in NAMESPACE_KEYS.iter().filter(|key| key.name != "name") {
         write_key(&mut text, key, &closed);
+    }
+    for key in ROUTE_KEYS {
+        write_key(&mut text, key, &closed.route);
     }
     text.push_str(
         "\n# Channels `room:…`; repeat it for other names. It has the keys of [channel] too.\n\
@@ -282,6 +375,11 @@ fn write_key<T>(text: &mut String, key: &Key<T>, from: &T) {
         Some(value) => text.push_str(&format!("# {} = {value}\n", key.name)),
         None => text.push_str(&format!("# {} =\n", key.name)),
     }
+}
+
+fn list(texts: &[String]) -> String {
+    let texts: Vec<String> = texts.iter().map(|text| quoted(text)).collect();
+    format!("[{}]", texts.join(", "))
 }
 
 fn quoted(text: &str) -> String {

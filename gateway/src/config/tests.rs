@@ -86,7 +86,8 @@ fn every_key_is_read() {
     assert_eq!(config.broker.history_limit_bytes, 16 << 20);
     assert_eq!(config.logs, Logs { level: LogLevel::Debug, format: LogFormat::Text });
     assert_eq!((config.log.partitions, config.log.timeout_ms), (8, 500));
-    let routes: Vec<_> = config.rpcs.iter().map(|r| (&*r.method, &*r.topic, &r.key)).collect();
+    let routes: Vec<_> =
+        config.rpcs.iter().map(|r| (&*r.method, &*r.route.topic, &r.route.key)).collect();
     let pointer = RecordKey::Pointer("/ticket/id".to_owned());
     assert_eq!(routes, [("create", "tickets", &RecordKey::None), ("note", "notes", &pointer)]);
     let names: Vec<&str> = config.namespaces.iter().map(|n| n.name.as_str()).collect();

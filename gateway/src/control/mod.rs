@@ -20,6 +20,7 @@ pub mod wire;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -90,8 +91,9 @@ struct Control {
 
 #[derive(Debug, Default)]
 struct Listeners {
-    client: Vec<std::os::fd::OwnedFd>,
-    echo: Vec<std::os::fd::OwnedFd>,
+    client: Vec<OwnedFd>,
+    echo: Vec<OwnedFd>,
+    api: Vec<OwnedFd>,
 }
 
 impl Control {
@@ -203,6 +205,8 @@ impl Control {
         listen::fit(&mut self.listeners.client, "listen.client", Some(listen.client), shards)
             .await?;
         listen::fit(&mut self.listeners.echo, "listen.echo", listen.echo, shards).await?;
+        let api = (!self.config.api.key.is_empty()).then_some(listen.api);
+        listen::fit(&mut self.listeners.api, "listen.api", api, shards).await?;
         let handles = self.shared.with(|state| {
             state.pages = process::fresh_pages(&state.pages, shards)?;
             state.cpus = self.plan.shards.iter().map(|place| place.cpu).collect();
@@ -215,6 +219,7 @@ impl Control {
             control_cpus: self.plan.control.clone(),
             config: self.config.clone(),
             echo_listeners: self.listeners.echo.len(),
+            api_listeners: self.listeners.api.len(),
         };
         let handles = handles.map_err(Error::System)?;
         self.starting = Some(tokio::task::spawn_blocking(move || process::start(&start, &handles)));
@@ -234,17 +239,12 @@ impl Control {
 
     /// Duplicates what the data process gets; control keeps its own.
     fn handles(&self, state: &State) -> io::Result<Handles> {
-        let mut handles = Handles { client: Vec::new(), echo: Vec::new(), pages: Vec::new() };
-        for listener in &self.listeners.client {
-            handles.client.push(listener.try_clone()?);
-        }
-        for listener in &self.listeners.echo {
-            handles.echo.push(listener.try_clone()?);
-        }
-        for page in &state.pages {
-            handles.pages.push(page.try_clone()?);
-        }
-        Ok(handles)
+        let open = |listeners: &[OwnedFd]| -> io::Result<Vec<OwnedFd>> {
+            listeners.iter().map(OwnedFd::try_clone).collect()
+        };
+        let Listeners { client, echo, api } = &self.listeners;
+        let pages = state.pages.iter().map(|page| page.try_clone()).collect::<io::Result<_>>()?;
+        Ok(Handles { client: open(client)?, echo: open(echo)?, api: open(api)?, pages })
     }
 
     /// A start came to its end.
@@ -313,7 +313,7 @@ impl Control {
                 self.fingerprint
             ));
         }
-        let Handles { client, echo, pages } = handles;
+        let Handles { client, echo, api, pages } = handles;
         self.shared.with(|state| {
             state.pages = pages;
             state.cpus = start.cpus;
@@ -321,7 +321,7 @@ impl Control {
             state.data_pid = Some(pid);
             state.adopted = true;
         });
-        self.listeners = Listeners { client, echo };
+        self.listeners = Listeners { client, echo, api };
         self.process = Some(process);
         self.served = true;
         self.supervisor.handle(Instant::now(), Event::Ready);
@@ -339,7 +339,13 @@ impl Control {
         if let Some(echo) = local(&self.listeners.echo) {
             line.push_str(&format!(", echo {echo}"));
         }
+        if let Some(api) = local(&self.listeners.api) {
+            line.push_str(&format!(", API {api}"));
+        }
         say(&line);
+        if self.config.has_log() {
+            say(&format!("durable events: {}", self.config.data_dir.display()));
+        }
         if self.config.demo {
             say(&format!("demo: http://{}/", reachable(client)));
         }

@@ -21,7 +21,7 @@ use trine_core::metrics::{LAYOUT, Page};
 use crate::config::Config;
 
 /// Changes whenever the messages here change their meaning.
-const WIRE_VERSION: u64 = 1;
+const WIRE_VERSION: u64 = 2;
 
 /// What two processes must agree on before they share listeners and pages: these messages and the
 /// pages' layout.
@@ -44,6 +44,8 @@ pub struct Start<C = Config> {
     pub config: C,
     /// How many echo listeners there are: 0 or one a shard.
     pub echo_listeners: usize,
+    /// How many listeners for the HTTP API there are: 0 or one a shard.
+    pub api_listeners: usize,
 }
 
 /// Which configuration and how many lives.
@@ -101,6 +103,8 @@ pub struct Handles {
     pub client: Vec<OwnedFd>,
     /// One echo listener a shard, or none at all.
     pub echo: Vec<OwnedFd>,
+    /// One listener for the HTTP API a shard, or none at all.
+    pub api: Vec<OwnedFd>,
     /// One metric page a shard.
     pub pages: Vec<Page>,
 }
@@ -108,7 +112,7 @@ pub struct Handles {
 impl Handles {
     /// Borrows them in the order in which they travel.
     pub fn as_fds(&self) -> Vec<BorrowedFd<'_>> {
-        let listeners = self.client.iter().chain(&self.echo).map(AsFd::as_fd);
+        let listeners = self.client.iter().chain(&self.echo).chain(&self.api).map(AsFd::as_fd);
         listeners.chain(self.pages.iter().map(AsFd::as_fd)).collect()
     }
 
@@ -118,17 +122,20 @@ impl Handles {
     /// `InvalidData` when their number or a page is wrong.
     pub fn from_fds<C>(start: &Start<C>, mut fds: Vec<OwnedFd>) -> io::Result<Handles> {
         let shards = start.cpus.len();
-        let echo = start.echo_listeners;
-        if shards == 0 || (echo != 0 && echo != shards) || fds.len() != 2 * shards + echo {
+        let (echo, api) = (start.echo_listeners, start.api_listeners);
+        let none_or_all = |count| count == 0 || count == shards;
+        let whole = none_or_all(echo) && none_or_all(api) && fds.len() == 2 * shards + echo + api;
+        if shards == 0 || !whole {
             return Err(invalid(format!("{} descriptors for {shards} shards", fds.len())));
         }
         let pages = fds
-            .split_off(shards + echo)
+            .split_off(shards + echo + api)
             .into_iter()
             .map(|fd| Page::open(fd).map_err(|error| invalid(error.to_string())))
             .collect::<io::Result<Vec<Page>>>()?;
+        let api = fds.split_off(shards + echo);
         let echo = fds.split_off(shards);
-        Ok(Handles { client: fds, echo, pages })
+        Ok(Handles { client: fds, echo, api, pages })
     }
 
     /// Duplicates every descriptor.
@@ -140,6 +147,7 @@ impl Handles {
         Ok(Handles {
             client: dup(&self.client)?,
             echo: dup(&self.echo)?,
+            api: dup(&self.api)?,
             pages: self.pages.iter().map(Page::try_clone).collect::<io::Result<_>>()?,
         })
     }
@@ -184,6 +192,7 @@ mod tests {
             control_cpus: vec![],
             config: Config::embedded(),
             echo_listeners,
+            api_listeners: 0,
         }
     }
 
@@ -193,7 +202,7 @@ mod tests {
             (0..count).map(|_| open().into()).collect()
         };
         let pages = (0..shards).map(|shard| Page::create(shard).unwrap()).collect();
-        Handles { client: open(shards), echo: open(echo), pages }
+        Handles { client: open(shards), echo: open(echo), api: Vec::new(), pages }
     }
 
     #[test]

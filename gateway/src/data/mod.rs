@@ -7,12 +7,14 @@
 //!   loudly, and control starts a new one.
 //! - It opens no listener of its own.
 
+mod journal;
 mod link;
 mod stop;
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
@@ -27,7 +29,8 @@ use crate::control::supervise::SHARDS_DRAIN;
 use crate::control::wire::{self, Handles, Start, Started};
 use crate::edge::ShardStart;
 use crate::hub::ToShard;
-use crate::limits::START_TIMEOUT;
+use crate::limits::{JOURNAL_LOOK, START_TIMEOUT};
+use journal::Journals;
 use link::Link;
 
 pub use stop::{Stop, StopSignal};
@@ -104,14 +107,12 @@ fn complain(line: &str) {
 fn serve(control: UnixStream, start: Start, handles: Handles) -> io::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let path = data_socket(&start.config.runtime_dir);
-    let result = Link::open(&path, &start, &handles)
-        .and_then(|link| Ok((link, Shards::start(&start, handles)?)));
-    let (link, mut shards) = match result {
+    let begun = begin(&start, handles, &path);
+    let (link, mut shards) = match begun {
         Ok(parts) => parts,
-        Err(error) => {
-            let reason = format!("{}: {error}", path.display());
-            let _ = wire::send(&control, &Started::Failed { reason }, &[]);
-            return Err(error);
+        Err(reason) => {
+            let _ = wire::send(&control, &Started::Failed { reason: reason.clone() }, &[]);
+            return Err(io::Error::other(reason));
         }
     };
     let unpinned = std::mem::take(&mut shards.unpinned);
@@ -119,6 +120,19 @@ fn serve(control: UnixStream, start: Start, handles: Handles) -> io::Result<Exit
     let _ = wire::send(&control, &Started::Ready { unpinned }, &[]);
     drop(control);
     runtime.block_on(until_drained(shards, link))
+}
+
+/// Opens what must be had before clients are served. The error is a line that names it.
+fn begin(start: &Start, handles: Handles, path: &Path) -> Result<(Link, Shards), String> {
+    let of = |what: &Path| {
+        let what = what.display().to_string();
+        move |error: io::Error| format!("{what}: {error}")
+    };
+    let link = Link::open(path, start, &handles).map_err(of(path))?;
+    let peers = Peers::connect(start.cpus.len()).map_err(of(path))?;
+    let journals = Journals::open(start, &peers)?;
+    let shards = Shards::start(start, handles, peers, journals).map_err(of(path))?;
+    Ok((link, shards))
 }
 
 /// Serves until asked to stop, then drains.
@@ -129,14 +143,20 @@ async fn until_drained(mut shards: Shards, link: Link) -> io::Result<ExitCode> {
     let _hangup = signal(SignalKind::hangup())?;
     let mut draining = false;
     let mut deadline = tokio::time::Instant::now();
+    let mut look = tokio::time::interval(JOURNAL_LOOK);
     loop {
         tokio::select! {
+            _ = look.tick() => {
+                shards.journals.look();
+                continue;
+            }
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
             ended = shards.ended.recv() => {
                 assert!(draining && ended.is_some(), "a shard returned without being asked to");
                 shards.running -= 1;
                 if shards.running == 0 {
+                    shards.journals.close();
                     tracing::info!("drained");
                     return Ok(ExitCode::SUCCESS);
                 }
@@ -164,19 +184,25 @@ struct Shards {
     unpinned: Vec<(usize, String)>,
     ended: mpsc::Receiver<usize>,
     stop: Stop,
+    journals: Journals,
 }
 
 impl Shards {
     /// Starts every shard on a thread of its own and waits until each has pinned itself.
-    fn start(start: &Start, handles: Handles) -> io::Result<Shards> {
+    fn start(
+        start: &Start,
+        handles: Handles,
+        peers: Vec<Peers>,
+        mut journals: Journals,
+    ) -> io::Result<Shards> {
         let count = start.cpus.len();
         let config = Arc::new(start.config.clone());
         let (report, ended) = mpsc::channel(count);
         let (pinned, pins) = std::sync::mpsc::sync_channel(count);
         let mut stop = Stop::default();
-        let Handles { client, echo, pages } = handles;
-        let mut echo = echo.into_iter();
-        let shards = client.into_iter().zip(pages).zip(Peers::connect(count)?);
+        let Handles { client, echo, api, pages } = handles;
+        let (mut echo, mut api) = (echo.into_iter(), api.into_iter());
+        let shards = client.into_iter().zip(pages).zip(peers);
         for (index, ((listener, page), peers)) in shards.enumerate() {
             let shard = ShardStart {
                 index,
@@ -184,6 +210,8 @@ impl Shards {
                 cpu: Some(start.cpus[index]),
                 listener,
                 echo_listener: echo.next(),
+                api_listener: api.next(),
+                store: journals.next_store(),
                 metrics: page.writer()?,
                 config: Arc::clone(&config),
                 stop: stop.add_shard()?,
@@ -201,7 +229,7 @@ impl Shards {
         let results: Vec<(usize, Result<(), String>)> = pins.iter().take(count).collect();
         let failed = |(index, result): (usize, Result<(), String>)| Some((index, result.err()?));
         let unpinned = results.into_iter().filter_map(failed).collect();
-        Ok(Shards { running: count, unpinned, ended, stop })
+        Ok(Shards { running: count, unpinned, ended, stop, journals })
     }
 }
 

@@ -13,6 +13,7 @@ use trine_proto::client::{
 use uuid::Uuid;
 
 use super::connection::{Connections, Face};
+use super::durable::AskedKind;
 use super::shard::{Shard, Undo};
 use crate::broker::{Info, Stored, SubscribeWish, Subscribed};
 use crate::hub::{Answer, Clients, Frames, Progress, Subscribe, Subscriber, Ticket};
@@ -84,10 +85,7 @@ impl Shard {
                 self.connected(id, format, reply);
                 return Taken::All;
             }
-            Action::Rpc { method, data } => {
-                self.rpc(id, format, reply, method, data);
-                return Taken::All;
-            }
+            Action::Rpc { method, data } => self.rpc(id, format, reply, method, data),
             Action::Unsubscribe(channel) => {
                 self.unsubscribe(id, channel);
                 self.reply(id, format, reply, &Reply::Unsubscribe);
@@ -137,11 +135,17 @@ impl Shard {
         self.clients.arm(id);
     }
 
-    fn rpc(&mut self, id: u32, format: Format, reply: u32, method: &str, data: &[u8]) {
+    /// Returns whether the command must be tried again.
+    fn rpc(&mut self, id: u32, format: Format, reply: u32, method: &str, data: &[u8]) -> bool {
+        if let Some(route) = self.ingest.routes().of_rpc(method) {
+            let route = (route, AskedKind::Rpc);
+            return self.make_durable(id, format, reply, route, ("", 0), data);
+        }
         match crate::proxy::call(method, data, super::shard::wall_ms()) {
             Ok(data) => self.reply(id, format, reply, &Reply::Rpc { data: &data }),
             Err(code) => self.refuse(id, format, reply, code),
         }
+        false
     }
 
     /// Returns whether the command must be tried again.
@@ -219,17 +223,21 @@ impl Shard {
         data: &[u8],
         ticket: Ticket,
     ) -> bool {
+        if let Some(route) = self.ingest.routes().of_namespace(channel.1) {
+            let route = (route, AskedKind::Publish);
+            return self.make_durable(id, format, reply, route, channel, data);
+        }
         let Shard { hub, clients, .. } = self;
         let session = clients.entry(id).session.as_mut().expect("it publishes");
         // Lent for the call: its publisher may be among the subscribers, whose table this is.
         let identity = session.lend_identity();
         let info = identity.info(session.id());
-        let progress = hub.publish(clients, channel, data, info, ticket, rt::now_ms());
+        let progress = hub.publish(clients, channel, data, Some(info), ticket, rt::now_ms());
         if let Some(session) = clients.entry(id).session.as_mut() {
             session.restore_identity(identity);
         }
         match progress {
-            Progress::Done(()) => self.reply(id, format, reply, &Reply::Publish),
+            Progress::Done(_) => self.reply(id, format, reply, &Reply::Publish),
             Progress::Asked => self.wait(id, reply, WaitingFor::Publish),
             Progress::Full(_) => return true,
         }
@@ -310,7 +318,9 @@ impl Clients for Connections {
 
     fn answered(&mut self, ticket: Ticket, channel: Option<(u32, Subscriber)>, answer: Answer) {
         let Some(connection) = self.get(ticket.client) else { return };
-        let Some(session) = connection.session.as_ref() else { return };
+        let Some(session) = connection.session.as_ref() else {
+            return self.api_answered(ticket, answer);
+        };
         if session.id() != ticket.id {
             return;
         }
@@ -420,7 +430,7 @@ fn write_subscribed(
 
 fn write_answer(format: Format, number: u32, answer: &Answer, out: &mut Vec<u8>) {
     match answer {
-        Answer::Published => write_reply(format, number, &Reply::Publish, out),
+        Answer::Published(_) => write_reply(format, number, &Reply::Publish, out),
         Answer::Refused(code) => write_error(format, number, *code, out),
         Answer::History(stored, position) => with_publications(stored, |publications| {
             let epoch = position.epoch.to_string();

@@ -17,10 +17,22 @@ use trine_core::timer::Wheel;
 use trine_proto::client::{Disconnect, Format};
 use trine_proto::ws::{self, FrameKind};
 
+use super::api::Call;
 use super::shard::Undo;
 use crate::config::Config;
 use crate::limits::{ECHO_OUTBOX_LIMIT_BYTES, LINGER_MS};
 use crate::session::{Session, Slot};
+
+/// The listener that a connection came by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Entrance {
+    /// For clients.
+    Client,
+    /// For echoes.
+    Echo,
+    /// For backends.
+    Api,
+}
 
 /// What a connection speaks now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,8 +51,9 @@ pub(super) enum Face {
 pub(super) struct Connection {
     pub stream: Stream,
     pub face: Face,
-    /// Accepted by the echo listener.
-    pub echo: bool,
+    pub entrance: Entrance,
+    /// The call of the HTTP API that waits for its answer.
+    pub call: Option<Box<Call>>,
     /// There while the face is [`Face::Client`].
     pub session: Option<Session>,
     outbox: Outbox,
@@ -139,11 +152,12 @@ impl Connections {
     }
 
     /// Adds a connection that begins with a request head.
-    pub fn add(&mut self, stream: Stream, echo: bool, now_ms: u64) -> u32 {
+    pub fn add(&mut self, stream: Stream, entrance: Entrance, now_ms: u64) -> u32 {
         let id = self.entries.insert(Connection {
             stream,
             face: Face::Http { begun: false },
-            echo,
+            entrance,
+            call: None,
             session: None,
             outbox: Outbox::default(),
             stalled: None,
@@ -455,8 +469,10 @@ impl Connection {
     /// Whether the outbox takes `length` bytes more; an empty one takes a message of any size.
     #[inline]
     fn has_room(&self, length: usize, config: &Config) -> bool {
-        let limit_bytes =
-            if self.echo { ECHO_OUTBOX_LIMIT_BYTES } else { config.client.outbox_limit_bytes };
+        let limit_bytes = match self.entrance {
+            Entrance::Echo => ECHO_OUTBOX_LIMIT_BYTES,
+            Entrance::Client | Entrance::Api => config.client.outbox_limit_bytes,
+        };
         self.outbox.is_empty() || self.outbox.bytes() + length <= limit_bytes
     }
 }
@@ -475,7 +491,11 @@ mod tests {
         let start = move |_: &rt::Driver| {
             let config = Rc::new(Config::embedded());
             let mut clients = Connections::new(config, Writer::detached(), rt::now_ms());
-            let id = clients.add(Stream::from_fd(socket.into()).unwrap(), false, rt::now_ms());
+            let id = clients.add(
+                Stream::from_fd(socket.into()).unwrap(),
+                Entrance::Client,
+                rt::now_ms(),
+            );
             clients.entry(id).face = Face::Client;
             with(&mut clients, id);
             rt::stop();

@@ -13,6 +13,7 @@ use trine_proto::ws;
 use super::demo;
 use crate::config::Config;
 use crate::limits::BODY_DROPPED_BYTES;
+use crate::session::RequestHeaders;
 
 /// Where the client protocol is spoken.
 const CLIENT_PATH: &str = "/connection/websocket";
@@ -42,9 +43,11 @@ pub(super) enum Next {
 }
 
 /// What the handshake of the client protocol settled, for the life of the connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Agreed {
     pub format: Format,
+    /// What records need of the request.
+    pub headers: RequestHeaders,
     /// Pings are WebSocket frames, for tools that don't know the client protocol's.
     pub frame_pings: bool,
 }
@@ -234,7 +237,13 @@ fn handshake(
         refuse(Error::Upgrade, out);
         return Next::End;
     };
-    let (agreed, protocol) = negotiate(request, upgrade);
+    let (mut agreed, protocol) = negotiate(request, upgrade);
+    agreed.headers = config
+        .record_headers()
+        .filter_map(|name| {
+            Some((name.into(), std::str::from_utf8(request.header(name)?).ok()?.into()))
+        })
+        .collect();
     let accept = std::str::from_utf8(&accept).unwrap_or_default();
     let headers = [
         ("Upgrade", "websocket"),
@@ -258,7 +267,8 @@ fn may_connect(upgrade: &Upgrade<'_>, config: &Config) -> bool {
 /// The format by the subprotocol that is named first, else by the query; the kind of pings by the
 /// query (client protocol §1).
 fn negotiate(request: &Request<'_>, upgrade: &Upgrade<'_>) -> (Agreed, Option<&'static str>) {
-    let mut agreed = Agreed { format: Format::Json, frame_pings: false };
+    let headers = RequestHeaders::default();
+    let mut agreed = Agreed { format: Format::Json, headers, frame_pings: false };
     for pair in request.query().unwrap_or_default().split('&') {
         match pair {
             "format=protobuf" | "cf_protocol=protobuf" => agreed.format = Format::Protobuf,

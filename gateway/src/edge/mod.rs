@@ -3,9 +3,11 @@
 //! **Runs on: shard.** One task reads each connection; output is collected and leaves at the
 //! turn's end. Everything of one shard is in one [`shard::Shard`], which its tasks share.
 
+mod api;
 mod client;
 mod connection;
 mod demo;
+mod durable;
 mod http;
 mod reader;
 mod shard;
@@ -15,6 +17,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use trine_core::journal::storage::Store;
 use trine_core::limits::TIMER_SLOT_MS;
 use trine_core::metrics::{Counter, DRIVER_EPOLL, DRIVER_IO_URING, Gauge, Writer};
 use trine_core::rt::{self, Driver, Listener, Preference, Stream, WakeHandle, Wakeup};
@@ -23,6 +26,7 @@ use crate::config::Config;
 use crate::data::{Peers, StopSignal};
 use crate::hub::ToShard;
 use crate::limits::{ACCEPT_PAUSE_MS, CONNECTIONS_MAX};
+use connection::Entrance;
 use shard::Shard;
 
 /// Everything a shard starts with.
@@ -37,6 +41,8 @@ pub struct ShardStart {
     pub listener: OwnedFd,
     /// Its own echo listener, where there is one.
     pub echo_listener: Option<OwnedFd>,
+    /// Its own listener for the HTTP API, where there is one.
+    pub api_listener: Option<OwnedFd>,
     /// Its hand on its metric page.
     pub metrics: Writer,
     /// The configuration.
@@ -45,6 +51,8 @@ pub struct ShardStart {
     pub stop: StopSignal,
     /// The other shards.
     pub peers: Peers,
+    /// Its end of the journal, where there is one.
+    pub store: Option<Store>,
 }
 
 /// A shard as its tasks hold it.
@@ -55,12 +63,23 @@ type Shared = Rc<RefCell<Shard>>;
 /// # Panics
 /// When the system offers no way to wait for sockets; the process then ends, and says so.
 pub fn run(start: ShardStart) {
-    let ShardStart { index, cpu, listener, echo_listener, metrics, config, stop, peers, .. } =
-        start;
+    let ShardStart {
+        index,
+        cpu,
+        listener,
+        echo_listener,
+        api_listener,
+        metrics,
+        config,
+        stop,
+        peers,
+        store,
+        ..
+    } = start;
     // A copy of its own, so that no cache line is shared with another shard.
     let config = Rc::new(Config::clone(&config));
     let wake = peers.mailboxes.wake_handle();
-    let shard = Rc::new(RefCell::new(Shard::new(index, config, metrics, peers)));
+    let shard = Rc::new(RefCell::new(Shard::new(index, config, metrics, peers, store)));
     let tasks = shard.clone();
     let begin = move |driver: &Driver| {
         let number = match driver {
@@ -69,9 +88,12 @@ pub fn run(start: ShardStart) {
         };
         tasks.borrow().clients.metrics.set(Gauge::Driver, number);
         tracing::info!(shard = index, cpu, %driver, "shard serves");
-        rt::spawn(accept(tasks.clone(), listener, false));
+        rt::spawn(accept(tasks.clone(), listener, Entrance::Client));
         if let Some(listener) = echo_listener {
-            rt::spawn(accept(tasks.clone(), listener, true));
+            rt::spawn(accept(tasks.clone(), listener, Entrance::Echo));
+        }
+        if let Some(listener) = api_listener {
+            rt::spawn(accept(tasks.clone(), listener, Entrance::Api));
         }
         rt::spawn(wakes(wake));
         rt::spawn(ticks(tasks, stop));
@@ -80,7 +102,7 @@ pub fn run(start: ShardStart) {
         shard.borrow_mut().turn(turn);
         let arrived = std::mem::take(&mut shard.borrow_mut().arrived);
         for stream in arrived {
-            serve(&shard, stream, false);
+            serve(&shard, stream, Entrance::Client);
         }
     };
     if let Err(error) = rt::run(Preference::from_environment(), begin, hook) {
@@ -89,11 +111,11 @@ pub fn run(start: ShardStart) {
 }
 
 /// Accepts connections for as long as the shard runs.
-async fn accept(shard: Shared, listener: OwnedFd, echo: bool) {
+async fn accept(shard: Shared, listener: OwnedFd, entrance: Entrance) {
     let listener = Listener::from_fd(listener).expect("a listener that control has opened");
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => admit(&shard, stream, echo),
+            Ok((stream, _)) => admit(&shard, stream, entrance),
             Err(error) => {
                 shard.borrow().clients.metrics.add(Counter::AcceptErrors, 1);
                 tracing::warn!(%error, "a connection was not accepted");
@@ -105,18 +127,19 @@ async fn accept(shard: Shared, listener: OwnedFd, echo: bool) {
 }
 
 /// Takes a new connection, or gives it to a shard that has fewer.
-fn admit(shared: &Shared, stream: Stream, echo: bool) {
+fn admit(shared: &Shared, stream: Stream, entrance: Entrance) {
     let mut shard = shared.borrow_mut();
     shard.clients.metrics.add(Counter::Accepted, 1);
     if shard.draining_until_ms.is_some() || shard.clients.len() >= CONNECTIONS_MAX {
         return;
     }
     let own = shard.index;
-    let place = if echo { own } else { shard.balance.place(own) };
+    let handed_over = entrance == Entrance::Client;
+    let place = if handed_over { shard.balance.place(own) } else { own };
     shard.balance.add(place);
     if place == own {
         drop(shard);
-        return serve(shared, stream, echo);
+        return serve(shared, stream, entrance);
     }
     let kept = match stream.into_fd() {
         Ok(socket) => match shard.hub.post().try_send(place, ToShard::Connection(socket)) {
@@ -134,13 +157,13 @@ fn admit(shared: &Shared, stream: Stream, echo: bool) {
     let Some(stream) = kept else { return };
     shard.balance.add(own);
     drop(shard);
-    serve(shared, stream, echo);
+    serve(shared, stream, entrance);
 }
 
 /// Starts reading a connection that lives here.
-fn serve(shared: &Shared, stream: Stream, echo: bool) {
-    let id = shared.borrow_mut().clients.add(stream.clone(), echo, rt::now_ms());
-    rt::spawn(reader::read(shared.clone(), id, stream));
+fn serve(shared: &Shared, stream: Stream, entrance: Entrance) {
+    let id = shared.borrow_mut().clients.add(stream.clone(), entrance, rt::now_ms());
+    rt::spawn(reader::read(shared.clone(), id, stream, entrance));
 }
 
 /// Begins a turn whenever another shard has sent something.

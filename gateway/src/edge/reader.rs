@@ -13,9 +13,10 @@ use trine_proto::client::Format;
 use trine_proto::ws::{Decoder, Event, Limits};
 
 use super::Shared;
+use super::api::Api;
 use super::client::Taken;
-use super::connection::Face;
-use super::http::{Agreed, Http, Next};
+use super::connection::{Entrance, Face};
+use super::http::{Http, Next};
 use super::shard::Shard;
 use crate::limits::{ECHO_FRAGMENTS, ECHO_MESSAGE_LIMIT_BYTES, MAILBOX_WAIT_MS};
 use crate::scratch;
@@ -23,6 +24,7 @@ use crate::scratch;
 /// What the bytes mean.
 enum Protocol {
     Http(Box<Http>),
+    Api(Box<Api>),
     WebSocket {
         decoder: Decoder,
         /// `None`: echo.
@@ -36,13 +38,18 @@ enum Step {
     Taken,
     /// So many bytes were taken and the rest is of another protocol.
     Switched(usize),
+    /// So many bytes were taken; what follows waits for the answer to a call.
+    Called(usize),
     /// So many bytes were taken; then these commands must wait.
     Stalled { consumed: usize, commands: Vec<u8>, full: bool },
 }
 
 /// Reads the connection until its end, then ends what it has on the shard.
-pub(super) async fn read(shard: Shared, id: u32, stream: Stream) {
-    let mut protocol = Protocol::Http(Box::default());
+pub(super) async fn read(shard: Shared, id: u32, stream: Stream, entrance: Entrance) {
+    let mut protocol = match entrance {
+        Entrance::Client | Entrance::Echo => Protocol::Http(Box::default()),
+        Entrance::Api => Protocol::Api(Box::default()),
+    };
     let failed = read_all(&shard, id, &stream, &mut protocol).await;
     let now_ms = rt::now_ms();
     let mut shard = shard.borrow_mut();
@@ -74,6 +81,10 @@ async fn read_all(shard: &Shared, id: u32, stream: &Stream, protocol: &mut Proto
             match step {
                 Step::Taken => break,
                 Step::Switched(consumed) => from += consumed,
+                Step::Called(consumed) => {
+                    from += consumed;
+                    Box::pin(answered(shard, id)).await;
+                }
                 Step::Stalled { consumed, commands, full } => {
                     from += consumed;
                     // Boxed, since it is rare and every idle connection would pay for its room.
@@ -118,6 +129,19 @@ async fn resume(shard: &Shared, id: u32, mut commands: Vec<u8>, mut full: bool) 
     }
 }
 
+/// Waits until the call of the HTTP API has its answer.
+async fn answered(shard: &Shared, id: u32) {
+    loop {
+        {
+            let mut shard = shard.borrow_mut();
+            if !shard.call_again(id) {
+                return;
+            }
+        }
+        wait(shard, id).await;
+    }
+}
+
 /// Waits until something happened that may let this connection's commands go on.
 async fn wait(shard: &Shared, id: u32) {
     let mut waited = false;
@@ -136,11 +160,14 @@ impl Protocol {
         match self {
             Protocol::Http(http) => match http_input(http, shard, id, input) {
                 None => Step::Taken,
-                Some((consumed, agreed)) => {
-                    let format = agreed.map(|agreed| agreed.format);
+                Some((consumed, format)) => {
                     *self = Protocol::WebSocket { decoder: Decoder::new(), format };
                     Step::Switched(consumed)
                 }
+            },
+            Protocol::Api(api) => match api.input(shard, id, input) {
+                Some(consumed) => Step::Called(consumed),
+                None => Step::Taken,
             },
             Protocol::WebSocket { decoder, format: Some(format) } => {
                 socket_input(decoder, *format, shard, id, input)
@@ -153,16 +180,16 @@ impl Protocol {
     }
 }
 
-/// Answers requests. After an upgrade, returns the bytes taken and what was agreed.
+/// Answers requests. After an upgrade, returns the bytes taken and the client protocol's format.
 fn http_input(
     http: &mut Http,
     shard: &mut Shard,
     id: u32,
     input: &[u8],
-) -> Option<(usize, Option<Agreed>)> {
+) -> Option<(usize, Option<Format>)> {
     let Face::Http { begun } = shard.clients.entry(id).face else { return None };
     let (config, now_ms) = (shard.config.clone(), rt::now_ms());
-    let echo = shard.clients.entry(id).echo;
+    let echo = shard.clients.entry(id).entrance == Entrance::Echo;
     let progress = scratch::with(|out| {
         let progress = http.input(input, &config, echo, out);
         shard.clients.push(id, out, &[]);
@@ -187,6 +214,7 @@ fn http_input(
             None
         }
         Next::Upgraded { consumed, agreed } => {
+            let format = agreed.as_ref().map(|agreed| agreed.format);
             match agreed {
                 Some(agreed) => shard.begin_session(id, agreed),
                 None => {
@@ -196,7 +224,7 @@ fn http_input(
                     shard.clients.metrics.add(Counter::Upgrades, 1);
                 }
             }
-            Some((consumed, agreed))
+            Some((consumed, format))
         }
     }
 }

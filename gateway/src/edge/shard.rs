@@ -9,6 +9,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
+use slab::Slab;
+use trine_core::journal::storage::Store;
 use trine_core::metrics::{Counter, Gauge, Histogram, Writer};
 use trine_core::rt::{self, Stream, Turn, WakeHandle};
 use trine_core::shard::{Balance, Mailboxes};
@@ -16,14 +18,17 @@ use trine_proto::client::Disconnect;
 use trine_proto::ws::FrameKind;
 
 use super::connection::{Connections, Face};
+use super::durable::Asked;
 use super::http::Agreed;
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::data::Peers;
 use crate::hub::{Hub, Ticket, ToShard};
+use crate::ingest::{Ingest, Routes};
 use crate::limits::{
     DRAIN_MS, GAUGES_INTERVAL_MS, MAILBOX_TURN, STALL_MS, SWEEP_CONNECTIONS, SWEEP_INTERVAL_MS,
 };
+use crate::log::{Embedded, Log};
 use crate::session::{Session, Tick};
 
 /// A subscription that the hub made and the client's wish forbids.
@@ -38,6 +43,11 @@ pub(super) struct Shard {
     pub config: Rc<Config>,
     pub hub: Hub<Mailboxes<ToShard>>,
     pub clients: Connections,
+    pub ingest: Ingest,
+    /// Durable commands of this shard's clients that the log has not answered.
+    pub asked: Slab<Asked>,
+    /// Number of the last call of the HTTP API.
+    pub next_call: u32,
     pub balance: Balance,
     /// Connections that other shards gave us, to be started by a task.
     pub arrived: Vec<Stream>,
@@ -58,16 +68,39 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    pub fn new(index: usize, config: Rc<Config>, metrics: Writer, peers: Peers) -> Self {
+    pub fn new(
+        index: usize,
+        config: Rc<Config>,
+        metrics: Writer,
+        peers: Peers,
+        store: Option<Store>,
+    ) -> Self {
         let now_ms = rt::now_ms();
         let mut ids = StdRng::from_os_rng();
         let share_bytes = config.broker.history_limit_bytes / peers.mailboxes.shards();
         let broker = Broker::new(share_bytes, StdRng::from_os_rng());
         let wake = peers.mailboxes.wake_handle();
+        let routes = Rc::new(Routes::new(&config));
+        let log = match store {
+            Some(store) => {
+                let partitions = config.log.partitions;
+                Log::Embedded(Box::new(Embedded::new(
+                    store,
+                    routes.topics(),
+                    partitions,
+                    Vec::new(),
+                )))
+            }
+            None => Log::None,
+        };
+        let ingest = Ingest::new(&config, routes, log, ids.next_u64());
         Self {
             index,
             hub: Hub::new(index, peers.ownership, config.clone(), broker, peers.mailboxes),
             clients: Connections::new(config.clone(), metrics, now_ms),
+            ingest,
+            asked: Slab::new(),
+            next_call: 0,
             config,
             balance: peers.balance,
             arrived: Vec::new(),
@@ -98,7 +131,8 @@ impl Shard {
         let client = uuid::Builder::from_random_bytes(bytes).into_uuid();
         let session = Session::new(client, agreed.format, &self.config, rt::now_ms());
         let connection = self.clients.entry(id);
-        connection.session = Some(session.with_frame_pings(agreed.frame_pings));
+        let session = session.with_frame_pings(agreed.frame_pings).with_headers(agreed.headers);
+        connection.session = Some(session);
         connection.face = Face::Client;
         connection.deadline_ms = u64::MAX;
         self.clients.arm(id);
@@ -153,6 +187,7 @@ impl Shard {
         let mut room = MAILBOX_TURN;
         loop {
             self.receive(&mut room, now_ms);
+            self.ingest_turn(now_ms);
             while let Some((id, disconnect)) = self.clients.take_doomed() {
                 match self.clients.entry(id).face {
                     Face::Echo => self.clients.close(id, Some(1008), "too slow", false, now_ms),
@@ -163,6 +198,7 @@ impl Shard {
             }
             self.clients.send_dirty(now_ms);
             self.hub.post().flush();
+            self.ingest.log.flush();
             if self.hub.post().prepare_to_park() {
                 break;
             }
@@ -191,18 +227,35 @@ impl Shard {
         while *room > 0 {
             let Some((from, message)) = self.hub.post().receive() else { return };
             *room -= 1;
-            if let ToShard::Connection(socket) = message {
-                match Stream::from_fd(socket) {
-                    Ok(stream) => self.arrived.push(stream),
-                    Err(_) => self.balance.remove(self.index),
+            match &message {
+                ToShard::Connection(_) => {
+                    self.arrive(message);
+                    continue;
                 }
-                continue;
+                ToShard::Ingest { .. } | ToShard::Ingested { .. } | ToShard::Acknowledged(_) => {
+                    self.receive_durable(from, message, now_ms);
+                    continue;
+                }
+                _ => {}
             }
             self.hub.receive(&mut self.clients, from, message, now_ms);
             while let Some(undo) = self.clients.undo.pop() {
                 self.undo(undo);
             }
         }
+    }
+
+    fn arrive(&mut self, message: ToShard) {
+        let ToShard::Connection(socket) = message else { return };
+        match Stream::from_fd(socket) {
+            Ok(stream) => self.arrived.push(stream),
+            Err(_) => self.balance.remove(self.index),
+        }
+    }
+
+    /// Stalled commands may try again at this turn's end.
+    pub fn take_up_stalled(&mut self) {
+        self.news = true;
     }
 
     /// Puts the turn's totals on the metric page.

@@ -7,7 +7,9 @@
 use crate::broker::{
     HistoryFilter, Info, Position, PresenceStats, Stored, SubscribeWish, Subscribed,
 };
+use crate::ingest::{Asker, Draft, Outcome, Place, Publication};
 use bytes::Bytes;
+use smallvec::SmallVec;
 use std::os::fd::OwnedFd;
 use trine_proto::client::ErrorCode;
 use uuid::Uuid;
@@ -69,8 +71,39 @@ pub enum ToShard {
         /// The channel.
         channel: Box<str>,
     },
+    /// An event for its key's owner, to be made durable. Request, answered by `Ingested`.
+    Ingest {
+        /// Comes back in the answer.
+        request: u32,
+        /// The event.
+        draft: Box<Draft>,
+    },
+    /// What became of an event. Never refused.
+    Ingested {
+        /// The number of the request.
+        request: u32,
+        /// Where it is, or why not.
+        outcome: Outcome,
+        /// Its place in its channel, where that has history.
+        position: Option<Position>,
+    },
+    /// What the log has and the channel's owner shall publish, before it answers. Never refused.
+    Acknowledged(Box<Acknowledged>),
     /// A connection that shall live here; refused ones stay with their shard.
     Connection(OwnedFd),
+}
+
+/// A publication that the log has.
+#[derive(Debug)]
+pub struct Acknowledged {
+    /// The channel and the publisher.
+    pub publication: Publication,
+    /// The payload.
+    pub data: Bytes,
+    /// Who waits for the answer.
+    pub askers: SmallVec<[Asker; 1]>,
+    /// The answer.
+    pub place: Place,
 }
 
 /// What is asked of a channel's owner.
@@ -87,8 +120,8 @@ pub enum Ask {
     Publish {
         /// The payload.
         data: Bytes,
-        /// The publisher.
-        info: Box<Info>,
+        /// The publisher, if it is a client.
+        info: Option<Box<Info>>,
     },
     /// Read history.
     History(HistoryFilter),
@@ -103,8 +136,8 @@ pub enum Ask {
 pub enum Answer {
     /// The shard is subscribed from this point of the queue on.
     Subscribed(Box<Subscribed>),
-    /// Published.
-    Published,
+    /// Published; its position, where the channel has history.
+    Published(Option<Position>),
     /// Nothing was done.
     Refused(ErrorCode),
     /// History and position.

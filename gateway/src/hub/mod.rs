@@ -11,10 +11,11 @@ mod message;
 mod tests;
 
 pub use frames::{Event, Frames, frame_kind, with_info};
-pub use message::{Answer, Ask, Post, Ticket, ToShard};
+pub use message::{Acknowledged, Answer, Ask, Post, Ticket, ToShard};
 
 use crate::broker::{
-    Broker, HistoryFilter, Info, InfoRef, Recovered, ShardSet, Stored, SubscribeWish, Subscribed,
+    Broker, HistoryFilter, Info, InfoRef, Position, Recovered, ShardSet, Stored, SubscribeWish,
+    Subscribed,
 };
 use crate::config::{Config, Namespace, Payload};
 use crate::limits::REQUESTS_OUTSTANDING;
@@ -196,6 +197,16 @@ impl<P: Post> Hub<P> {
         (self.channels.len(), self.subscriptions, self.requests.len())
     }
 
+    /// Which shard owns a channel.
+    pub fn owner(&self, channel: &str) -> usize {
+        self.ownership.owner(channel)
+    }
+
+    /// Which shard owns a record's key.
+    pub fn owner_of_key(&self, key: &crate::ingest::Owner) -> usize {
+        self.ownership.owner_of(key)
+    }
+
     /// Whether a request to `shard` would be taken.
     pub fn has_room(&mut self, shard: usize) -> bool {
         self.requests.len() < REQUESTS_OUTSTANDING && self.post.has_room(shard)
@@ -288,21 +299,21 @@ impl<P: Post> Hub<P> {
         }
     }
 
-    /// Publishes for a client of this shard. `Done`: it has its place and is on its way to every
+    /// Publishes for a client of this shard, or for a backend. `Done`: it has its place and is on its way to every
     /// subscriber.
     pub fn publish<C: Clients>(
         &mut self,
         clients: &mut C,
         (name, namespace): (&str, usize),
         data: &[u8],
-        info: InfoRef<'_>,
+        info: Option<InfoRef<'_>>,
         ticket: Ticket,
         now_ms: u64,
-    ) -> Progress<()> {
+    ) -> Progress<Option<Position>> {
         let owner = self.ownership.owner(name);
         if owner == self.index {
-            self.publish_owned(clients, name, namespace, data, Some(info), now_ms);
-            return Progress::Done(());
+            let position = self.publish_owned(clients, name, namespace, data, info, now_ms);
+            return Progress::Done(position);
         }
         let has_room = self.has_room(owner);
         if !has_room {
@@ -310,7 +321,7 @@ impl<P: Post> Hub<P> {
             return Progress::Full(owner);
         }
         let data = Bytes::copy_from_slice(data);
-        let ask = Ask::Publish { data, info: Box::new(info.to_owned()) };
+        let ask = Ask::Publish { data, info: info.map(|info| Box::new(info.to_owned())) };
         self.asked(owner, name, namespace, ask, ticket)
     }
 
@@ -370,7 +381,10 @@ impl<P: Post> Hub<P> {
                 self.left(clients, &channel, namespace as usize, *who);
             }
             ToShard::Holed { channel } => self.holed(clients, &channel),
-            ToShard::Connection(_) => unreachable!("connections are taken before the hub"),
+            ToShard::Connection(_)
+            | ToShard::Ingest { .. }
+            | ToShard::Ingested { .. }
+            | ToShard::Acknowledged(_) => unreachable!("the shard takes these before the hub"),
         }
     }
 
@@ -397,9 +411,9 @@ impl<P: Post> Hub<P> {
                 Answer::Subscribed(Box::new(answer))
             }
             Ask::Publish { data, info } => {
-                let info = Some(info.as_ref().as_ref());
-                self.publish_owned(clients, name, namespace, &data, info, now_ms);
-                Answer::Published
+                let info = info.as_deref().map(|info| info.as_ref());
+                let position = self.publish_owned(clients, name, namespace, &data, info, now_ms);
+                Answer::Published(position)
             }
             ask => self.read_owned(name, namespace, &ask, now_ms),
         };
@@ -434,8 +448,9 @@ impl<P: Post> Hub<P> {
         }
     }
 
-    /// Gives a publication its place and sends it to every shard that has subscribers.
-    fn publish_owned<C: Clients>(
+    /// Gives a publication its place and sends it to every shard that has subscribers; for the
+    /// channel's owner only.
+    pub fn publish_owned<C: Clients>(
         &mut self,
         clients: &mut C,
         name: &str,
@@ -443,7 +458,7 @@ impl<P: Post> Hub<P> {
         data: &[u8],
         info: Option<InfoRef<'_>>,
         now_ms: u64,
-    ) {
+    ) -> Option<Position> {
         let config = self.config.clone();
         let settings = &config.namespaces[namespace];
         let stripped = match settings.payload {
@@ -452,12 +467,15 @@ impl<P: Post> Hub<P> {
         };
         let data = stripped.as_deref().unwrap_or(data);
         self.totals.publications += 1;
-        let (offset, shards) = self.broker.publish(name, (settings, namespace), data, info, now_ms);
+        let (position, shards) =
+            self.broker.publish(name, (settings, namespace), data, info, now_ms);
+        let offset = position.map_or(0, |position| position.offset);
         self.copy_to(shards, name, || ToShard::Publication {
             channel: name.into(),
             publication: Box::new(Stored::new(offset, data, info)),
         });
         self.deliver(clients, name, Event::Publication { offset, data, info });
+        position
     }
 
     /// Puts an event into the outbox of every subscriber on this shard.

@@ -252,7 +252,7 @@ impl World {
             &mut self.tables[shard],
             channel,
             b"{\"n\":1}",
-            info.as_ref(),
+            Some(info.as_ref()),
             ticket,
             0,
         );

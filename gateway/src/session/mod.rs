@@ -10,7 +10,7 @@ mod pending;
 mod rights;
 
 pub use pending::{Pending, Slot, Waiting, WaitingFor};
-pub use rights::{namespace_of, permits};
+pub use rights::{check_publish, namespace_of, permits};
 
 use crate::broker::{HistoryFilter, Info, InfoRef, Since};
 use crate::config::{Access, Config, Namespace};
@@ -119,6 +119,8 @@ pub struct Session {
     subscriptions: Vec<Subscription>,
     pending: Option<Box<Pending>>,
     deadline_ms: u64,
+    /// Durable commands that the log has not answered; their replies may overtake others.
+    durable: u32,
     phase: Phase,
     format: Format,
     frame_pings: bool,
@@ -131,9 +133,14 @@ impl Lent {
     /// Who the client with this id is.
     pub fn info(&self, client: Uuid) -> InfoRef<'_> {
         match self.0.as_deref() {
-            Some(Identity { user, conn_info }) => InfoRef { client, user, conn_info },
+            Some(Identity { user, conn_info, .. }) => InfoRef { client, user, conn_info },
             None => InfoRef { client, user: "", conn_info: b"" },
         }
+    }
+
+    /// Headers of the request that opened the connection, those that records need.
+    pub fn headers(&self) -> &[(Box<str>, Box<str>)] {
+        self.0.as_deref().map_or(&[], |identity| &identity.headers)
     }
 }
 
@@ -142,7 +149,12 @@ impl Lent {
 struct Identity {
     user: Box<str>,
     conn_info: Bytes,
+    /// Headers of the request that opened the connection, those that records need.
+    headers: RequestHeaders,
 }
+
+/// Headers of a request: names in lower case, values.
+pub type RequestHeaders = Box<[(Box<str>, Box<str>)]>;
 
 #[derive(Clone, Copy, Debug)]
 struct Subscription {
@@ -169,6 +181,7 @@ impl Session {
             subscriptions: Vec::new(),
             pending: None,
             deadline_ms: now_ms + config.client.stale_close_delay_ms,
+            durable: 0,
             phase: Phase::New,
             format,
             frame_pings: false,
@@ -203,9 +216,17 @@ impl Session {
     /// Who it is, by reference.
     pub fn info(&self) -> InfoRef<'_> {
         match self.identity.as_deref() {
-            Some(Identity { user, conn_info }) => InfoRef { client: self.id, user, conn_info },
+            Some(Identity { user, conn_info, .. }) => InfoRef { client: self.id, user, conn_info },
             None => InfoRef { client: self.id, user: "", conn_info: b"" },
         }
+    }
+
+    /// With the headers that records need; most clients have none.
+    pub fn with_headers(mut self, headers: RequestHeaders) -> Self {
+        if !headers.is_empty() {
+            self.identity.get_or_insert_default().headers = headers;
+        }
+        self
     }
 
     /// Who it is.
@@ -290,7 +311,7 @@ impl Session {
         let allowed = |access| self.permits(access, subscribed);
         match request {
             Request::Publish { data, .. } => {
-                match rights::check_publish(settings, data, self.format, allowed) {
+                match check_publish(settings, data, self.format, allowed) {
                     Ok(()) => Action::Publish { channel, namespace, data },
                     Err(error) => Action::Refuse(error),
                 }
@@ -327,7 +348,8 @@ impl Session {
             && let Some(name) = rights::name_in(connect.data)
         {
             let conn_info = rights::conn_info(&name);
-            self.identity = Some(Box::new(Identity { user: name.into(), conn_info }));
+            let identity = self.identity.get_or_insert_default();
+            (identity.user, identity.conn_info) = (name.into(), conn_info);
         }
         let half = config.client.ping_interval_ms / 2;
         self.phase = Phase::Live;
@@ -444,7 +466,18 @@ impl Session {
 
     /// Commands whose answers are outstanding.
     pub fn outstanding(&self) -> usize {
-        self.pending.as_ref().map_or(0, |pending| pending.outstanding())
+        self.durable as usize + self.pending.as_ref().map_or(0, |pending| pending.outstanding())
+    }
+
+    /// A durable command waits for the log.
+    pub fn durable_begun(&mut self) {
+        self.durable += 1;
+    }
+
+    /// The log has answered a durable command.
+    pub fn durable_ended(&mut self) {
+        assert!(self.durable > 0, "each durable command ends once");
+        self.durable -= 1;
     }
 
     /// Whether pushes must go through [`Session::hold`] now.

@@ -65,6 +65,7 @@ pub fn subscription(
     Granted { position, recoverable, join_leave }
 }
 
+/// Whether a payload may be published in a namespace by somebody whom `allowed` describes.
 pub fn check_publish(
     namespace: &Namespace,
     data: &[u8],

@@ -12,8 +12,8 @@ mod reply;
 
 pub use codes::{Disconnect, ErrorCode, UnsubscribeCode};
 pub use reply::{
-    ClientInfo, ConnectResult, Publication, Push, Reply, SubscribeResult, write_error, write_push,
-    write_reply,
+    ClientInfo, ConnectResult, Publication, Push, Reply, SubscribeResult, write_error,
+    write_error_because, write_push, write_reply,
 };
 
 use std::borrow::Cow;

@@ -139,13 +139,24 @@ pub enum Push<'a> {
 
 /// Writes an error reply.
 pub fn write_error(format: Format, id: u32, code: ErrorCode, out: &mut Vec<u8>) {
+    write_error_because(format, id, code, code.message(), out);
+}
+
+/// Writes an error reply that says more than its code's own text.
+pub fn write_error_because(
+    format: Format,
+    id: u32,
+    code: ErrorCode,
+    message: &str,
+    out: &mut Vec<u8>,
+) {
     match format {
         Format::Json => {
             let mut reply = Object::begin(out);
             reply.number("id", id.into());
             let mut error = Object::begin(reply.key("error"));
             error.number("code", code.code().into());
-            error.text("message", code.message());
+            error.text("message", message);
             error.flag_if("temporary", code.temporary());
             error.end();
             reply.end();
@@ -154,7 +165,7 @@ pub fn write_error(format: Format, id: u32, code: ErrorCode, out: &mut Vec<u8>) 
             write_number(out, 1, id.into());
             write_message(out, 2, |out| {
                 write_number(out, 1, code.code().into());
-                write_bytes(out, 2, code.message().as_bytes());
+                write_bytes(out, 2, message.as_bytes());
                 write_number(out, 3, code.temporary().into());
             });
         }),

@@ -15,6 +15,8 @@ pub use batch::{Batch, Batches, Record, Records};
 pub use compression::Compression;
 pub use writer::{BatchWriter, Stamp, restamp};
 
+use std::ops::Range;
+
 use super::codec::{Error, Reader, varint_len, write_varint};
 
 /// Bytes of a batch before its records.
@@ -33,14 +35,32 @@ pub fn write_body<'h>(
     headers: impl Iterator<Item = (&'h str, Option<&'h [u8]>)> + Clone,
 ) -> usize {
     let start = out.len();
-    write_nullable(out, key);
-    write_nullable(out, value);
-    write_varint(out, headers.clone().count() as i64);
+    begin_body(out, key, value, headers.clone().count());
     for (name, value) in headers {
-        write_nullable(out, Some(name.as_bytes()));
-        write_nullable(out, value);
+        write_header(out, name, value);
     }
     out.len() - start
+}
+
+/// Appends a body's beginning, which exactly `header_count` calls of [`write_header`] complete.
+/// Returns where the value lies in `out`.
+pub fn begin_body(
+    out: &mut Vec<u8>,
+    key: Option<&[u8]>,
+    value: Option<&[u8]>,
+    header_count: usize,
+) -> Range<usize> {
+    write_nullable(out, key);
+    write_nullable(out, value);
+    let end = out.len();
+    write_varint(out, header_count as i64);
+    end - value.map_or(0, <[u8]>::len)..end
+}
+
+/// Appends a header of a body that [`begin_body`] began.
+pub fn write_header(out: &mut Vec<u8>, name: &str, value: Option<&[u8]>) {
+    write_nullable(out, Some(name.as_bytes()));
+    write_nullable(out, value);
 }
 
 fn write_nullable(out: &mut Vec<u8>, bytes: Option<&[u8]>) {

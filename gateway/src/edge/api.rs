@@ -1,0 +1,465 @@
+//! The HTTP API for backends: `POST /api/publish` (client protocol §10).
+//!
+//! **Runs on: shard.** One call of a connection is under way at a time; while it waits for its
+//! answer the connection is not read. Invariants: every call is answered exactly once or its
+//! connection ends; nothing is done for a caller that does not know the key.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
+use trine_core::metrics::Counter;
+use trine_core::rt;
+use trine_proto::client::{ErrorCode, Format, is_json};
+use trine_proto::http1::{
+    BodyDecoder, BodyEvent, Error, HeadScanner, Request, ResponseBody, write_response_head,
+};
+use uuid::Uuid;
+
+use super::connection::{Connections, Face};
+use super::durable::{Asked, AskedKind};
+use super::http;
+use super::shard::Shard;
+use crate::broker::Position;
+use crate::config::Config;
+use crate::hub::{Answer, Progress, Ticket};
+use crate::ingest::{Event, Outcome, Place, Refusal};
+use crate::limits::{API_BODY_BYTES, MAILBOX_WAIT_MS};
+use crate::scratch;
+use crate::session::{self, RequestHeaders};
+
+/// What is half-read of a connection's calls.
+#[derive(Default)]
+pub(super) struct Api {
+    scanner: HeadScanner,
+    /// The beginning of a head that is not complete.
+    head: Vec<u8>,
+    /// The call whose body is being read.
+    begun: Option<Begun>,
+}
+
+struct Begun {
+    decoder: BodyDecoder,
+    body: Vec<u8>,
+    /// The status that refuses it, whatever its body says.
+    refused: Option<u16>,
+    options: CallOptions,
+}
+
+/// How a call is answered.
+#[derive(Clone, Debug, Default)]
+struct CallOptions {
+    keep_alive: bool,
+    /// Errors are told by the status.
+    transport_errors: bool,
+    headers: RequestHeaders,
+}
+
+/// A call that waits for its answer.
+pub(super) struct Call {
+    number: u32,
+    options: CallOptions,
+    /// The request, until a mailbox had room for it.
+    body: Option<Vec<u8>>,
+    since_ms: u64,
+}
+
+/// What one step of reading led to.
+enum Step {
+    More,
+    Again,
+    Call(Vec<u8>, CallOptions),
+    End,
+}
+
+impl Api {
+    /// Takes what arrived. `Some`: a call was begun; so many bytes were taken, the rest waits.
+    pub fn input(&mut self, shard: &mut Shard, id: u32, input: &[u8]) -> Option<usize> {
+        let Face::Http { begun } = shard.clients.entry(id).face else { return None };
+        let (config, now_ms) = (shard.config.clone(), rt::now_ms());
+        let mut rest = input;
+        loop {
+            let step = scratch::with(|out| {
+                let step = self.step(&mut rest, &config, out);
+                shard.clients.push(id, out, &[]);
+                step
+            });
+            match step {
+                Ok(Step::Again) => {}
+                Ok(Step::More) => {
+                    let connection = shard.clients.entry(id);
+                    let begins = !self.head.is_empty() || self.begun.is_some();
+                    connection.face = Face::Http { begun: begins };
+                    // A call that has begun keeps its deadline, however slowly it trickles in.
+                    if !(begun && begins) {
+                        connection.deadline_ms = now_ms + config.client.head_timeout_ms;
+                        shard.clients.arm(id);
+                    }
+                    return None;
+                }
+                Ok(Step::Call(body, options)) => {
+                    shard.clients.metrics.add(Counter::HttpRequests, 1);
+                    shard.begin_call(id, body, options);
+                    return Some(input.len() - rest.len());
+                }
+                Ok(Step::End) => {
+                    shard.clients.linger(id, true, now_ms);
+                    return None;
+                }
+                Err(error) => {
+                    scratch::with(|out| {
+                        http::refuse(error, out);
+                        shard.clients.push(id, out, &[]);
+                    });
+                    shard.clients.metrics.add(Counter::HttpErrors, 1);
+                    shard.clients.linger(id, true, now_ms);
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// A head, or a piece of a body.
+    fn step(
+        &mut self,
+        input: &mut &[u8],
+        config: &Config,
+        out: &mut Vec<u8>,
+    ) -> Result<Step, Error> {
+        let Some(begun) = &mut self.begun else { return self.head(input, config, out) };
+        let (consumed, event) = begun.decoder.decode(input)?;
+        let (taken, rest) = input.split_at(consumed);
+        *input = rest;
+        match event {
+            Some(BodyEvent::Data(range)) => {
+                if begun.body.len() + range.len() > API_BODY_BYTES {
+                    write_empty(out, 413, false);
+                    return Ok(Step::End);
+                }
+                if begun.refused.is_none() {
+                    begun.body.extend_from_slice(&taken[range]);
+                }
+                Ok(Step::Again)
+            }
+            Some(BodyEvent::Done) => {
+                let Some(begun) = self.begun.take() else { return Ok(Step::End) };
+                let Some(status) = begun.refused else {
+                    return Ok(Step::Call(begun.body, begun.options));
+                };
+                write_empty(out, status, begun.options.keep_alive);
+                Ok(if begun.options.keep_alive { Step::Again } else { Step::End })
+            }
+            None => Ok(Step::More),
+        }
+    }
+
+    fn head(
+        &mut self,
+        input: &mut &[u8],
+        config: &Config,
+        out: &mut Vec<u8>,
+    ) -> Result<Step, Error> {
+        if input.is_empty() {
+            return Ok(Step::More);
+        }
+        let kept = self.head.len();
+        self.head.extend_from_slice(input);
+        let Some(length) = self.scanner.scan(&self.head)? else {
+            *input = &[];
+            return Ok(Step::More);
+        };
+        *input = &input[length - kept..];
+        let head = std::mem::take(&mut self.head);
+        let request = Request::parse(&head[..length])?;
+        let refused = verdict(&request, config);
+        if request.expect_continue && refused.is_none() {
+            out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+        let text = |name: &str| std::str::from_utf8(request.header(name)?).ok();
+        self.begun = Some(Begun {
+            decoder: BodyDecoder::new(request.body),
+            body: Vec::new(),
+            refused,
+            options: CallOptions {
+                // Who was refused before its body may send it or not: what follows is ambiguous.
+                keep_alive: request.keep_alive && !(request.expect_continue && refused.is_some()),
+                transport_errors: text("x-centrifugo-error-mode") == Some("transport"),
+                headers: config
+                    .record_headers()
+                    .filter_map(|name| Some((name.into(), text(name)?.into())))
+                    .collect(),
+            },
+        });
+        Ok(Step::Again)
+    }
+}
+
+/// The status that refuses a request by its head alone.
+fn verdict(request: &Request<'_>, config: &Config) -> Option<u16> {
+    let Some(method) = request.path().strip_prefix("/api/") else { return Some(404) };
+    let bytes = |name: &str| request.header(name);
+    let authorization = bytes("authorization").and_then(|value| value.strip_prefix(b"apikey "));
+    let query = request.query().unwrap_or_default().split('&');
+    let query = query.filter_map(|pair| pair.strip_prefix("api_key=")).next();
+    let given = bytes("x-api-key").or(authorization).or(query.map(str::as_bytes));
+    if !given.is_some_and(|given| is_same(given, config.api.key.as_bytes())) {
+        return Some(401);
+    }
+    if method != "publish" {
+        return Some(404);
+    }
+    (request.method != "POST").then_some(405)
+}
+
+/// Compares in a time that does not depend on where the two differ.
+fn is_same(given: &[u8], key: &[u8]) -> bool {
+    let differ = given.iter().zip(key).fold(0, |differ, (one, other)| differ | (one ^ other));
+    given.len() == key.len() && differ == 0
+}
+
+fn write_empty(out: &mut Vec<u8>, status: u16, keep_alive: bool) {
+    let allow = [("Allow", "POST")];
+    let headers = if status == 405 { &allow[..] } else { &[] };
+    write_response_head(out, status, headers, ResponseBody::Length(0), keep_alive);
+}
+
+/// The body of a publish.
+#[derive(Deserialize)]
+struct Publish<'a> {
+    #[serde(borrow, default)]
+    channel: Cow<'a, str>,
+    #[serde(borrow, default)]
+    data: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    b64data: Option<Cow<'a, str>>,
+    // What follows is part of the API and not of this gateway.
+    skip_history: Option<IgnoredAny>,
+    tags: Option<IgnoredAny>,
+    idempotency_key: Option<IgnoredAny>,
+    delta: Option<IgnoredAny>,
+    version: Option<IgnoredAny>,
+    version_epoch: Option<IgnoredAny>,
+}
+
+impl Publish<'_> {
+    fn unsupported(&self) -> Option<&'static str> {
+        let Publish { skip_history, tags, idempotency_key, delta, version, version_epoch, .. } =
+            self;
+        [
+            (skip_history, "skip_history is not supported"),
+            (tags, "tags are not supported"),
+            (idempotency_key, "idempotency_key is not supported"),
+            (delta, "delta is not supported"),
+            (version, "version is not supported"),
+            (version_epoch, "version_epoch is not supported"),
+        ]
+        .into_iter()
+        .find_map(|(given, text)| given.as_ref().map(|_| text))
+    }
+}
+
+/// What a call led to at once.
+enum Begin {
+    Waits,
+    Full,
+    Answer(Result<(Option<Position>, Option<Place>), Refusal>),
+    NotJson,
+}
+
+impl Shard {
+    fn begin_call(&mut self, id: u32, body: Vec<u8>, options: CallOptions) {
+        let now_ms = rt::now_ms();
+        self.next_call = self.next_call.wrapping_add(1);
+        let number = self.next_call;
+        let connection = self.clients.entry(id);
+        connection.deadline_ms = u64::MAX;
+        connection.face = Face::Http { begun: false };
+        connection.call =
+            Some(Box::new(Call { number, options, body: Some(body), since_ms: now_ms }));
+    }
+
+    /// Goes on with the connection's call. `false`: it has its answer, so more may be read.
+    pub fn call_again(&mut self, id: u32) -> bool {
+        let connection = self.clients.entry(id);
+        if connection.face == Face::Closing {
+            connection.call = None;
+            return false;
+        }
+        let Some(call) = &mut connection.call else { return false };
+        let (number, since_ms) = (call.number, call.since_ms);
+        let Some(body) = call.body.take() else { return true };
+        let headers = std::mem::take(&mut call.options.headers);
+        match self.publish_for(id, number, &body, &headers) {
+            Begin::Waits => return true,
+            Begin::Full if rt::now_ms() < since_ms + MAILBOX_WAIT_MS => {
+                let call = self.clients.entry(id).call.as_mut().expect("it was just taken");
+                (call.body, call.options.headers) = (Some(body), headers);
+                return true;
+            }
+            Begin::Full => {
+                let full = Refusal::temporary("another shard is overloaded");
+                self.clients.answer_call(id, Err(full));
+            }
+            Begin::Answer(answer) => self.clients.answer_call(id, answer),
+            Begin::NotJson => self.clients.answer_status(id, 400),
+        }
+        false
+    }
+
+    fn publish_for(
+        &mut self,
+        id: u32,
+        number: u32,
+        body: &[u8],
+        headers: &RequestHeaders,
+    ) -> Begin {
+        let Ok(publish) = serde_json::from_slice::<Publish<'_>>(body) else {
+            return Begin::NotJson;
+        };
+        let (namespace, data) = match check(&self.config, &publish) {
+            Ok(checked) => checked,
+            Err(refusal) => return Begin::Answer(Err(refusal)),
+        };
+        let channel = (&*publish.channel, namespace);
+        if let Some(route) = self.ingest.routes().of_namespace(namespace) {
+            let json = is_json(&data);
+            let event =
+                Event { channel: channel.0, namespace, info: None, data: &data, headers, json };
+            let asked = Asked {
+                client: id,
+                session: Uuid::nil(),
+                reply: number,
+                kind: AskedKind::Api,
+                since_ns: rt::now_ns(),
+            };
+            return match self.ask_ingest(route, &event, asked) {
+                Ok(true) => Begin::Waits,
+                Ok(false) => Begin::Full,
+                Err(refusal) => Begin::Answer(Err(refusal)),
+            };
+        }
+        let ticket = Ticket { client: id, place: number, id: Uuid::nil() };
+        let Shard { hub, clients, .. } = self;
+        match hub.publish(clients, channel, &data, None, ticket, rt::now_ms()) {
+            Progress::Done(position) => Begin::Answer(Ok((position, None))),
+            Progress::Asked => Begin::Waits,
+            Progress::Full(_) => Begin::Full,
+        }
+    }
+}
+
+/// The namespace and the payload of a publish that may be done.
+fn check<'a>(config: &Config, publish: &'a Publish<'_>) -> Result<(usize, Cow<'a, [u8]>), Refusal> {
+    let bad = |message| Refusal { code: ErrorCode::BadRequest, message };
+    if let Some(unsupported) = publish.unsupported() {
+        return Err(Refusal { code: ErrorCode::NotAvailable, message: unsupported });
+    }
+    let of_code = |code: ErrorCode| Refusal { code, message: code.message() };
+    let namespace = session::namespace_of(config, &publish.channel).map_err(of_code)?;
+    let data: Cow<'a, [u8]> = match (publish.data, &publish.b64data) {
+        (Some(data), None) => Cow::Borrowed(data.get().as_bytes()),
+        (None, Some(text)) => {
+            let decoded = STANDARD.decode(text.as_bytes());
+            Cow::Owned(decoded.map_err(|_| bad("b64data is not base64"))?)
+        }
+        _ => return Err(bad("data or b64data is wanted, and one of them only")),
+    };
+    let settings = &config.namespaces[namespace];
+    session::check_publish(settings, &data, Format::Protobuf, |_| true).map_err(of_code)?;
+    Ok((namespace, data))
+}
+
+impl Connections {
+    /// The channel's owner has answered a call.
+    pub fn api_answered(&mut self, ticket: Ticket, answer: Answer) {
+        let is_its = |call: &Call| call.number == ticket.place && ticket.id.is_nil();
+        let call = self.get(ticket.client).and_then(|connection| connection.call.as_ref());
+        if !call.is_some_and(|call| is_its(call)) {
+            return;
+        }
+        let answer = match answer {
+            Answer::Published(position) => Ok((position, None)),
+            Answer::Refused(code) => Err(Refusal { code, message: code.message() }),
+            _ => unreachable!("a publish is answered as one"),
+        };
+        self.answer_call(ticket.client, answer);
+    }
+
+    /// The log has answered a call.
+    pub fn api_stored(&mut self, id: u32, number: u32, outcome: Outcome, at: Option<Position>) {
+        let call = self.get(id).and_then(|connection| connection.call.as_ref());
+        if call.is_some_and(|call| call.number == number) {
+            self.answer_call(id, outcome.map(|place| (at, Some(place))));
+        }
+    }
+
+    fn answer_call(&mut self, id: u32, answer: Result<(Option<Position>, Option<Place>), Refusal>) {
+        let transport = self.entry(id).call.as_ref().is_some_and(|c| c.options.transport_errors);
+        match answer {
+            Ok((position, place)) => self.answer_body(id, 200, &result(position, place)),
+            Err(Refusal { code, message }) => {
+                let error = format!("{{\"code\":{},\"message\":\"{message}\"}}", code.code());
+                match transport {
+                    true => self.answer_body(id, status(code), &error),
+                    false => self.answer_body(id, 200, &format!("{{\"error\":{error}}}")),
+                }
+            }
+        }
+    }
+
+    fn answer_status(&mut self, id: u32, status: u16) {
+        self.answer_body(id, status, "");
+    }
+
+    fn answer_body(&mut self, id: u32, status: u16, body: &str) {
+        let now_ms = rt::now_ms();
+        let deadline_ms = now_ms + self.config.client.head_timeout_ms;
+        let connection = self.entry(id);
+        let Some(call) = connection.call.take() else { return };
+        connection.deadline_ms = deadline_ms;
+        if let Some(waker) = connection.stalled.take() {
+            waker.wake();
+        }
+        let keep_alive = call.options.keep_alive;
+        scratch::with(|out| {
+            let headers = [("Content-Type", "application/json")];
+            let length = ResponseBody::Length(body.len() as u64);
+            write_response_head(out, status, &headers, length, keep_alive);
+            self.push(id, out, body.as_bytes());
+        });
+        self.arm(id);
+        if !keep_alive {
+            self.linger(id, true, now_ms);
+        }
+    }
+}
+
+/// Client protocol §10: `offset` and `epoch` are the channel's, the others the log's.
+fn result(position: Option<Position>, place: Option<Place>) -> String {
+    let mut text = String::from("{\"result\":{");
+    if let Some(Position { epoch, offset }) = position {
+        let _ = write!(text, "\"offset\":{offset},\"epoch\":\"{epoch}\"");
+    }
+    if let Some(place) = place {
+        let members = place.to_json();
+        let comma = if position.is_some() { "," } else { "" };
+        let _ = write!(text, "{comma}{}", &members[1..members.len() - 1]);
+    }
+    text.push_str("}}");
+    text
+}
+
+/// The status that tells an error in transport mode.
+fn status(code: ErrorCode) -> u16 {
+    match code {
+        ErrorCode::UnknownChannel | ErrorCode::MethodNotFound => 404,
+        ErrorCode::UnrecoverablePosition => 416,
+        // The log does not have it, and the caller may try again.
+        ErrorCode::Internal => 503,
+        _ => 400,
+    }
+}

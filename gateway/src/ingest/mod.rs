@@ -1,0 +1,383 @@
+//! Ingest: client → log. Makes records of events, gives them to the log on their key's owner, and
+//! says what became of each.
+//!
+//! **Runs on: shard.** Invariants: every event that was taken is answered exactly once; an answer
+//! `Ok` says that the log, or the spool in front of it, has the record; records of one key are
+//! appended in the order in which they came to its owner; a sequence is given once.
+
+mod dedupe;
+mod draft;
+mod pointer;
+mod routes;
+#[cfg(test)]
+mod tests;
+
+use bytes::Bytes;
+use slab::Slab;
+use smallvec::SmallVec;
+use std::collections::VecDeque;
+use std::fmt::Write;
+use std::rc::Rc;
+use trine_proto::client::ErrorCode;
+
+pub use dedupe::{Dedupe, Seen};
+pub use draft::{Draft, Event, Owner, Publication, Wish};
+pub use pointer::Pointer;
+pub use routes::{Choose, Find, Route, Routes};
+
+use crate::config::{Ack, Config};
+use crate::limits::{DEDUPE_WAITERS, INGEST_OUTSTANDING, STICKY_RECORDS};
+use crate::log::{Log, Unavailable};
+
+/// Headers that every record has: trine-gateway, trine-epoch, trine-sequence.
+pub const OWN_HEADERS: usize = 3;
+
+/// What has a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// Kafka.
+    Kafka,
+    /// The journal, which is the log.
+    Journal,
+    /// The spool in front of Kafka.
+    Spool,
+    /// Nobody has said so.
+    None,
+}
+
+impl At {
+    /// The word for it in answers.
+    pub fn text(self) -> &'static str {
+        match self {
+            At::Kafka => "kafka",
+            At::Journal => "journal",
+            At::Spool => "spool",
+            At::None => "none",
+        }
+    }
+}
+
+/// Where a record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// What has it.
+    pub at: At,
+    /// The partition; meaningless at [`At::None`].
+    pub partition: u32,
+    /// Its offset there; `None` where nobody knows it yet.
+    pub log_offset: Option<u64>,
+}
+
+impl Place {
+    /// Nowhere for certain.
+    pub const NONE: Place = Place { at: At::None, partition: 0, log_offset: None };
+
+    /// As the data of an rpc's reply.
+    pub fn to_json(self) -> String {
+        let mut text = format!("{{\"at\":\"{}\"", self.at.text());
+        if self.at != At::None {
+            let _ = write!(text, ",\"partition\":{}", self.partition);
+        }
+        if let Some(offset) = self.log_offset {
+            let _ = write!(text, ",\"log_offset\":{offset}");
+        }
+        text.push('}');
+        text
+    }
+}
+
+/// Why an event was not made durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The client protocol's code.
+    pub code: ErrorCode,
+    /// What happened.
+    pub message: &'static str,
+}
+
+impl Refusal {
+    /// The event lacks something that its route needs.
+    pub fn missing(message: &'static str) -> Self {
+        Self { code: ErrorCode::BadRequest, message }
+    }
+
+    /// Try again.
+    pub fn temporary(message: &'static str) -> Self {
+        Self { code: ErrorCode::Internal, message }
+    }
+}
+
+/// Who waits for an answer: a request of a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asker {
+    /// The shard.
+    pub shard: u16,
+    /// Its number for the request.
+    pub request: u32,
+}
+
+/// An answer.
+pub type Outcome = Result<Place, Refusal>;
+
+/// A record that the log was given.
+#[derive(Debug)]
+struct Accepted {
+    askers: SmallVec<[Asker; 1]>,
+    publication: Option<(Publication, Bytes)>,
+    partition: u32,
+    route: u16,
+    dedupe: Option<Box<[u8]>>,
+    /// Tells this record from a later one with the same number.
+    sequence: u64,
+}
+
+/// What the caller has to do about a record: publish, then answer.
+#[derive(Debug)]
+pub struct Settled {
+    /// Who waits; nobody twice.
+    pub askers: SmallVec<[Asker; 1]>,
+    /// What to publish first; only when the outcome is `Ok`.
+    pub publication: Option<(Publication, Bytes)>,
+    /// The answer.
+    pub outcome: Outcome,
+}
+
+/// Ingest of one shard.
+pub struct Ingest {
+    routes: Rc<Routes>,
+    /// The log.
+    pub log: Log,
+    gateway: Box<str>,
+    epoch: Box<str>,
+    sequence: u64,
+    accepted: Slab<Accepted>,
+    /// When accepted records are refused for want of time, the earliest first.
+    deadlines: VecDeque<(u64, u32, u64)>,
+    timeout_ms: u64,
+    dedupe: Vec<Dedupe>,
+    /// For each topic: the partition in turn, and the records it got.
+    turns: Vec<(u32, u32)>,
+    ready: VecDeque<Settled>,
+    totals: Totals,
+}
+
+/// What happened since the counters were last taken.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Totals {
+    /// Records that the log, or the spool, has.
+    pub stored: u64,
+    /// Events refused.
+    pub refused: u64,
+    /// … of them for want of time; they may be in the log.
+    pub timed_out: u64,
+    /// Second tries that got the first one's answer.
+    pub duplicates: u64,
+}
+
+impl Ingest {
+    /// Ingest with the log of its shard. `epoch` is random and never repeats.
+    pub fn new(config: &Config, routes: Rc<Routes>, log: Log, epoch: u64) -> Self {
+        let dedupe = routes.iter().map(|route| Dedupe::new(route.window.0, route.window.1));
+        Self {
+            dedupe: dedupe.collect(),
+            turns: vec![(epoch as u32, 0); routes.topics().len()],
+            routes,
+            log,
+            gateway: config.gateway.as_str().into(),
+            epoch: format!("{epoch:016x}").into(),
+            sequence: 0,
+            accepted: Slab::new(),
+            deadlines: VecDeque::new(),
+            timeout_ms: config.log.timeout_ms,
+            ready: VecDeque::new(),
+            totals: Totals::default(),
+        }
+    }
+
+    /// The routes.
+    pub fn routes(&self) -> &Rc<Routes> {
+        &self.routes
+    }
+
+    /// Takes the counters.
+    pub fn take_totals(&mut self) -> Totals {
+        std::mem::take(&mut self.totals)
+    }
+
+    /// Records that the log has not answered.
+    pub fn outstanding(&self) -> usize {
+        self.accepted.len()
+    }
+
+    /// Takes a draft as its key's owner. [`Ingest::next_settled`] will answer the asker.
+    pub fn take(&mut self, draft: Draft, asker: Asker, now_ms: u64) {
+        if let Err(outcome) = self.try_take(draft, asker, now_ms) {
+            self.push(Settled {
+                askers: SmallVec::from_elem(asker, 1),
+                publication: None,
+                outcome,
+            });
+        }
+    }
+
+    /// `Err`: here is the answer already.
+    fn try_take(&mut self, mut draft: Draft, asker: Asker, now_ms: u64) -> Result<(), Outcome> {
+        let number = draft.route;
+        let (dedupe, publication) = (draft.dedupe.take(), draft.publication.take());
+        if let Some(id) = &dedupe
+            && let Some(seen) = self.dedupe[number as usize].find(id, now_ms)
+        {
+            self.totals.duplicates += 1;
+            draft.publication = publication;
+            return self.take_again(seen, draft, asker, now_ms);
+        }
+        if self.accepted.len() >= INGEST_OUTSTANDING {
+            return Err(Err(Refusal::temporary("too many records wait for the log")));
+        }
+        let Route { topic, ack, .. } = *self.routes.get(number);
+        let partition = self.partition(topic, draft.wish()).map_err(Err)?;
+        let sequence = self.sequence + 1;
+        let text = sequence.to_string();
+        let headers = [
+            ("trine-gateway", &*self.gateway),
+            ("trine-epoch", &*self.epoch),
+            ("trine-sequence", &*text),
+        ];
+        let (body, value) = draft.finish(headers);
+        let record = self.accepted.vacant_key() as u32;
+        let appended = self.log.append(record, topic, partition, body, ack == Ack::Log, now_ms);
+        appended.map_err(|why| Err(why.refusal()))?;
+        self.sequence = sequence;
+        if let Some(id) = &dedupe {
+            self.dedupe[number as usize].insert(id.clone(), record, now_ms);
+        }
+        let mut accepted = Accepted {
+            askers: SmallVec::from_elem(asker, 1),
+            publication: publication.map(|publication| (publication, value)),
+            partition,
+            route: number,
+            dedupe,
+            sequence,
+        };
+        if ack == Ack::None {
+            let settled = accepted.settle(Ok(Place::NONE));
+            self.ready.push_back(settled);
+        } else {
+            self.deadlines.push_back((now_ms + self.timeout_ms, record, sequence));
+        }
+        self.accepted.insert(accepted);
+        Ok(())
+    }
+
+    /// A second record with an id that was seen: it gets the first one's answer.
+    fn take_again(
+        &mut self,
+        seen: Seen,
+        mut draft: Draft,
+        asker: Asker,
+        now_ms: u64,
+    ) -> Result<(), Outcome> {
+        let record = match seen {
+            Seen::Stored(place) => return Err(Ok(place)),
+            Seen::InFlight(record) => record,
+        };
+        let accepted = &mut self.accepted[record as usize];
+        if accepted.askers.len() >= DEDUPE_WAITERS {
+            return Err(Err(Refusal::temporary("too many wait for the same message")));
+        }
+        if accepted.askers.is_empty() {
+            // The first was refused for want of time, so its publication is this one's now.
+            let publication = draft.publication.take();
+            accepted.publication = publication.map(|publication| (publication, draft.value()));
+            self.deadlines.push_back((now_ms + self.timeout_ms, record, accepted.sequence));
+        }
+        accepted.askers.push(asker);
+        Ok(())
+    }
+
+    fn partition(&mut self, topic: u16, wish: Wish) -> Result<u32, Refusal> {
+        let count = self.log.partitions(topic);
+        if count == 0 {
+            return Err(Refusal::temporary("the topic's partitions are not known yet"));
+        }
+        let (turn, filled) = &mut self.turns[topic as usize];
+        Ok(match wish {
+            Wish::Hash(hash) => hash % count,
+            Wish::Partition(partition) => partition % count,
+            Wish::Next => {
+                *turn = turn.wrapping_add(1);
+                *turn % count
+            }
+            Wish::Current => {
+                *filled += 1;
+                if *filled > STICKY_RECORDS {
+                    (*turn, *filled) = (turn.wrapping_add(1), 1);
+                }
+                *turn % count
+            }
+        })
+    }
+
+    /// Takes in what the log says, and refuses what took too long.
+    pub fn poll(&mut self, now_ms: u64) {
+        while let Some((record, answer)) = self.log.next_outcome() {
+            self.answered(record, answer);
+        }
+        while let Some(&(deadline_ms, record, sequence)) = self.deadlines.front()
+            && deadline_ms <= now_ms
+        {
+            self.deadlines.pop_front();
+            if let Some(accepted) = self.accepted.get_mut(record as usize)
+                && accepted.sequence == sequence
+                && !accepted.askers.is_empty()
+            {
+                let late = Refusal::temporary(
+                    "the log did not answer in time; the record may be in the log",
+                );
+                self.totals.timed_out += 1;
+                let settled = accepted.settle(Err(late));
+                self.push(settled);
+            }
+        }
+    }
+
+    fn answered(&mut self, record: u32, answer: Result<(At, Option<u64>), Unavailable>) {
+        let mut accepted = self.accepted.remove(record as usize);
+        let partition = accepted.partition;
+        let outcome = match answer {
+            Ok((at, log_offset)) => Ok(Place { at, partition, log_offset }),
+            Err(why) => Err(why.refusal()),
+        };
+        if let Some(id) = &accepted.dedupe {
+            self.dedupe[accepted.route as usize].settle(id, outcome.ok());
+        }
+        self.totals.stored += u64::from(outcome.is_ok());
+        if !accepted.askers.is_empty() {
+            let settled = accepted.settle(outcome);
+            self.push(settled);
+        }
+    }
+
+    fn push(&mut self, settled: Settled) {
+        self.totals.refused += u64::from(settled.outcome.is_err());
+        self.ready.push_back(settled);
+    }
+
+    /// The next event that has its answer.
+    pub fn next_settled(&mut self) -> Option<Settled> {
+        self.ready.pop_front()
+    }
+
+    /// When [`Ingest::poll`] has something to do besides what the log says.
+    pub fn deadline_ms(&self) -> u64 {
+        self.deadlines.front().map_or(u64::MAX, |&(deadline_ms, ..)| deadline_ms)
+    }
+}
+
+impl Accepted {
+    /// Takes out everybody who waits, with the answer.
+    fn settle(&mut self, outcome: Outcome) -> Settled {
+        let publication = self.publication.take().filter(|_| outcome.is_ok());
+        Settled { askers: std::mem::take(&mut self.askers), publication, outcome }
+    }
+}

@@ -1,0 +1,298 @@
+//! The embedded log: topics with partitions on the journal, consumer groups with cursors.
+//!
+//! **Runs on: shard**; the journal itself is on the storage thread. A topic's partition is a
+//! stream `TOPIC/PARTITION`, a group's place in it a cursor `GROUP/TOPIC/PARTITION` whose value is
+//! the next offset plus one, so that 0 says that the group has never been there.
+
+use bytes::Bytes;
+use std::collections::VecDeque;
+use trine_core::journal::storage::{Answer, Request, Store};
+use trine_core::journal::{Refused, StreamId};
+
+use super::{FeedEvent, Fetched, Unavailable};
+use crate::ingest::At;
+use crate::limits::FETCH_RECORDS;
+
+/// Where a group begins that has never read a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// With what comes from now on.
+    Latest,
+    /// With the oldest record.
+    Earliest,
+}
+
+/// A partition that a consumer of this shard reads.
+#[derive(Clone, Debug)]
+pub struct FeedSpec {
+    /// The group.
+    pub group: Box<str>,
+    /// The topic, by its number.
+    pub topic: u16,
+    /// The partition.
+    pub partition: u32,
+    /// Where it begins.
+    pub start: Start,
+}
+
+/// The embedded log of one shard.
+pub struct Embedded {
+    store: Store,
+    partitions: u32,
+    topics: Vec<Box<str>>,
+    /// The stream of each partition of each topic, and its next offset when it was opened; `None`
+    /// until the journal is open.
+    streams: Vec<Option<(StreamId, u64)>>,
+    feeds: Vec<Feed>,
+    /// Requests that found no room.
+    waiting: VecDeque<Request>,
+    outcomes: VecDeque<(u32, Result<(At, Option<u64>), Unavailable>)>,
+    events: VecDeque<FeedEvent>,
+}
+
+struct Feed {
+    /// The partition, by its place among the streams.
+    stream: usize,
+    cursor: Option<StreamId>,
+    start: Start,
+    /// Where it begins, if the group was never there.
+    begins: u64,
+    /// A commit that found no room.
+    commit: Option<u64>,
+}
+
+/// What a request's token says, in its upper half; the lower half is a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+enum About {
+    Append = 0,
+    Stream = 1,
+    Cursor = 2,
+    Fetch = 3,
+    /// A stream once more, since a feed begins at its end.
+    End = 4,
+    /// The cursor of a feed that has just begun.
+    Begun = 5,
+}
+
+impl About {
+    fn token(self, number: usize) -> u64 {
+        (self as u64) << 32 | number as u64
+    }
+
+    fn of(token: u64) -> (About, usize) {
+        let about = match token >> 32 {
+            0 => About::Append,
+            1 => About::Stream,
+            2 => About::Cursor,
+            3 => About::Fetch,
+            4 => About::End,
+            _ => About::Begun,
+        };
+        (about, token as u32 as usize)
+    }
+}
+
+impl Embedded {
+    /// The log with these topics, `partitions` each, and the feeds of this shard.
+    pub fn new(store: Store, topics: &[Box<str>], partitions: u32, feeds: Vec<FeedSpec>) -> Self {
+        let mut waiting = VecDeque::new();
+        for (number, topic) in topics.iter().enumerate() {
+            for partition in 0..partitions {
+                let token = About::Stream.token(number * partitions as usize + partition as usize);
+                let name = format!("{topic}/{partition}").into();
+                waiting.push_back(Request::Open { token, name, cursor: false });
+            }
+        }
+        let mut known = Vec::new();
+        for (number, feed) in feeds.into_iter().enumerate() {
+            let FeedSpec { group, topic, partition, start } = feed;
+            let stream = topic as usize * partitions as usize + partition as usize;
+            let name = format!("{group}/{}/{partition}", topics[topic as usize]).into();
+            let token = About::Cursor.token(number);
+            waiting.push_back(Request::Open { token, name, cursor: true });
+            known.push(Feed { stream, cursor: None, start, begins: 0, commit: None });
+        }
+        Self {
+            store,
+            partitions,
+            topics: topics.to_vec(),
+            streams: vec![None; topics.len() * partitions as usize],
+            feeds: known,
+            waiting,
+            outcomes: VecDeque::new(),
+            events: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn partitions(&self, _topic: u16) -> u32 {
+        self.partitions
+    }
+
+    /// The state of the journal.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(super) fn append(
+        &mut self,
+        record: u32,
+        topic: u16,
+        partition: u32,
+        body: Bytes,
+    ) -> Result<(), Unavailable> {
+        let at = topic as usize * self.partitions as usize + partition as usize;
+        let Some((stream, _)) = self.streams[at] else { return Err(Unavailable::Recovering) };
+        let token = About::Append.token(record as usize);
+        let request = Request::Append { token, stream, payload: body };
+        self.store.try_send(request).map_err(|_| Unavailable::Busy)
+    }
+
+    pub(super) fn next_outcome(&mut self) -> Option<(u32, Result<(At, Option<u64>), Unavailable>)> {
+        self.outcomes.pop_front()
+    }
+
+    pub(super) fn next_event(&mut self) -> Option<FeedEvent> {
+        self.events.pop_front()
+    }
+
+    pub(super) fn fetch(&mut self, feed: u32, offset: u64, limit_bytes: usize) {
+        let at = self.feeds[feed as usize].stream;
+        let (stream, _) = self.streams[at].expect("a feed that is ready has its stream");
+        let token = About::Fetch.token(feed as usize);
+        let limit_records = FETCH_RECORDS;
+        self.send(Request::Read { token, stream, offset, limit_bytes, limit_records, wait: true });
+    }
+
+    pub(super) fn commit(&mut self, feed: u32, next_offset: u64) {
+        self.feeds[feed as usize].commit = Some(next_offset);
+        self.send_commit(feed as usize);
+    }
+
+    fn send_commit(&mut self, number: usize) {
+        let feed = &mut self.feeds[number];
+        let (Some(next_offset), Some(cursor)) = (feed.commit, feed.cursor) else { return };
+        // A newer value takes an older one's place until there is room for it.
+        if self.store.try_send(Request::MoveCursor { cursor, value: next_offset + 1 }).is_ok() {
+            feed.commit = None;
+        }
+    }
+
+    fn send(&mut self, request: Request) {
+        if !self.waiting.is_empty() {
+            return self.waiting.push_back(request);
+        }
+        if let Err(request) = self.store.try_send(request) {
+            self.waiting.push_back(request);
+        }
+    }
+
+    pub(super) fn flush(&mut self) {
+        while let Some(request) = self.waiting.pop_front() {
+            if let Err(request) = self.store.try_send(request) {
+                self.waiting.push_front(request);
+                break;
+            }
+        }
+        for number in 0..self.feeds.len() {
+            self.send_commit(number);
+        }
+        self.store.flush();
+    }
+
+    pub(super) fn receive(&mut self) {
+        while let Some(answer) = self.store.receive() {
+            self.take(answer);
+        }
+    }
+
+    fn take(&mut self, answer: Answer) {
+        match answer {
+            Answer::Durable { token, offset } => {
+                let (_, record) = About::of(token);
+                self.outcomes.push_back((record as u32, Ok((At::Journal, Some(offset)))));
+            }
+            Answer::Refused { token, why } => match About::of(token) {
+                (About::Append, record) => {
+                    self.outcomes.push_back((record as u32, Err(unavailable(why))));
+                }
+                // Too many streams, or the process is ending: what needs it is never ready.
+                (about, number) => tracing::error!(?about, number, ?why, "not in the journal"),
+            },
+            Answer::Opened { token, stream, first: _, next, value } => match About::of(token) {
+                (About::Cursor, number) => {
+                    self.feeds[number].cursor = Some(stream);
+                    self.place(number, value);
+                }
+                (About::End, number) => self.begin(number, next),
+                (_, number) => self.streams[number] = Some((stream, next)),
+            },
+            Answer::Read { token, records, first, end_offset, .. } => {
+                let (_, feed) = About::of(token);
+                let feed = feed as u32;
+                let records: Vec<Fetched> = records
+                    .into_iter()
+                    .map(|record| Fetched {
+                        offset: record.offset,
+                        time_ms: record.time_ms,
+                        body: record.payload,
+                    })
+                    .collect();
+                self.events.push_back(match records.is_empty() {
+                    true => FeedEvent::OutOfRange { feed, first },
+                    false => FeedEvent::Records { feed, records, end_offset },
+                });
+            }
+            Answer::ReadFailed { token, .. } => {
+                let (_, feed) = About::of(token);
+                self.events.push_back(FeedEvent::Failed { feed: feed as u32 });
+            }
+            Answer::Flushed { token } => {
+                let (_, number) = About::of(token);
+                let next_offset = self.feeds[number].begins;
+                self.events.push_back(FeedEvent::Ready { feed: number as u32, next_offset });
+            }
+        }
+    }
+
+    /// The cursor's value is known.
+    fn place(&mut self, number: usize, value: u64) {
+        let Feed { stream, start, .. } = self.feeds[number];
+        let (_, next) = self.streams[stream].expect("streams were opened before cursors");
+        if value > 0 {
+            let (feed, next_offset) = (number as u32, value - 1);
+            self.events.push_back(FeedEvent::Ready { feed, next_offset });
+        } else if start == Start::Earliest || next == 0 {
+            // A partition that was empty when this process began is read from its beginning.
+            self.begin(number, 0);
+        } else {
+            let name = self.name(stream);
+            self.send(Request::Open { token: About::End.token(number), name, cursor: false });
+        }
+    }
+
+    /// A group that was never here begins: its place is durable before the first fetch.
+    fn begin(&mut self, number: usize, next_offset: u64) {
+        let feed = &mut self.feeds[number];
+        feed.begins = next_offset;
+        let cursor = feed.cursor.expect("it is opened before its feed begins");
+        self.send(Request::MoveCursor { cursor, value: next_offset + 1 });
+        self.send(Request::Flush { token: About::Begun.token(number) });
+    }
+
+    fn name(&self, stream: usize) -> Box<str> {
+        let partitions = self.partitions as usize;
+        format!("{}/{}", self.topics[stream / partitions], stream % partitions).into()
+    }
+}
+
+fn unavailable(why: Refused) -> Unavailable {
+    match why {
+        Refused::Full => Unavailable::Full,
+        Refused::Busy => Unavailable::Busy,
+        Refused::Failing => Unavailable::Failing,
+        Refused::TooLarge => Unavailable::TooLarge,
+        Refused::Closing => Unavailable::Closing,
+        Refused::Lost => Unavailable::Lost,
+    }
+}

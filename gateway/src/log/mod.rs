@@ -1,0 +1,231 @@
+//! The log, as one shard sees it: where durable events go and where consumers read them.
+//!
+//! **Runs on: shard.** Nothing here waits: appends, fetches and commits are started, and what
+//! became of them is taken at the turn's end. Invariants: every append that was taken is answered
+//! exactly once; what a feed gets is durable, in order and without gap.
+
+mod embedded;
+
+use bytes::Bytes;
+use trine_proto::client::ErrorCode;
+
+pub use embedded::{Embedded, FeedSpec, Start};
+
+use crate::ingest::{At, Refusal};
+
+/// A record of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    /// Its place in its partition.
+    pub offset: u64,
+    /// When it was appended, Unix milliseconds.
+    pub time_ms: u64,
+    /// Its key, value and headers, as a Kafka record's body.
+    pub body: Bytes,
+}
+
+/// Why the log does not have a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unavailable {
+    /// It is still reading what is on the disk.
+    Recovering,
+    /// Its quota is used up.
+    Full,
+    /// It can't keep up.
+    Busy,
+    /// The disk, or every broker, fails.
+    Failing,
+    /// The record is longer than the log takes.
+    TooLarge,
+    /// It was given up after it was sent; it may come to light.
+    Lost,
+    /// The process is ending.
+    Closing,
+}
+
+impl Unavailable {
+    /// What a client is told.
+    pub fn refusal(self) -> Refusal {
+        match self {
+            Self::Recovering => Refusal::temporary("the log is being recovered"),
+            Self::Full => Refusal::temporary("the log is full"),
+            Self::Busy => Refusal::temporary("the log is busy"),
+            Self::Failing => Refusal::temporary("the log fails"),
+            Self::TooLarge => Refusal {
+                code: ErrorCode::LimitExceeded,
+                message: "the record is longer than the log takes",
+            },
+            Self::Lost => Refusal::temporary("the log failed; the record may be in the log"),
+            Self::Closing => Refusal::temporary("the gateway is ending"),
+        }
+    }
+}
+
+/// What the log says about a partition that a consumer of this shard reads.
+#[derive(Debug, PartialEq, Eq)]
+pub enum FeedEvent {
+    /// It can be read, from this offset on.
+    Ready {
+        /// The feed.
+        feed: u32,
+        /// What was delivered is before it.
+        next_offset: u64,
+    },
+    /// Records, the answer to a fetch.
+    Records {
+        /// The feed.
+        feed: u32,
+        /// Ascending; never empty.
+        records: Vec<Fetched>,
+        /// Where the partition ends now.
+        end_offset: u64,
+    },
+    /// The offset asked for is not there any more; the oldest one is `first`.
+    OutOfRange {
+        /// The feed.
+        feed: u32,
+        /// The oldest record's offset.
+        first: u64,
+    },
+    /// A fetch failed; it may be tried again.
+    Failed {
+        /// The feed.
+        feed: u32,
+    },
+}
+
+/// The log of one shard.
+pub enum Log {
+    /// Nothing is durable here.
+    None,
+    /// The journal of this process.
+    Embedded(Box<Embedded>),
+    /// What a test says.
+    #[cfg(test)]
+    Scripted(Scripted),
+}
+
+impl Log {
+    /// How many partitions a topic has; 0: that is not known yet.
+    pub fn partitions(&self, topic: u16) -> u32 {
+        match self {
+            Log::None => 0,
+            #[cfg(test)]
+            Log::Scripted(log) => log.partitions,
+            Log::Embedded(log) => log.partitions(topic),
+        }
+    }
+
+    /// Starts to append a record; [`Log::next_outcome`] will name `record`. `only_log`: the spool
+    /// won't do.
+    ///
+    /// # Errors
+    /// When the record was not taken; nothing has changed then.
+    pub fn append(
+        &mut self,
+        record: u32,
+        topic: u16,
+        partition: u32,
+        body: Bytes,
+        _only_log: bool,
+        _now_ms: u64,
+    ) -> Result<(), Unavailable> {
+        match self {
+            Log::None => Err(Unavailable::Failing),
+            #[cfg(test)]
+            Log::Scripted(log) => log.append(record, topic, partition, body),
+            Log::Embedded(log) => log.append(record, topic, partition, body),
+        }
+    }
+
+    /// The next append that has its answer: what has the record, and its offset there.
+    pub fn next_outcome(&mut self) -> Option<(u32, Result<(At, Option<u64>), Unavailable>)> {
+        match self {
+            Log::None => None,
+            #[cfg(test)]
+            Log::Scripted(log) => log.outcomes.pop_front(),
+            Log::Embedded(log) => log.next_outcome(),
+        }
+    }
+
+    /// Takes in what has happened; called at each turn's end before anything is taken out.
+    pub fn receive(&mut self) {
+        match self {
+            Log::None => {}
+            #[cfg(test)]
+            Log::Scripted(_) => {}
+            Log::Embedded(log) => log.receive(),
+        }
+    }
+
+    /// Sends what was started; called at each turn's end.
+    pub fn flush(&mut self) {
+        match self {
+            Log::None => {}
+            #[cfg(test)]
+            Log::Scripted(_) => {}
+            Log::Embedded(log) => log.flush(),
+        }
+    }
+
+    /// The next event of a feed.
+    pub fn next_event(&mut self) -> Option<FeedEvent> {
+        match self {
+            Log::None => None,
+            #[cfg(test)]
+            Log::Scripted(_) => None,
+            Log::Embedded(log) => log.next_event(),
+        }
+    }
+
+    /// Starts to fetch records of a feed from `offset` on; waits until there is one.
+    pub fn fetch(&mut self, feed: u32, offset: u64, limit_bytes: usize) {
+        match self {
+            Log::None => {}
+            #[cfg(test)]
+            Log::Scripted(_) => {}
+            Log::Embedded(log) => log.fetch(feed, offset, limit_bytes),
+        }
+    }
+
+    /// Says that everything before `next_offset` was delivered.
+    pub fn commit(&mut self, feed: u32, next_offset: u64) {
+        match self {
+            Log::None => {}
+            #[cfg(test)]
+            Log::Scripted(_) => {}
+            Log::Embedded(log) => log.commit(feed, next_offset),
+        }
+    }
+}
+
+/// A log that keeps what it gets and answers what a test wants.
+#[cfg(test)]
+#[derive(Default)]
+pub struct Scripted {
+    /// Partitions of every topic.
+    pub partitions: u32,
+    /// What every append is refused with.
+    pub refuses: Option<Unavailable>,
+    /// Record, topic, partition and body of each append.
+    pub appended: Vec<(u32, u16, u32, Bytes)>,
+    /// Answers to come.
+    pub outcomes: std::collections::VecDeque<(u32, Result<(At, Option<u64>), Unavailable>)>,
+}
+
+#[cfg(test)]
+impl Scripted {
+    fn append(
+        &mut self,
+        record: u32,
+        topic: u16,
+        partition: u32,
+        body: Bytes,
+    ) -> Result<(), Unavailable> {
+        if let Some(why) = self.refuses {
+            return Err(why);
+        }
+        self.appended.push((record, topic, partition, body));
+        Ok(())
+    }
+}
