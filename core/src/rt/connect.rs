@@ -32,7 +32,8 @@ pub async fn connect(address: SocketAddr, deadline_ms: u64) -> io::Result<Stream
     #[allow(unsafe_code)]
     let socket = unsafe { BorrowedFd::borrow_raw(tcp.as_raw_fd()) };
     sockopt::socket_error(socket)??;
-    // On a ring a blocked vectored write of a non-blocking socket fails instead of waiting.
+    // Blocking, as the sockets that monoio makes for a ring: a blocked send waits there, and must
+    // not come back with EAGAIN.
     if !monoio::utils::is_legacy() {
         rustix::io::ioctl_fionbio(socket, false)?;
     }

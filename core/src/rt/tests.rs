@@ -320,7 +320,8 @@ fn a_task_writes_every_form_of_output_and_is_told_when_it_is_sent() {
 #[test]
 fn a_write_goes_on_when_nobody_waits_for_it() {
     const BYTES: usize = 32 << 20;
-    for preference in BOTH {
+    let cases = BOTH.into_iter().flat_map(|preference| [(preference, false), (preference, true)]);
+    for (preference, gathered) in cases {
         let (socket, address) = listener();
         let (go, may_read) = std::sync::mpsc::channel();
         let reader = thread::spawn(move || {
@@ -332,7 +333,10 @@ fn a_write_goes_on_when_nobody_waits_for_it() {
         });
         alone(preference, async move {
             let stream = connect(address, now_ms() + 10_000).await.unwrap();
-            let large = Outgoing::Shared(vec![7; BYTES].into());
+            let large = match gathered {
+                true => Outgoing::Gathered(vec![vec![7; BYTES / 32].into(); 32]),
+                false => Outgoing::Shared(vec![7; BYTES].into()),
+            };
             assert!(until(now_ms() + 10, stream.write(large)).await.is_none());
             let small = || Outgoing::Shared(Bytes::from_static(b"end"));
             let busy = stream.write(small()).await.unwrap_err();

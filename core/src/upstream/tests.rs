@@ -457,7 +457,8 @@ fn request_and_response_go_side_by_side() {
         });
         let upstream = self::upstream(&refusing);
         assert_eq!(call(&upstream, post(vec![b'x'; BYTES])).await.unwrap().status, 413);
-        assert_eq!(upstream.report().leased, 0);
+        let report = upstream.report();
+        assert_eq!((report.leased, report.idle), (0, 0), "the request did not end");
     });
 }
 
