@@ -14,6 +14,7 @@ pub mod follower;
 pub mod gateway;
 pub mod http;
 pub mod kafka;
+pub mod member;
 pub mod metrics;
 pub mod namespace;
 pub mod process;

@@ -35,7 +35,8 @@ impl Namespace {
         let output = inside.env(INSIDE, test).stdin(Stdio::null()).output();
         let output = output.map_err(|error| format!("unshare: {error}"))?;
         let said = String::from_utf8_lossy(&output.stdout);
-        print!("{said}");
+        // Indented, so that the test is not counted twice by who reads along.
+        said.lines().for_each(|line| println!("    {line}"));
         eprint!("{}", String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{test} failed in its namespace");
         assert!(said.contains("1 passed"), "no test is called {test}");

@@ -3,11 +3,15 @@
 //! **Runs on: any.** What a gateway does with a log is in tests of its own; these say that a failure
 //! there is the gateway's.
 
+use std::io::ErrorKind;
 use std::net::TcpStream;
+use std::time::Duration;
 
 use trine_tests::checker::{Allowed, Record, check};
 use trine_tests::fault::Direction;
 use trine_tests::kafka::{Kafka, Writer};
+use trine_tests::member::Member;
+use trine_tests::namespace::Namespace;
 use trine_tests::wait;
 
 #[test]
@@ -75,11 +79,78 @@ fn three_nodes_keep_data_while_each_is_killed() {
 fn proxies_stay_in_the_way_of_clients() {
     let (kafka, proxies) = Kafka::behind_proxies(1, 5);
     kafka.create_topic("events", 2);
-    let sent = Writer::start(&proxies[0].address().to_string(), "events", "run", 500, 0).finish();
+    let proxy = &proxies[0];
+    let writer = Writer::start(&proxy.address().to_string(), "events", "run", 500, 250);
+    wait::until("it writes", || (proxy.passed_bytes(Direction::ToClient) > 2000).then_some(()));
+    // Answers that are held back and then lost with their connection are asked for again.
+    proxy.hold(Direction::ToClient);
+    let passed = proxy.passed_bytes(Direction::ToUpstream);
+    wait::until("requests still pass", || {
+        (proxy.passed_bytes(Direction::ToUpstream) > passed).then_some(())
+    });
+    proxy.cut_all();
+    proxy.restore();
+    let sent = writer.finish();
     let records = kafka.read("events");
     check("run", &sent, &records).assert(Allowed::default());
     let value_bytes: usize =
         records.iter().filter_map(|record| record.value.as_ref()).map(Vec::len).sum();
-    let passed = proxies[0].passed_bytes(Direction::ToUpstream);
+    let passed = proxy.passed_bytes(Direction::ToUpstream);
     assert!(passed > value_bytes as u64, "{passed} bytes passed, values have {value_bytes}");
+}
+
+/// Both of a group hold what the assignor gives them, and what they commit is seen.
+#[test]
+fn foreign_members_share_a_group() {
+    const COUNT: usize = 600;
+    let kafka = Kafka::start(1);
+    kafka.create_topic("events", 4);
+    kafka.write("events", "run", COUNT as u64, 0).finish();
+    let cases: [(&str, &[&str]); 4] = [
+        ("range", &["--assignor", "range"]),
+        ("roundrobin", &["--assignor", "roundrobin"]),
+        ("cooperative-sticky", &["--assignor", "cooperative-sticky"]),
+        ("consumer", &["--protocol", "consumer"]),
+    ];
+    for (group, arguments) in cases {
+        let members = [(); 2].map(|()| Member::join(&kafka, group, "events", arguments));
+        wait::until("both hold two partitions and all records came", || {
+            let held = members.each_ref().map(Member::held);
+            let mut records = members.each_ref().map(Member::records).concat();
+            records.sort_unstable();
+            records.dedup();
+            let shared = held.iter().all(|of| of.len() == 2) && held[0] != held[1];
+            (shared && records.len() == COUNT).then_some(())
+        });
+        members.into_iter().for_each(|member| drop(member.leave()));
+        let committed: i64 = kafka.committed(group).values().sum();
+        assert_eq!(committed, COUNT as i64, "{group}");
+    }
+}
+
+/// A network that drops packets: a producer hangs, and goes on when they pass again.
+#[test]
+fn dropped_packets_lose_nothing() {
+    const COUNT: u64 = 400;
+    let outcome = Namespace::run("dropped_packets_lose_nothing", |namespace| {
+        let kafka = Kafka::start(1);
+        kafka.create_topic("events", 2);
+        let written = || {
+            let ends = kafka.describe("events").into_iter().filter_map(|of| of.end_offset);
+            ends.sum::<i64>()
+        };
+        let writer = kafka.write("events", "run", COUNT, 200);
+        wait::until("some are written", || (written() > 20).then_some(()));
+        let address = kafka.address(1);
+        namespace.drop_port(address.port());
+        let limit = Duration::from_millis(200);
+        let refused = TcpStream::connect_timeout(&address, limit).expect_err("nothing passes");
+        assert_eq!(refused.kind(), ErrorKind::TimedOut);
+        namespace.pass();
+        let sent = writer.finish();
+        check("run", &sent, &kafka.read("events")).assert(Allowed::default());
+    });
+    if let Err(missing) = outcome {
+        println!("skipped, there can be no namespace: {missing}");
+    }
 }
