@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod data;
+pub mod deliver;
 pub mod edge;
 pub mod hub;
 pub mod ingest;

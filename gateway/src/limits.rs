@@ -98,6 +98,14 @@ pub const USER_NAME_BYTES: usize = 64;
 /// Requests of one shard that other shards have not answered.
 pub const REQUESTS_OUTSTANDING: usize = 1024;
 
+// Deliver.
+
+/// Records of one partition between the first that is not delivered and the last fetched: one that
+/// is retried for long must not let the finished ones behind it pile up, nor a crash repeat more.
+pub const DELIVER_AHEAD_RECORDS: usize = 16_384;
+/// A lag's level is left below so much of its threshold; nearer, it would come and go.
+pub const LAG_HYSTERESIS_PERCENT: u64 = 80;
+
 // Broker.
 
 /// Publications that one recovery or one history reply returns.

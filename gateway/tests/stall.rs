@@ -39,6 +39,8 @@ impl Shard {
             cpu: None,
             listener: listener.into(),
             echo_listener: None,
+            api_listener: None,
+            store: None,
             metrics: page.writer().unwrap(),
             config: Arc::new(config),
             stop: stop.add_shard().unwrap(),

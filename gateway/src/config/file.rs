@@ -12,6 +12,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::schema::{KEYS, Key, Kind, NAMESPACE_KEYS, ROUTE_KEYS, RPC_KEYS, Value};
 use super::{Config, Namespace, Partitioner, RecordKey, Rpc};
+use crate::deliver::Template;
 use crate::limits::SHARDS_MAX;
 
 /// Everything that is wrong with a file; shown with line, caret and what would be allowed.
@@ -84,14 +85,19 @@ fn within(text: &str, span: &Range<usize>) -> Range<usize> {
     start..end
 }
 
-struct Reader {
+pub(super) struct Reader {
     found: Vec<Problem>,
     /// Where the keys that were read stand, for the checks of several together.
     spans: Vec<(String, Range<usize>)>,
 }
 
 impl Reader {
-    fn problem(&mut self, span: Range<usize>, title: impl Into<String>, label: impl Into<String>) {
+    pub(super) fn problem(
+        &mut self,
+        span: Range<usize>,
+        title: impl Into<String>,
+        label: impl Into<String>,
+    ) {
         self.found.push(Problem { span, title: title.into(), label: label.into() });
     }
 
@@ -108,6 +114,18 @@ impl Reader {
                     for entry in entries {
                         reader.rpc(entry, config);
                     }
+                }
+                ("consumer" | "upstream", DeValue::Array(entries)) => {
+                    for entry in entries {
+                        match name {
+                            "consumer" => reader.consumer(entry, config),
+                            _ => reader.upstream(entry, config),
+                        }
+                    }
+                }
+                ("consumer" | "upstream", _) => {
+                    let title = format!("`{name}` is a list");
+                    reader.problem(value.span(), title, format!("write [[{name}]]"));
                 }
                 ("rpc", _) => reader.problem(value.span(), "`rpc` is a list", "write [[rpc]]"),
                 ("namespace", _) => {
@@ -193,7 +211,7 @@ impl Reader {
     }
 
     /// Reads one table. `other` takes what is no key of it, or says no.
-    fn section<T>(
+    pub(super) fn section<T>(
         &mut self,
         section: &str,
         table: &DeTable<'_>,
@@ -252,11 +270,13 @@ impl Reader {
         self.spans.push((full.clone(), value.span()));
         match read(key.kind, value.get_ref()) {
             Ok(read) => (key.set)(target, &read),
-            Err(label) => self.problem(value.span(), format!("`{full}` can't be this"), label),
+            Err(label) => {
+                self.problem(fault(key.kind, value), format!("`{full}` can't be this"), label);
+            }
         }
     }
 
-    fn span(&self, key: &str) -> Option<Range<usize>> {
+    pub(super) fn span(&self, key: &str) -> Option<Range<usize>> {
         self.spans.iter().find(|(name, _)| name == key).map(|(_, span)| span.clone())
     }
 
@@ -308,6 +328,7 @@ impl Reader {
             let key = format!("rpc[{index}].key");
             self.rule(keyless(rpc), &[&key], "an rpc has no channel", "take another key");
         }
+        self.check_consumers(config);
         for (index, namespace) in config.namespaces.iter().enumerate() {
             let place = match index {
                 0 => "channel".to_owned(),
@@ -341,7 +362,7 @@ impl Reader {
         );
     }
 
-    fn rule(&mut self, holds: bool, keys: &[&str], title: &str, label: &str) {
+    pub(super) fn rule(&mut self, holds: bool, keys: &[&str], title: &str, label: &str) {
         if !holds {
             let span = keys.iter().find_map(|key| self.span(key)).unwrap_or(0..0);
             self.problem(span, title, label);
@@ -349,7 +370,7 @@ impl Reader {
     }
 }
 
-const SECTIONS: [&str; 12] = [
+const SECTIONS: [&str; 14] = [
     "listen",
     "shards",
     "client",
@@ -360,6 +381,8 @@ const SECTIONS: [&str; 12] = [
     "spool",
     "api",
     "rpc",
+    "consumer",
+    "upstream",
     "channel",
     "namespace",
 ];
@@ -427,6 +450,29 @@ fn read(kind: Kind, value: &DeValue<'_>) -> Result<Value, String> {
             .ok_or_else(|| format!("a list of some of: {}", words.join(", "))),
         (Kind::Numbers, value) => numbers(value)
             .ok_or_else(|| "a table of partitions, such as { gold = 0, silver = 1 }".to_owned()),
+        (Kind::Names, value) => distinct(value, is_name)
+            .ok_or_else(|| "a list of names, each once, such as [\"tickets\"]".to_owned()),
+        (Kind::Addresses, value) => distinct(value, |text| text.parse::<SocketAddr>().is_ok())
+            .ok_or_else(|| {
+                "a list of IP addresses with ports, such as [\"127.0.0.1:8080\"]".to_owned()
+            }),
+        (Kind::Template, value) => match value.as_str().map(Template::parse) {
+            Some(Ok(template)) => Ok(Value::Text(template.into())),
+            Some(Err(error)) => Err(error.to_string()),
+            None => Err(format!("a channel such as \"user:{{key}}\", not {is}")),
+        },
+        (Kind::Path, value) => match value.as_str() {
+            Some(text) if is_path(text) => Ok(Value::Text(text.to_owned())),
+            _ => Err("a path such as \"/tickets\", in printable ASCII".to_owned()),
+        },
+        (Kind::Host, value) => match value.as_str() {
+            Some(text) if is_host(text) => Ok(Value::Text(text.to_owned())),
+            _ => Err("a name or an IP address, such as \"desk.example:8080\"".to_owned()),
+        },
+        (Kind::Url, value) => match value.as_str() {
+            Some(text) if is_url(text) => Ok(Value::Text(text.to_owned())),
+            _ => Err("http:// with an IP address, port and path".to_owned()),
+        },
         (Kind::Name, value) => match value.as_str() {
             Some(text) if is_name(text) => Ok(Value::Text(text.to_owned())),
             _ => Err("1 to 64 of a-z, A-Z, 0-9, `_`, `-` and `.`".to_owned()),
@@ -457,6 +503,19 @@ fn numbers(value: &DeValue<'_>) -> Option<Value> {
     entries.collect::<Option<Vec<_>>>().map(Value::Numbers)
 }
 
+/// Where a value is wrong: in a template, at the part that is, if the file spells it out.
+fn fault(kind: Kind, value: &Spanned<DeValue<'_>>) -> Range<usize> {
+    let span = value.span();
+    let template = value.get_ref().as_str().filter(|_| matches!(kind, Kind::Template));
+    match template.map(|text| (text.len() + 2 == span.len(), Template::parse(text))) {
+        Some((true, Err(error))) => {
+            let start = span.start + 1 + error.at;
+            start..start + error.length
+        }
+        _ => span,
+    }
+}
+
 fn integer(value: &DeValue<'_>) -> Option<u64> {
     let integer = value.as_integer()?;
     u64::from_str_radix(integer.as_str(), integer.radix()).ok()
@@ -468,6 +527,30 @@ fn origins(value: &DeValue<'_>) -> Option<Value> {
         text.is_ascii()
             && authority.is_some_and(|host| !host.is_empty() && !host.contains(['/', ' ', '*']))
     })
+}
+
+fn distinct(value: &DeValue<'_>, fits: impl Fn(&str) -> bool) -> Option<Value> {
+    let texts = value.as_array()?.iter().map(|entry| entry.get_ref().as_str());
+    let texts = texts.map(|text| text.filter(|text| fits(text)).map(str::to_owned));
+    let texts: Vec<String> = texts.collect::<Option<_>>()?;
+    let once = texts.iter().enumerate().all(|(index, text)| !texts[..index].contains(text));
+    (once && !texts.is_empty()).then_some(Value::Texts(texts))
+}
+
+fn is_path(text: &str) -> bool {
+    text.starts_with('/') && text.bytes().all(|byte| matches!(byte, b'!'..=b'~') && byte != b'#')
+}
+
+fn is_host(text: &str) -> bool {
+    let (name, port) = text.split_once(':').unwrap_or((text, "0"));
+    text.parse::<SocketAddr>().is_ok() || (is_name(name) && port.parse::<u16>().is_ok())
+}
+
+/// Plain HTTP to an address, so that no shard ever asks for a name.
+fn is_url(text: &str) -> bool {
+    let Some(rest) = text.strip_prefix("http://") else { return false };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    authority.parse::<SocketAddr>().is_ok() && (path.is_empty() || is_path(path))
 }
 
 fn cpus(value: &DeValue<'_>) -> Option<Value> {

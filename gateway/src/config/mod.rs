@@ -3,12 +3,14 @@
 //! **Runs on: any.** Control reads the file and hands the result to the data process. Nothing here
 //! does I/O; `trine check` and `trine run` share [`parse`].
 
+mod consumer;
 mod durable;
 mod file;
 mod schema;
 #[cfg(test)]
 mod tests;
 
+pub use consumer::{Assignor, Batch, Consumer, Lag, NullValues, Retry, Start, Target, Upstream};
 pub use durable::{
     Ack, Api, Compression, Kafka, Log, LogKind, Partitioner, RecordHeader, RecordKey, Route, Rpc,
     Sasl, Spool,
@@ -54,6 +56,10 @@ pub struct Config {
     pub api: Api,
     /// Rpc methods that are durable events.
     pub rpcs: Vec<Rpc>,
+    /// Who reads topics of the log, and where the records go.
+    pub consumers: Vec<Consumer>,
+    /// Backends.
+    pub upstreams: Vec<Upstream>,
     /// Rules for channels; the first has no name and is for channels without a prefix.
     pub namespaces: Vec<Namespace>,
 }
@@ -220,6 +226,13 @@ impl Namespace {
 }
 
 impl Config {
+    /// Namespaces whose publications become records, each with its topic.
+    pub(crate) fn written_topics(&self) -> impl Iterator<Item = (&str, &str)> {
+        let durable = |namespace: &'_ Namespace| namespace.route.durable().is_some();
+        let written = self.namespaces.iter().filter(move |namespace| durable(namespace));
+        written.map(|namespace| (namespace.name.as_str(), namespace.route.topic.as_str()))
+    }
+
     /// What runs without a file: on loopback, everything open.
     pub fn embedded() -> Self {
         let mut config = Self::with_file_defaults();
@@ -295,6 +308,8 @@ impl Config {
             },
             api: Api::default(),
             rpcs: Vec::new(),
+            consumers: Vec::new(),
+            upstreams: Vec::new(),
             namespaces: vec![Namespace::closed(String::new())],
         }
     }
@@ -321,6 +336,7 @@ impl Config {
     pub fn has_log(&self) -> bool {
         self.namespaces.iter().any(|namespace| namespace.route.durable().is_some())
             || !self.rpcs.is_empty()
+            || !self.consumers.is_empty()
     }
 
     /// What control sends to the data process.

@@ -3,6 +3,7 @@
 //! **Runs on: control.** The parser, the errors' hints and `trine config default` all read it, so
 //! none can forget a key.
 
+use super::consumer;
 use super::{
     Access, Ack, Compression, Config, LogFormat, LogKind, Namespace, Partitioner, Payload,
     RecordHeader, RecordKey, Route, Rpc, Sasl,
@@ -44,6 +45,18 @@ pub(super) enum Kind {
     Choices(&'static [&'static str]),
     /// A table of names with whole numbers below 100,000.
     Numbers,
+    /// A list of names, each once.
+    Names,
+    /// A channel's template, such as `user:{key}`.
+    Template,
+    /// A list of addresses with their ports, each once.
+    Addresses,
+    /// The path of a request, such as `/tickets`.
+    Path,
+    /// A Host header: a name or an address, with or without a port.
+    Host,
+    /// Where to send a request, such as `http://127.0.0.1:9093/lag`.
+    Url,
 }
 
 /// A value that has its kind.
@@ -58,19 +71,19 @@ pub(super) enum Value {
 }
 
 impl Value {
-    fn bool(&self) -> bool {
+    pub(super) fn bool(&self) -> bool {
         matches!(self, Value::Bool(true))
     }
 
-    fn integer(&self) -> u64 {
+    pub(super) fn integer(&self) -> u64 {
         if let Value::Integer(integer) = self { *integer } else { 0 }
     }
 
-    fn size(&self) -> usize {
+    pub(super) fn size(&self) -> usize {
         usize::try_from(self.integer()).unwrap_or(usize::MAX)
     }
 
-    fn text(&self) -> &str {
+    pub(super) fn text(&self) -> &str {
         if let Value::Text(text) = self { text } else { "" }
     }
 
@@ -102,6 +115,8 @@ macro_rules! keys {
         &[$(Key::<$t> { section: $section, name: $name, kind: $kind, doc: $doc, set: $set, get: $get }),+]
     };
 }
+
+pub(super) use keys;
 
 /// Every key outside the namespaces.
 pub(super) const KEYS: &[Key<Config>] = keys! { Config;
@@ -252,7 +267,7 @@ pub(super) const ROUTE_KEYS: &[Key<Route>] = keys! { Route;
         |r, v| if let Some(partitioner) = Partitioner::parse(v.text()) { r.partitioner = partitioner },
         |r| Some(quoted(&r.partitioner.text()));
     "" "partition_table" Kind::Numbers,
-        "Partitions by the value that the partitioner finds, such as { gold = 0 }; others by its hash.",
+        "Partitions of the values that the partitioner finds; a value that is not in it goes by its hash.",
         |r, v| r.partition_table = v.numbers(), |_| Some("{}".to_owned());
     "" "headers" Kind::Choices(&["traceparent", "user", "channel", "content-type"]),
         "Headers of the record beside trine-gateway, trine-epoch and trine-sequence.",
@@ -346,6 +361,7 @@ pub fn default_file() -> String {
     for key in ROUTE_KEYS {
         write_key(&mut text, key, &rpc.route);
     }
+    consumer::write_keys(&mut text);
     text.push_str(
         "\n# Channels without a prefix. In a file nobody may do anything until it says so.\n\
          [channel]\n",
@@ -364,7 +380,7 @@ pub fn default_file() -> String {
     text
 }
 
-fn write_key<T>(text: &mut String, key: &Key<T>, from: &T) {
+pub(super) fn write_key<T>(text: &mut String, key: &Key<T>, from: &T) {
     let allowed = match key.kind {
         Kind::Integer(min, max) => format!(" ({min} to {max})"),
         Kind::Choice(words) => format!(" ({})", words.join(", ")),
@@ -377,21 +393,21 @@ fn write_key<T>(text: &mut String, key: &Key<T>, from: &T) {
     }
 }
 
-fn list(texts: &[String]) -> String {
+pub(super) fn list(texts: &[String]) -> String {
     let texts: Vec<String> = texts.iter().map(|text| quoted(text)).collect();
     format!("[{}]", texts.join(", "))
 }
 
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }
 
 /// The enum's value that serde knows by this word.
-fn word<T: serde::de::DeserializeOwned>(value: &Value) -> Option<T> {
+pub(super) fn word<T: serde::de::DeserializeOwned>(value: &Value) -> Option<T> {
     serde_json::from_value(serde_json::Value::String(value.text().to_owned())).ok()
 }
 
-fn name_of<T: serde::Serialize>(value: &T) -> String {
+pub(super) fn name_of<T: serde::Serialize>(value: &T) -> String {
     let value = serde_json::to_value(value).unwrap_or_default();
     value.as_str().unwrap_or_default().to_owned()
 }

@@ -22,14 +22,18 @@ fn an_empty_file_gives_the_defaults() {
 fn the_default_file_says_the_defaults_commented_out_or_not() {
     let text = default_file();
     assert_eq!(parse("default", &text).unwrap(), Config::with_file_defaults());
+    // An example entry, which lasts until an empty line, stays one.
+    let mut example = false;
     let uncommented: Vec<&str> = text
         .lines()
-        .map(|line| match line.strip_prefix("# ") {
-            Some(key) if key.contains(" = ") && !key.contains(['`', '…']) => key,
-            _ if line.starts_with('#') => "",
-            _ => line,
+        .map(|line| {
+            example = !line.is_empty() && (example || line.starts_with("# [["));
+            match line.strip_prefix("# ") {
+                Some(key) if !example && key.contains(" = ") && !key.contains(['`', '…']) => key,
+                _ if line.starts_with('#') => "",
+                _ => line,
+            }
         })
-        .filter(|line| *line != "name = \"room\"")
         .collect();
     assert!(uncommented.contains(&"demo = false"), "{uncommented:?}");
     let config = parse("default", &uncommented.join("\n")).unwrap();
@@ -114,13 +118,29 @@ fn all_mistakes_are_told_at_once_with_line_and_remedy() {
         "`recovery` needs history",
         "this namespace has no name",
         "this rpc has no topic",
-        "a JSON pointer such as",
+        "an rpc has no channel",
         "nobody, subscribers, clients, anonymous",
-        "8 errors",
+        "10 errors",
     ] {
         assert!(said.contains(part), "{part} is missing:\n{said}");
     }
     assert!(said.contains('^'), "{said}");
+}
+
+#[test]
+fn the_examples_of_the_default_file_are_right() {
+    let text = default_file();
+    let examples = text.split("\n\n").filter_map(|block| {
+        let at = block.find("# [[")?;
+        Some(block[at..].lines().filter(|line| line.contains(" = ") || line.starts_with("# [")))
+    });
+    let lines: Vec<&str> = examples.flatten().map(|line| line.trim_start_matches("# ")).collect();
+    let config = parse("examples", &lines.join("\n")).unwrap();
+    assert_eq!((config.rpcs.len(), config.consumers.len(), config.upstreams.len()), (1, 1, 1));
+    let defaults = Consumer::default();
+    let consumer = &config.consumers[0];
+    assert_eq!((&consumer.retry, &consumer.lag), (&defaults.retry, &defaults.lag));
+    assert_eq!(consumer.to.channel.as_ref().map(|to| to.as_str()), Some("user:{key}"));
 }
 
 #[test]
