@@ -15,7 +15,7 @@ if [ ! -x "$tools/bin/cargo-fuzz" ]; then
 fi
 export PATH="$tools/bin:$PATH"
 cd ../proto
-for target in ws http1 client; do
+for target in ws http1 client kafka_response kafka_record; do
     # New findings go to a folder of their own, so that the committed corpus stays as it is.
     mkdir -p "fuzz/target/found/$target"
     cargo +nightly fuzz run "$target" "fuzz/target/found/$target" "fuzz/corpus/$target" -- \

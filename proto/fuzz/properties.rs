@@ -2,10 +2,18 @@
 //!
 //! **Runs on: any.** Shared by the fuzz targets and by the test that runs the corpus through it.
 
+use std::fmt::Debug;
 use trine_proto::client::{Commands, Format, is_json, strip_newlines};
 use trine_proto::http1::{
     BodyDecoder, BodyEvent, BodyLength, HeadScanner, Request, Response, upgrade, write_request_head,
 };
+use trine_proto::kafka::consumer_protocol::{Assignment, Subscription};
+use trine_proto::kafka::frame::{self, BODY_START, Framed, Request as KafkaRequest};
+use trine_proto::kafka::record::{
+    AbortedTransactions, Batch, BatchWriter, Batches, Body, Compression, RECORDS_START, Stamp,
+    restamp, write_body,
+};
+use trine_proto::kafka::{self, scram};
 use trine_proto::ws::{Decoder, Limits};
 
 /// The first byte says how long the pieces are that the input is cut into.
@@ -139,5 +147,134 @@ pub fn client(data: &[u8]) {
         && let Some(stripped) = strip_newlines(data)
     {
         assert!(is_json(&stripped) && !stripped.contains(&b'\n'));
+    }
+}
+
+/// Responses of a broker: the second byte chooses the API, the third its version.
+pub fn kafka_response(data: &[u8]) {
+    let (piece, data) = cut(data);
+    let [api, version, data @ ..] = data else { return };
+    let mut from = 0;
+    let mut end = 0;
+    while let Ok(framed) = frame::response(&data[from..end]) {
+        // As it comes in pieces, the same response is found as in the whole.
+        let Framed::Response { end: len, .. } = framed else {
+            if end == data.len() {
+                break;
+            }
+            end = (end + piece).min(data.len());
+            continue;
+        };
+        assert_eq!(frame::response(&data[from..]), Ok(framed));
+        body(*api, *version, &data[from + BODY_START..from + len]);
+        from += len;
+    }
+}
+
+fn body(api: u8, version: u8, body: &[u8]) {
+    match api % 20 {
+        0 => answer::<kafka::api_versions::Request<'_>>(version, body),
+        1 => answer::<kafka::metadata::Request<'_>>(version, body),
+        2 => answer::<kafka::produce::Request<'_>>(version, body),
+        3 => answer::<kafka::fetch::Request<'_>>(version, body),
+        4 => answer::<kafka::list_offsets::Request<'_>>(version, body),
+        5 => answer::<kafka::init_producer_id::Request<'_>>(version, body),
+        6 => answer::<kafka::find_coordinator::Request<'_>>(version, body),
+        7 => answer::<kafka::join_group::Request<'_>>(version, body),
+        8 => answer::<kafka::sync_group::Request<'_>>(version, body),
+        9 => answer::<kafka::heartbeat::Request<'_>>(version, body),
+        10 => answer::<kafka::leave_group::Request<'_>>(version, body),
+        11 => answer::<kafka::offset_commit::Request<'_>>(version, body),
+        12 => answer::<kafka::offset_fetch::Request<'_>>(version, body),
+        13 => answer::<kafka::consumer_group_heartbeat::Request<'_>>(version, body),
+        14 => answer::<kafka::sasl_handshake::Request<'_>>(version, body),
+        15 => answer::<kafka::sasl_authenticate::Request<'_>>(version, body),
+        16 => answer::<kafka::create_topics::Request<'_>>(version, body),
+        17 => subscription(body),
+        18 => assignment(body),
+        _ => {
+            let client = scram::Client::new(scram::Mechanism::Sha256, "user", "nonce");
+            // Without iterations, so that no key is derived: that would take most of the time.
+            let cut = body.split(|&byte| byte == b'i').next().unwrap_or_default();
+            assert!(client.last(cut, "password").is_err());
+        }
+    }
+}
+
+/// What was read takes up a part of the body: the same without the rest, an error without its end.
+fn answer<R: KafkaRequest>(version: u8, body: &[u8])
+where
+    for<'r> R::Response<'r>: PartialEq + Debug,
+{
+    let versions = i16::from(version) % (R::API.max - R::API.min + 1);
+    let version = R::API.min + versions;
+    let Ok(mut from) = frame::body_reader(&R::API, body, version) else { return };
+    let Ok(response) = R::read(&mut from) else { return };
+    let taken = body.len() - from.rest().len();
+    assert_eq!(frame::read::<R>(&body[..taken], version).as_ref(), Ok(&response));
+    assert!(frame::read::<R>(&body[..taken - 1], version).is_err());
+}
+
+fn subscription(bytes: &[u8]) {
+    let Ok(read) = Subscription::parse(bytes) else { return };
+    let mut written = Vec::new();
+    read.write(&mut written, 3);
+    assert_eq!(Subscription::parse(&written), Ok(read));
+}
+
+fn assignment(bytes: &[u8]) {
+    let Ok(read) = Assignment::parse(bytes) else { return };
+    let mut written = Vec::new();
+    read.write(&mut written, 0);
+    assert_eq!(Assignment::parse(&written), Ok(read));
+}
+
+/// A fetched record set, as it is and with a right head and checksum for one batch.
+pub fn kafka_record(data: &[u8]) {
+    batches(data);
+    if data.len() >= RECORDS_START {
+        let mut batch = data.to_vec();
+        batch[8..12].copy_from_slice(&(data.len() as u32 - 12).to_be_bytes());
+        batch[16] = 2;
+        restamp(&mut batch, Stamp { producer_id: 1, producer_epoch: 2, base_sequence: 3 });
+        batches(&batch);
+    }
+    if let Ok(read) = Body::parse(data) {
+        let mut written = Vec::new();
+        write_body(&mut written, read.key(), read.value(), read.headers());
+        assert!(written.len() <= data.len());
+        let again = Body::parse(&written).unwrap();
+        assert_eq!((again.key(), again.value()), (read.key(), read.value()));
+        assert!(again.headers().eq(read.headers()));
+    }
+}
+
+fn batches(data: &[u8]) {
+    let mut aborted = AbortedTransactions::default();
+    let mut batches = Batches::new(data);
+    for batch in batches.by_ref().map_while(Result::ok) {
+        aborted.keeps(&batch);
+        records(&batch);
+    }
+    assert!(batches.next().is_none());
+}
+
+/// The records that can be read make a batch of their own.
+fn records(batch: &Batch<'_>) {
+    let Ok(inflated) = batch.inflate() else { return };
+    let mut writer = BatchWriter::default();
+    let mut records = batch.iter(&inflated);
+    let read: Vec<_> = records.by_ref().map_while(Result::ok).collect();
+    assert!(records.next().is_none());
+    for record in &read {
+        writer.push(record.timestamp_ms, record.body);
+    }
+    let Ok(bytes) = writer.finish(Stamp::NONE, Compression::None, false) else { return };
+    if let Some(Ok(batch)) = Batches::new(&bytes).next() {
+        let again: Vec<_> = batch.iter(batch.records).map(Result::unwrap).collect();
+        assert_eq!(again.len(), read.len());
+        assert!(again.iter().zip(&read).all(|(again, read)| again.body == read.body));
+    } else {
+        assert!(read.is_empty());
     }
 }

@@ -39,3 +39,13 @@ fn http1() {
 fn client() {
     each("client", properties::client);
 }
+
+#[test]
+fn kafka_response() {
+    each("kafka_response", properties::kafka_response);
+}
+
+#[test]
+fn kafka_record() {
+    each("kafka_record", properties::kafka_record);
+}

@@ -86,14 +86,14 @@ pub(super) fn write_with(
 
 /// Sets the length of the request at `start`, of which `elsewhere` bytes are not in `out`.
 pub(super) fn set_length(out: &mut [u8], start: usize, elsewhere: usize) {
-    let length = (out.len() - start - LENGTH_BYTES + elsewhere) as u32;
-    if let Some(place) = out.get_mut(start..start + LENGTH_BYTES) {
+    let length = (out.len() - start - LENGTH_END + elsewhere) as u32;
+    if let Some(place) = out.get_mut(start..start + LENGTH_END) {
         place.copy_from_slice(&length.to_be_bytes());
     }
 }
 
-/// Bytes of the length before each message.
-const LENGTH_BYTES: usize = 4;
+/// Where a message's length ends, which counts from there.
+const LENGTH_END: usize = 4;
 
 /// Where a response's body starts, after its length and correlation id.
 pub const BODY_START: usize = 8;
@@ -118,7 +118,7 @@ pub enum Framed {
 /// The connection is lost: [`Error::TooLarge`] over 64 MiB, [`Error::Malformed`] for a length
 /// without room for a header, [`Error::Foreign`] for a TLS record or an HTTP answer in its place.
 pub fn response(received: &[u8]) -> Result<Framed, Error> {
-    let Some(&prefix) = received.first_chunk::<LENGTH_BYTES>() else {
+    let Some(&prefix) = received.first_chunk::<LENGTH_END>() else {
         return Ok(Framed::Partial(BODY_START));
     };
     let length = u32::from_be_bytes(prefix) as usize;
@@ -130,11 +130,11 @@ pub fn response(received: &[u8]) -> Result<Framed, Error> {
             _ => Error::TooLarge("response of more than 64 MiB"),
         });
     }
-    if length < BODY_START - LENGTH_BYTES {
+    if length < BODY_START - LENGTH_END {
         return Err(Error::Malformed("response shorter than its header"));
     }
-    let end = LENGTH_BYTES + length;
-    match received.get(LENGTH_BYTES..).and_then(<[u8]>::first_chunk) {
+    let end = LENGTH_END + length;
+    match received.get(LENGTH_END..).and_then(<[u8]>::first_chunk) {
         Some(&id) if received.len() >= end => {
             Ok(Framed::Response { correlation_id: i32::from_be_bytes(id), end })
         }

@@ -9,8 +9,8 @@ use kafka_protocol::records as theirs;
 use proptest::prelude::*;
 use trine_proto::kafka::Error;
 use trine_proto::kafka::record::{
-    AbortedTransaction, AbortedTransactions, BATCH_HEADER_BYTES, BatchWriter, Batches, Body,
-    Compression, Stamp, restamp, write_body,
+    AbortedTransaction, AbortedTransactions, BatchWriter, Batches, Body, Compression,
+    RECORDS_START, Stamp, restamp, write_body,
 };
 
 const STAMP: Stamp = Stamp { producer_id: 4001, producer_epoch: 3, base_sequence: 70 };
@@ -193,7 +193,7 @@ fn another_stamp_changes_nothing_else() {
         assert_eq!(read.iter(&records).map(Result::unwrap).count(), 10);
         restamp(&mut batch, STAMP);
         assert_eq!(batch, batch_of(10, compression));
-        restamp(&mut batch[..BATCH_HEADER_BYTES - 1], stamp);
+        restamp(&mut batch[..RECORDS_START - 1], stamp);
     }
 }
 
@@ -223,7 +223,7 @@ fn a_bomb_is_refused() {
     // A raw Snappy block that claims 64 MiB and has nothing.
     let mut bytes = their_batch(&[their_record(0)], theirs::Compression::None);
     bytes[22] |= 2;
-    bytes.truncate(BATCH_HEADER_BYTES);
+    bytes.truncate(RECORDS_START);
     bytes.extend_from_slice(b"\x80\x80\x80\x20");
     let length = (bytes.len() - 12) as u32;
     bytes[8..12].copy_from_slice(&length.to_be_bytes());

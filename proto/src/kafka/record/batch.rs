@@ -3,7 +3,7 @@
 //! **Runs on: any.** Batches are handed out after their checksum was found right. Nothing is copied
 //! but what was compressed.
 
-use super::{BATCH_HEADER_BYTES, Compression, reader};
+use super::{Compression, RECORDS_START, reader};
 use crate::kafka::codec::{Error, Reader};
 use std::borrow::Cow;
 
@@ -15,8 +15,8 @@ const LOG_APPEND_TIME: i16 = 8;
 pub(super) const TRANSACTIONAL: i16 = 16;
 const CONTROL: i16 = 32;
 
-/// Bytes of a batch that its length leaves out: the base offset and the length.
-const PREFIX_BYTES: usize = 12;
+/// Where a batch's length ends, which counts from there.
+pub(super) const LENGTH_END: usize = 12;
 
 /// Where the part under the checksum starts.
 const CHECKED_START: usize = 21;
@@ -119,8 +119,8 @@ impl<'a> Batches<'a> {
             _ => return Err(Error::Unsupported("message format newer than v2")),
         }
         let end = usize::try_from(length).map_err(|_| Error::Malformed("batch length"))?;
-        let end = end.saturating_add(PREFIX_BYTES);
-        if end < BATCH_HEADER_BYTES {
+        let end = end.saturating_add(LENGTH_END);
+        if end < RECORDS_START {
             return Err(Error::Malformed("batch shorter than its header"));
         }
         let Some((whole, rest)) = self.rest.split_at_checked(end) else { return Ok(None) };

@@ -19,11 +19,11 @@ use std::ops::Range;
 
 use super::codec::{Error, Reader, varint_len, write_varint};
 
-/// Bytes of a batch before its records.
-pub const BATCH_HEADER_BYTES: usize = 61;
+/// Where the records of a batch start.
+pub const RECORDS_START: usize = 61;
 
 /// Bytes that a record adds to its body at most: attributes, length and two deltas.
-pub const RECORD_OVERHEAD_BYTES: usize = 1 + 5 + 10 + 5;
+pub const RECORD_OVERHEAD: usize = 1 + 5 + 10 + 5;
 
 /// Appends the body of a record; `None` is Kafka's null. Returns its length.
 ///
@@ -129,7 +129,7 @@ impl<'a> Body<'a> {
     }
 
     /// The headers in their order; a name may come more than once.
-    pub fn headers(&self) -> impl Iterator<Item = (&'a str, Option<&'a [u8]>)> + use<'a> {
+    pub fn headers(&self) -> impl Iterator<Item = (&'a str, Option<&'a [u8]>)> + Clone + use<'a> {
         let mut from = reader(self.headers);
         // They were read when the body was, so none of them fails.
         (0..self.header_count).map_while(move |_| read_header(&mut from).ok())

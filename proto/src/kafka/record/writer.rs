@@ -4,7 +4,7 @@
 //! header and the checksum come last. A batch that was not sent yet may be given another producer
 //! epoch and sequence in place.
 
-use super::{BATCH_HEADER_BYTES, Compression, RECORD_OVERHEAD_BYTES, record_len};
+use super::{Compression, RECORD_OVERHEAD, RECORDS_START, record_len};
 use crate::kafka::codec::{Error, write_varint};
 
 /// Who wrote a batch: what makes a retry of it idempotent.
@@ -43,7 +43,7 @@ impl BatchWriter {
     /// An empty batch in a buffer, whose capacity is used and whose content is not.
     pub fn new(mut buffer: Vec<u8>) -> BatchWriter {
         buffer.clear();
-        buffer.resize(BATCH_HEADER_BYTES, 0);
+        buffer.resize(RECORDS_START, 0);
         BatchWriter { buffer, count: 0, first_timestamp_ms: 0, last_timestamp_ms: 0 }
     }
 
@@ -83,7 +83,7 @@ impl BatchWriter {
 
     /// Bytes of the batch after one more record, at most, before compression.
     pub fn size_with(&self, body_len: usize) -> usize {
-        self.size() + body_len + RECORD_OVERHEAD_BYTES
+        self.size() + body_len + RECORD_OVERHEAD
     }
 
     /// The batch, ready to be sent. Where compression does not make it smaller it stays as it is.
@@ -99,17 +99,16 @@ impl BatchWriter {
         let BatchWriter { mut buffer, count, first_timestamp_ms, last_timestamp_ms } = self;
         let mut attributes = if transactional { super::batch::TRANSACTIONAL } else { 0 };
         if compression != Compression::None {
-            let mut smaller = vec![0; BATCH_HEADER_BYTES];
-            compression.deflate(&buffer[BATCH_HEADER_BYTES..], &mut smaller)?;
+            let mut smaller = vec![0; RECORDS_START];
+            compression.deflate(&buffer[RECORDS_START..], &mut smaller)?;
             if smaller.len() < buffer.len() {
                 buffer = smaller;
                 attributes |= compression as i16;
             }
         }
-        // The length leaves out the base offset and itself.
-        let length = i32::try_from(buffer.len() - 12)
+        let length = i32::try_from(buffer.len() - super::batch::LENGTH_END)
             .map_err(|_| Error::TooLarge("record batch of more than 2 GiB"))?;
-        let mut head = Vec::with_capacity(BATCH_HEADER_BYTES);
+        let mut head = Vec::with_capacity(RECORDS_START);
         head.extend_from_slice(&0i64.to_be_bytes());
         head.extend_from_slice(&length.to_be_bytes());
         // The leader's epoch is the broker's to fill in.
@@ -122,7 +121,7 @@ impl BatchWriter {
         head.extend_from_slice(&last_timestamp_ms.to_be_bytes());
         head.extend_from_slice(&[0; 14]);
         head.extend_from_slice(&count.to_be_bytes());
-        buffer[..BATCH_HEADER_BYTES].copy_from_slice(&head);
+        buffer[..RECORDS_START].copy_from_slice(&head);
         restamp(&mut buffer, stamp);
         Ok(buffer)
     }
@@ -131,7 +130,7 @@ impl BatchWriter {
 /// Gives a finished batch another stamp and its checksum again. Only for a batch that no broker can
 /// have taken with the old one.
 pub fn restamp(batch: &mut [u8], stamp: Stamp) {
-    if batch.len() < BATCH_HEADER_BYTES {
+    if batch.len() < RECORDS_START {
         return;
     }
     batch[43..51].copy_from_slice(&stamp.producer_id.to_be_bytes());
