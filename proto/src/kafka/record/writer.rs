@@ -87,6 +87,7 @@ impl BatchWriter {
     }
 
     /// The batch, ready to be sent. Where compression does not make it smaller it stays as it is.
+    /// One without records is nothing that a broker takes.
     ///
     /// # Errors
     /// [`Error::TooLarge`] if the batch is over 2 GiB or the compressor refuses it.
