@@ -5,6 +5,7 @@
 pub mod buf;
 pub mod fd;
 pub mod journal;
+pub mod kafka;
 pub mod limits;
 pub mod metrics;
 pub mod rt;

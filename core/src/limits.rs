@@ -110,3 +110,30 @@ pub const UPSTREAM_RESPONSE_BYTES: usize = 1 << 20;
 pub const UPSTREAM_PIECE_BYTES: usize = 256 << 10;
 /// Interim responses (1xx) before a final one: nobody needs more than Continue and some hints.
 pub const UPSTREAM_INTERIM_RESPONSES: usize = 8;
+/// Batches of one partition in flight: a broker remembers the last five of a producer (KIP-98).
+pub const PRODUCE_IN_FLIGHT: usize = 5;
+/// Unanswered produce requests of one broker: it answers one at a time, more would wait there.
+pub const PRODUCE_REQUESTS_IN_FLIGHT: usize = 5;
+/// Milliseconds before a batch that met an error is sent again; doubled with each error.
+pub const PRODUCE_RETRY_MS: u64 = 20;
+/// Milliseconds of that wait, at most: what the Java client waits.
+pub const PRODUCE_RETRY_MAX_MS: u64 = 1000;
+/// Milliseconds of silence after which a broker may have forgotten a producer: far less than
+/// Kafka's `producer.id.expiration.ms` (a day) and any retention that makes sense.
+pub const PRODUCE_SILENCE_MS: u64 = 60_000;
+/// Buffers of acknowledged batches kept for the next ones: five of each of some partitions.
+pub const PRODUCE_SPARE_BUFFERS: usize = 64;
+/// Requests of one connection to a broker that wait for answers, at most: five produce requests, or
+/// a fetch and what goes with it, and room to spare.
+pub const KAFKA_UNANSWERED: usize = 64;
+/// Milliseconds after which a connection looks at its requests' deadlines although nothing came.
+pub const KAFKA_LOOK_MS: u64 = 1000;
+/// Milliseconds between two looks for metadata, at least, so that errors do not make a storm.
+pub const KAFKA_METADATA_PAUSE_MS: u64 = 50;
+/// Milliseconds after which metadata are asked for again although nothing is wrong: what other
+/// clients take (`metadata.max.age.ms`).
+pub const KAFKA_METADATA_AGE_MS: u64 = 300_000;
+/// Milliseconds before a broker that failed is tried again, doubled with each failure.
+pub const KAFKA_RECONNECT_MS: u64 = 50;
+/// Milliseconds of that wait, at most.
+pub const KAFKA_RECONNECT_MAX_MS: u64 = 1000;
