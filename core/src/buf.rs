@@ -25,6 +25,11 @@ impl Chunk {
         &mut self.0
     }
 
+    /// Bytes that fit beside those that it holds.
+    pub fn room(&self) -> usize {
+        self.0.capacity() - self.0.len()
+    }
+
     /// Whether no more bytes fit.
     pub fn is_full(&self) -> bool {
         self.0.len() == self.0.capacity()

@@ -1,0 +1,573 @@
+//! The Kafka client of a shard: owns connections and drives the producer.
+//!
+//! **Runs on: shard.** What a turn appends leaves at its end, when the shard calls
+//! [`Client::flush`]; what brokers answer asks for a turn ([`rt::request_turn`]), at whose end the
+//! shard takes the outcomes and flushes again. Nothing waits inside a turn: tasks connect, ask for
+//! metadata and ids, and watch the deadlines. A broker's produce connection is opened on first use;
+//! metadata and ids go over a connection of their own, so that a slow acknowledgement holds up
+//! neither.
+
+use super::cluster::{Cluster, Resolve, endpoint};
+use super::collect::Body;
+use super::connection::{Connection, Error, Settings, What};
+use super::producer::{
+    self, Identity, Outcome, PartitionId, Produced, Producer, Refused, Request, Taken, Token,
+    TopicId, Totals,
+};
+use crate::limits::{KAFKA_LOOK_MS, KAFKA_RECONNECT_MAX_MS, KAFKA_RECONNECT_MS};
+use crate::rt::{self, Notify};
+use bytes::Bytes;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+use trine_proto::kafka::{ErrorCode, Topic, init_producer_id, metadata, produce};
+
+/// What a client needs to begin.
+pub struct Options {
+    /// Hosts and ports of some brokers.
+    pub bootstrap: Vec<(Rc<str>, u16)>,
+    /// How to talk to brokers.
+    pub settings: Settings,
+    /// How to gather and how long to try.
+    pub producer: producer::Options,
+    /// Where hosts are.
+    pub resolve: Rc<dyn Resolve>,
+    /// The shard's random numbers, for waits and nonces.
+    pub random: Box<dyn FnMut() -> u64>,
+}
+
+/// Why a record was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotTaken {
+    /// The topic has no such partition, as far as is known by now.
+    Unknown,
+    /// The producer refuses it.
+    Refused(Refused),
+}
+
+/// A client.
+pub struct Client {
+    /// For replies, which must not keep the client alive.
+    own: Weak<Self>,
+    settings: Settings,
+    random: RefCell<Box<dyn FnMut() -> u64>>,
+    producer: RefCell<Producer>,
+    cluster: RefCell<Cluster>,
+    /// The producer's partitions of each topic.
+    partitions: RefCell<Vec<Vec<PartitionId>>>,
+    brokers: RefCell<HashMap<i32, Broker>>,
+    /// Wakes the task that watches deadlines and opens connections.
+    watcher: Notify,
+    /// Until when it sleeps.
+    watched_ms: Cell<u64>,
+    /// Wakes the task that asks for metadata and ids.
+    asker: Notify,
+    is_closed: Cell<bool>,
+    last_error: RefCell<Option<Rc<Error>>>,
+    /// What a produce request is written in.
+    head: RefCell<(Vec<u8>, Vec<usize>)>,
+}
+
+/// A broker that is or was connected to for producing.
+enum Broker {
+    /// A task connects, or waits to.
+    Connecting,
+    Connected(Rc<Connection>),
+}
+
+impl Client {
+    /// Starts a client; call it inside the shard's runtime.
+    pub fn start(options: Options) -> Rc<Self> {
+        let client = Rc::new_cyclic(|own| Self {
+            own: own.clone(),
+            settings: options.settings,
+            random: RefCell::new(options.random),
+            producer: RefCell::new(Producer::new(options.producer)),
+            cluster: RefCell::new(Cluster::new(options.bootstrap, options.resolve)),
+            partitions: RefCell::default(),
+            brokers: RefCell::default(),
+            watcher: Notify::new(),
+            watched_ms: Cell::new(0),
+            asker: Notify::new(),
+            is_closed: Cell::new(false),
+            last_error: RefCell::default(),
+            head: RefCell::default(),
+        });
+        rt::spawn(watch(client.clone()));
+        rt::spawn(ask(client.clone()));
+        client
+    }
+
+    /// A topic, whose metadata are asked for from now on.
+    pub fn topic(&self, name: &str) -> TopicId {
+        let topic = self.cluster.borrow_mut().topic(name);
+        let mut partitions = self.partitions.borrow_mut();
+        if partitions.len() <= topic as usize {
+            partitions.resize_with(topic as usize + 1, Vec::new);
+            self.asker.notify();
+        }
+        topic
+    }
+
+    /// How many partitions a topic has; 0: not known (yet).
+    pub fn partition_count(&self, topic: TopicId) -> u32 {
+        self.partitions.borrow()[topic as usize].len() as u32
+    }
+
+    /// What the brokers last said of a topic.
+    pub fn topic_error(&self, topic: TopicId) -> ErrorCode {
+        self.cluster.borrow().get(topic).error
+    }
+
+    /// Takes a record: `body` is as `trine_proto::kafka::record::write_body` writes it. It leaves with
+    /// a later [`Client::flush`]; what becomes of it comes by [`Client::take_outcomes`].
+    ///
+    /// # Errors
+    /// It was not taken; there will be no outcome.
+    pub fn append(
+        &self,
+        token: Token,
+        topic: TopicId,
+        partition: u32,
+        timestamp_ms: i64,
+        body: &[u8],
+    ) -> Result<(), NotTaken> {
+        let id = self.partition(topic, partition).ok_or(NotTaken::Unknown)?;
+        let mut producer = self.producer.borrow_mut();
+        let result = producer.append(token, id, timestamp_ms, body, rt::now_ms());
+        result.map_err(NotTaken::Refused)
+    }
+
+    /// The producer's name for a partition of a topic.
+    pub fn partition(&self, topic: TopicId, partition: u32) -> Option<PartitionId> {
+        self.partitions.borrow().get(topic as usize)?.get(partition as usize).copied()
+    }
+
+    /// Moves the outcomes that have come up to `into`.
+    pub fn take_outcomes(&self, into: &mut Vec<Outcome>) {
+        self.producer.borrow_mut().take_outcomes(into);
+    }
+
+    /// Sends what may go now. The shard calls it at the end of each turn.
+    pub fn flush(&self) {
+        let now_ms = rt::now_ms();
+        loop {
+            let request = self.producer.borrow_mut().next_request(now_ms);
+            match request {
+                Some(request) => self.send(request),
+                None => break,
+            }
+        }
+        let mut producer = self.producer.borrow_mut();
+        if producer.take_metadata_wish() {
+            self.cluster.borrow_mut().refresh();
+            self.asker.notify();
+        }
+        if producer.wants_identity() {
+            self.asker.notify();
+        }
+        let brokers = self.brokers.borrow();
+        let is_new = producer.wanted_brokers().any(|broker| !brokers.contains_key(&broker));
+        let is_sooner = producer.deadline_ms().is_some_and(|ms| ms < self.watched_ms.get());
+        if is_new || is_sooner {
+            self.watcher.notify();
+        }
+    }
+
+    /// Stops: connections are closed, and what is not acknowledged has no outcome any more.
+    pub fn close(&self) {
+        self.is_closed.set(true);
+        for connection in self.connections() {
+            connection.close();
+        }
+        self.watcher.notify();
+        self.asker.notify();
+    }
+
+    /// Why the last connection failed, for status and logs.
+    pub fn last_error(&self) -> Option<Rc<Error>> {
+        self.last_error.borrow().clone()
+    }
+
+    /// Bytes and records that are not settled.
+    pub fn buffered(&self) -> (usize, usize) {
+        self.producer.borrow().buffered()
+    }
+
+    /// Counts since the start.
+    pub fn totals(&self) -> Totals {
+        self.producer.borrow().totals()
+    }
+
+    fn connections(&self) -> Vec<Rc<Connection>> {
+        let brokers = self.brokers.borrow();
+        let connected = |broker: &Broker| match broker {
+            Broker::Connected(connection) => Some(connection.clone()),
+            Broker::Connecting => None,
+        };
+        brokers.values().filter_map(connected).collect()
+    }
+
+    fn connection(&self, broker: i32) -> Option<Rc<Connection>> {
+        match self.brokers.borrow().get(&broker) {
+            Some(Broker::Connected(connection)) => Some(connection.clone()),
+            _ => None,
+        }
+    }
+
+    /// A text that nobody can guess from the ones before, and a wait between half of and `wait_ms`.
+    fn nonce(&self) -> String {
+        let mut random = self.random.borrow_mut();
+        format!("{:016x}{:016x}", random(), random())
+    }
+
+    fn jitter(&self, wait_ms: u64) -> u64 {
+        let random = (self.random.borrow_mut())();
+        wait_ms / 2 + random % (wait_ms / 2 + 1)
+    }
+
+    fn failed(&self, error: Rc<Error>) {
+        *self.last_error.borrow_mut() = Some(error);
+    }
+}
+
+/// What the spool and the journal need; see [`Producer`].
+impl Client {
+    /// [`Producer::overdue`].
+    pub fn overdue(&self, sent_ms: u64, into: &mut Vec<PartitionId>) {
+        self.producer.borrow().overdue(sent_ms, into);
+    }
+
+    /// [`Producer::take_over`].
+    pub fn take_over(&self, partition: PartitionId) -> Vec<Taken> {
+        self.producer.borrow_mut().take_over(partition)
+    }
+
+    /// [`Producer::raise_epoch`].
+    pub fn raise_epoch(&self) {
+        self.producer.borrow_mut().raise_epoch(rt::now_ms());
+    }
+
+    /// [`Producer::resume`].
+    pub fn resume(&self, last: Identity) {
+        self.producer.borrow_mut().resume(last, rt::now_ms());
+    }
+
+    /// [`Producer::identity`].
+    pub fn identity(&self) -> Option<Identity> {
+        self.producer.borrow().identity()
+    }
+
+    /// [`Producer::unrecorded_identity`].
+    pub fn unrecorded_identity(&self) -> Option<Identity> {
+        self.producer.borrow().unrecorded_identity()
+    }
+
+    /// [`Producer::identity_recorded`].
+    pub fn identity_recorded(&self, identity: Identity) {
+        self.producer.borrow_mut().identity_recorded(identity, rt::now_ms());
+    }
+}
+
+/// Producing.
+impl Client {
+    fn send(&self, request: Request) {
+        let Some(connection) = self.connection(request.broker) else { return };
+        let Some(version) = self.produce_version(&connection, &request) else {
+            connection.fail(What::NoVersion(produce::API.name));
+            return;
+        };
+        let (broker, number) = (request.broker, request.request);
+        let client = self.own.clone();
+        let reply = Box::new(move |result: Result<Body<'_>, &Rc<Error>>| {
+            // A connection that has ended is reported by its task.
+            if let (Some(client), Ok(body)) = (client.upgrade(), result) {
+                client.produced(broker, number, version, &body);
+            }
+        });
+        let timeout_ms = self.settings.request_timeout_ms;
+        connection.submit(produce::API.name, timeout_ms, reply, |outbox, id, client_id| {
+            self.write(outbox, &request, version, id, client_id);
+        });
+    }
+
+    fn write(
+        &self,
+        outbox: &mut crate::buf::Outbox,
+        request: &Request,
+        version: i16,
+        correlation_id: i32,
+        client_id: &str,
+    ) {
+        let cluster = self.cluster.borrow();
+        let batch = |sending: &'_ producer::Sending| {
+            let topic = cluster.get(sending.topic);
+            (Topic { name: &topic.name, id: topic.id }, sending.index)
+        };
+        let batches: Vec<_> = request
+            .batches
+            .iter()
+            .map(|sending| {
+                let (topic, partition) = batch(sending);
+                produce::Batch { topic, partition, bytes: &sending.bytes }
+            })
+            .collect();
+        // The broker gives up waiting for its replicas a little before we give up on it.
+        let timeout_ms =
+            i32::try_from(self.settings.request_timeout_ms / 4 * 3).unwrap_or(i32::MAX);
+        let body =
+            produce::Request { transactional_id: None, acks: -1, timeout_ms, batches: &batches };
+        let mut head = self.head.borrow_mut();
+        let (bytes, places) = &mut *head;
+        bytes.clear();
+        places.clear();
+        produce::write(bytes, places, &body, version, correlation_id, client_id);
+        let carried: usize = request.batches.iter().map(|sending| sending.bytes.len()).sum();
+        if bytes.len() + carried <= crate::limits::FLAT_BYTES {
+            let mut from = 0;
+            for (&place, sending) in places.iter().zip(&request.batches) {
+                outbox.push_copy(&bytes[from..place], &sending.bytes);
+                from = place;
+            }
+            outbox.push_copy(&bytes[from..], &[]);
+            return;
+        }
+        let whole = Bytes::copy_from_slice(bytes);
+        let mut from = 0;
+        for (&place, sending) in places.iter().zip(&request.batches) {
+            outbox.push_shared(&whole.slice(from..place));
+            outbox.push_shared(&sending.bytes);
+            from = place;
+        }
+        outbox.push_shared(&whole.slice(from..));
+    }
+
+    /// The version for a request: topics go by id where all of them have one.
+    fn produce_version(&self, connection: &Connection, request: &Request) -> Option<i16> {
+        let version = connection.version(&produce::API)?;
+        let cluster = self.cluster.borrow();
+        let is_named = |sending: &producer::Sending| cluster.get(sending.topic).id == [0; 16];
+        let by_name = version > 12 && request.batches.iter().any(is_named);
+        Some(if by_name { 12 } else { version })
+    }
+
+    fn produced(&self, broker: i32, request: u64, version: i16, body: &[u8]) {
+        let response = trine_proto::kafka::frame::read::<produce::Request<'_>>(body, version);
+        let response = match response {
+            Ok(response) => response,
+            Err(error) => {
+                if let Some(connection) = self.connection(broker) {
+                    connection.fail(What::Malformed(error));
+                }
+                return;
+            }
+        };
+        let now_ms = rt::now_ms();
+        let mut cluster = self.cluster.borrow_mut();
+        cluster.add_brokers(&response.brokers);
+        let mut results = Vec::with_capacity(response.partitions.len());
+        let mut moved = Vec::new();
+        for result in &response.partitions {
+            let Some(topic) = cluster.find(&result.topic) else { continue };
+            let Ok(index) = u32::try_from(result.partition) else { continue };
+            let Some(partition) = self.partition(topic, index) else { continue };
+            if let Some(leader) = result.leader
+                && cluster.hint(topic, result.partition, leader)
+            {
+                moved.push((partition, leader.id));
+            }
+            let (code, base_offset) = (result.error, result.base_offset);
+            results.push(Produced { partition, code, base_offset });
+        }
+        let mut producer = self.producer.borrow_mut();
+        producer.produced(request, results, now_ms);
+        for (partition, leader) in moved {
+            producer.set_leader(partition, Some(leader), now_ms);
+        }
+        rt::request_turn();
+    }
+
+    /// Tells the producer the leaders that the cluster is known to have.
+    fn spread(&self) {
+        let now_ms = rt::now_ms();
+        let cluster = self.cluster.borrow();
+        let mut producer = self.producer.borrow_mut();
+        let mut partitions = self.partitions.borrow_mut();
+        for (id, topic) in cluster.topics() {
+            let Some(known) = partitions.get_mut(id as usize) else { continue };
+            for index in known.len()..topic.leaders.len() {
+                known.push(producer.partition(id, index as i32));
+            }
+            let places = known.iter().enumerate();
+            for (index, &partition) in places {
+                let leader = topic.leaders.get(index).filter(|leader| leader.id >= 0);
+                producer.set_leader(partition, leader.map(|leader| leader.id), now_ms);
+            }
+        }
+        rt::request_turn();
+    }
+}
+
+/// Watches deadlines and opens connections.
+async fn watch(client: Rc<Client>) {
+    while !client.is_closed.get() {
+        let now_ms = rt::now_ms();
+        let (wanted, deadline_ms) = {
+            let producer = client.producer.borrow();
+            let brokers = client.brokers.borrow();
+            let is_new = |broker: &i32| !brokers.contains_key(broker);
+            let wanted: Vec<_> = producer.wanted_brokers().filter(is_new).collect();
+            (wanted, producer.deadline_ms())
+        };
+        for broker in wanted {
+            client.brokers.borrow_mut().insert(broker, Broker::Connecting);
+            rt::spawn(serve(client.clone(), broker));
+        }
+        if deadline_ms.is_some_and(|deadline_ms| deadline_ms <= now_ms) {
+            rt::request_turn();
+        }
+        // What is due is done by the flush at this turn's end; look again a little later.
+        let until_ms = deadline_ms.unwrap_or(now_ms + KAFKA_LOOK_MS);
+        let until_ms = until_ms.clamp(now_ms + 1, now_ms + KAFKA_LOOK_MS);
+        client.watched_ms.set(until_ms);
+        if rt::until(until_ms, client.watcher.wait()).await.is_none() {
+            rt::request_turn();
+        }
+    }
+}
+
+/// Keeps the produce connection to one broker for as long as it is wanted.
+async fn serve(client: Rc<Client>, broker: i32) {
+    let mut wait_ms = KAFKA_RECONNECT_MS;
+    while !client.is_closed.get() {
+        let place = client.cluster.borrow().place(broker);
+        // A broker that the cluster does not know any more leads nothing: metadata will tell.
+        let Some(place) = place else { break };
+        match open(&client, place).await {
+            Ok(connection) => {
+                wait_ms = KAFKA_RECONNECT_MS;
+                let connected = Broker::Connected(connection.clone());
+                client.brokers.borrow_mut().insert(broker, connected);
+                client.producer.borrow_mut().connected(broker);
+                rt::request_turn();
+                client.failed(connection.ended().await);
+                client.brokers.borrow_mut().insert(broker, Broker::Connecting);
+                client.producer.borrow_mut().disconnected(broker, rt::now_ms());
+            }
+            Err(error) => client.failed(error),
+        }
+        client.producer.borrow_mut().unreachable(broker);
+        client.cluster.borrow_mut().refresh();
+        client.asker.notify();
+        rt::request_turn();
+        rt::sleep_until(rt::now_ms() + client.jitter(wait_ms)).await;
+        wait_ms = (wait_ms * 2).min(KAFKA_RECONNECT_MAX_MS);
+        if !client.producer.borrow().wanted_brokers().any(|wanted| wanted == broker) {
+            break;
+        }
+    }
+    client.brokers.borrow_mut().remove(&broker);
+    client.cluster.borrow_mut().refresh();
+    client.asker.notify();
+    rt::request_turn();
+}
+
+type Place = (Rc<str>, u16, Option<std::net::SocketAddr>);
+
+async fn open(client: &Client, place: Place) -> Result<Rc<Connection>, Rc<Error>> {
+    match endpoint(place) {
+        Ok(endpoint) => Connection::open(endpoint, &client.settings, &client.nonce()).await,
+        Err((host, port)) => Err(Rc::new(Error { host, port, what: What::Unresolved })),
+    }
+}
+
+/// Asks for metadata and producer ids, over a connection that is opened when there is something to
+/// ask and kept for as long as it lives.
+async fn ask(client: Rc<Client>) {
+    let mut connection: Option<Rc<Connection>> = None;
+    let mut wait_ms = KAFKA_RECONNECT_MS;
+    while !client.is_closed.get() {
+        let now_ms = rt::now_ms();
+        let due_ms = client.cluster.borrow().due_ms();
+        let wants_metadata = due_ms.is_some_and(|due_ms| due_ms <= now_ms);
+        let wants_identity = due_ms.is_some() && client.producer.borrow().wants_identity();
+        if !wants_metadata && !wants_identity {
+            let until_ms = due_ms.unwrap_or(u64::MAX).min(now_ms + KAFKA_LOOK_MS);
+            rt::until(until_ms, client.asker.wait()).await;
+            continue;
+        }
+        let answered = async {
+            let open = match connection.take().filter(|open| !open.has_ended()) {
+                Some(open) => open,
+                None => {
+                    let place = client.cluster.borrow_mut().any();
+                    let Some(place) = place else { return Ok(false) };
+                    open(&client, place).await?
+                }
+            };
+            let open = connection.insert(open);
+            if wants_metadata {
+                ask_metadata(&client, open).await?;
+            }
+            if wants_identity {
+                return ask_identity(&client, open).await;
+            }
+            Ok(true)
+        };
+        let is_well = answered.await.unwrap_or_else(|error| {
+            client.failed(error);
+            if let Some(connection) = connection.take() {
+                connection.close();
+            }
+            false
+        });
+        if is_well {
+            wait_ms = KAFKA_RECONNECT_MS;
+        } else {
+            client.cluster.borrow_mut().refresh();
+            rt::sleep_until(rt::now_ms() + client.jitter(wait_ms)).await;
+            wait_ms = (wait_ms * 2).min(KAFKA_RECONNECT_MAX_MS);
+        }
+    }
+    if let Some(connection) = connection {
+        connection.close();
+    }
+}
+
+async fn ask_metadata(client: &Client, connection: &Connection) -> Result<(), Rc<Error>> {
+    let names = client.cluster.borrow().names();
+    let names: Vec<_> = names.iter().map(|name| &**name).collect();
+    client.cluster.borrow_mut().asked(rt::now_ms());
+    let request = metadata::Request { topics: Some(&names), create_topics: false };
+    let (body, version) = connection.request(&request).await?;
+    let response = connection.read(&request, &body, version)?;
+    if !response.error.is_none() {
+        return Err(connection.error(What::Refused(metadata::API.name, response.error)));
+    }
+    client.cluster.borrow_mut().update(&response);
+    client.spread();
+    Ok(())
+}
+
+/// Whether an id was had; a coordinator that is still loading says no.
+async fn ask_identity(client: &Client, connection: &Connection) -> Result<bool, Rc<Error>> {
+    let request = init_producer_id::Request {
+        transactional_id: None,
+        transaction_timeout_ms: i32::MAX,
+        producer: (-1, -1),
+    };
+    let (body, version) = connection.request(&request).await?;
+    let response = connection.read(&request, &body, version)?;
+    if !response.error.is_none() {
+        client.failed(connection.error(What::Refused(init_producer_id::API.name, response.error)));
+        return Ok(false);
+    }
+    let identity = Identity { id: response.producer_id, epoch: response.producer_epoch };
+    let mut producer = client.producer.borrow_mut();
+    // It may have resumed an older id meanwhile.
+    if producer.wants_identity() {
+        producer.set_identity(identity, rt::now_ms());
+    }
+    rt::request_turn();
+    Ok(true)
+}
