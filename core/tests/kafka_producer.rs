@@ -1,0 +1,340 @@
+//! The producer against a real broker, read back by another client.
+//!
+//! **Runs on: any.** Runs only where `TRINE_KAFKA` names a broker (`host:port`).
+
+use rskafka::client::ClientBuilder;
+use rskafka::client::partition::UnknownTopicHandling;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use trine_core::kafka::client::{Client, Options};
+use trine_core::kafka::cluster::{Literal, Resolve, literal};
+use trine_core::kafka::connection::Settings;
+use trine_core::kafka::producer::{self, Outcome, Refused};
+use trine_core::kafka::{client::NotTaken, producer::Totals};
+use trine_core::rt;
+use trine_proto::hash;
+use trine_proto::kafka::record::{Compression, write_body};
+
+const PARTITIONS: u32 = 16;
+const KEYS: u64 = 1000;
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The broker to test with, or nothing.
+fn broker() -> Option<SocketAddr> {
+    let Ok(place) = std::env::var("TRINE_KAFKA") else {
+        println!("SKIPPED: TRINE_KAFKA names no broker");
+        return None;
+    };
+    let mut addresses = place.to_socket_addrs().expect("TRINE_KAFKA is host:port");
+    Some(addresses.next().expect("TRINE_KAFKA has an address"))
+}
+
+/// What a shard shall produce.
+struct Load {
+    topic: String,
+    records: u64,
+    /// Records that may be unsettled.
+    window: u64,
+    value_bytes: usize,
+    producer: producer::Options,
+}
+
+/// What came of it.
+struct Report {
+    outcomes: Vec<Outcome>,
+    totals: Totals,
+    cpu: Duration,
+    elapsed: Duration,
+}
+
+struct Progress {
+    client: Rc<Client>,
+    given: u64,
+    settled: u64,
+    began: Option<(Instant, Duration)>,
+}
+
+fn cpu() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// Runs a shard that produces the load, with `tokens` counting from 0.
+fn produce(load: &Load, bootstrap: SocketAddr, resolve: Rc<dyn Resolve>) -> Report {
+    let progress: Rc<RefCell<Option<Progress>>> = Rc::default();
+    let (begun, options) = (progress.clone(), load.producer.clone());
+    let mut outcomes = Vec::new();
+    let deadline = Instant::now() + PATIENCE;
+    let mut report = None;
+    let start = move |driver: &rt::Driver| {
+        println!("driver: {driver}");
+        let mut seed = 0x9e37_79b9_7f4a_7c15u64;
+        let random = move || {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            seed
+        };
+        let client = Client::start(Options {
+            bootstrap: vec![(bootstrap.ip().to_string().into(), bootstrap.port())],
+            settings: Settings {
+                client_id: "trine-test".to_owned(),
+                connect_timeout_ms: 5_000,
+                request_timeout_ms: 30_000,
+                sasl: None,
+            },
+            producer: options,
+            resolve,
+            random: Box::new(random),
+        });
+        *begun.borrow_mut() = Some(Progress { client, given: 0, settled: 0, began: None });
+        rt::request_turn();
+    };
+    rt::run(rt::Preference::from_environment(), start, |turn| {
+        while turn.next_sent().is_some() {}
+        let mut progress = progress.borrow_mut();
+        let Some(progress) = &mut *progress else { return };
+        let before = outcomes.len();
+        progress.client.take_outcomes(&mut outcomes);
+        progress.settled += (outcomes.len() - before) as u64;
+        feed(progress, load);
+        progress.client.flush();
+        assert!(Instant::now() < deadline, "stuck: {:?}", progress.client.last_error());
+        if progress.settled == load.records && report.is_none() {
+            let (began, cpu_before) = progress.began.expect("it has begun");
+            report = Some((began.elapsed(), cpu() - cpu_before, progress.client.totals()));
+            progress.client.close();
+            rt::stop();
+        }
+    })
+    .expect("a driver");
+    let (elapsed, cpu, totals) = report.expect("it was done");
+    Report { outcomes, totals, cpu, elapsed }
+}
+
+fn feed(progress: &mut Progress, load: &Load) {
+    let topic = progress.client.topic(&load.topic);
+    let count = progress.client.partition_count(topic);
+    if count == 0 {
+        return;
+    }
+    progress.began.get_or_insert_with(|| (Instant::now(), cpu()));
+    let mut body = Vec::new();
+    let mut value = vec![b'.'; load.value_bytes];
+    while progress.given < load.records && progress.given - progress.settled < load.window {
+        let token = progress.given;
+        let key = format!("key-{}", token % KEYS);
+        value[..20].copy_from_slice(format!("{token:020}").as_bytes());
+        body.clear();
+        write_body(&mut body, Some(key.as_bytes()), Some(&value), std::iter::empty());
+        let partition = hash::partition(key.as_bytes(), count);
+        match progress.client.append(token, topic, partition, 1_700_000_000_000, &body) {
+            Ok(()) => progress.given += 1,
+            Err(NotTaken::Refused(Refused::Full)) => return,
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+}
+
+/// What the topic holds: partition, offset, key and token of each record, by another client.
+fn read_back(bootstrap: SocketAddr, topic: &str) -> Vec<(i32, i64, Vec<u8>, u64)> {
+    runtime().block_on(async {
+        let client = ClientBuilder::new(vec![bootstrap.to_string()]).build().await.unwrap();
+        let mut all = Vec::new();
+        for partition in 0..PARTITIONS as i32 {
+            let retry = UnknownTopicHandling::Retry;
+            let partition_client = client.partition_client(topic, partition, retry).await.unwrap();
+            let mut offset = 0;
+            loop {
+                let (records, end) =
+                    partition_client.fetch_records(offset, 1..4_000_000, 1000).await.unwrap();
+                for record in records {
+                    offset = record.offset + 1;
+                    let value = record.record.value.expect("a value");
+                    let token = std::str::from_utf8(&value[..20]).unwrap().parse().unwrap();
+                    let key = record.record.key.expect("a key");
+                    all.push((partition, record.offset, key, token));
+                }
+                if offset >= end {
+                    break;
+                }
+            }
+        }
+        all
+    })
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+fn create_topic(bootstrap: SocketAddr, what: &str) -> String {
+    let unique = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos();
+    let topic = format!("trine-{what}-{unique}");
+    runtime().block_on(async {
+        let client = ClientBuilder::new(vec![bootstrap.to_string()]).build().await.unwrap();
+        let controller = client.controller_client().unwrap();
+        controller.create_topic(&topic, PARTITIONS as i32, 1, 10_000).await.unwrap();
+    });
+    topic
+}
+
+/// Each record is acknowledged where it is, once, and those of a key are in order.
+fn check(load: &Load, report: &Report, found: &[(i32, i64, Vec<u8>, u64)]) {
+    assert_eq!(report.outcomes.len() as u64, load.records);
+    assert_eq!(found.len() as u64, load.records, "nothing is lost and nothing there twice");
+    let by_token: HashMap<u64, i64> = found.iter().map(|found| (found.3, found.1)).collect();
+    assert_eq!(by_token.len() as u64, load.records);
+    for outcome in &report.outcomes {
+        match outcome {
+            Outcome::Acknowledged { token, offset: Some(offset) } => {
+                assert_eq!(by_token[token], *offset, "where it was said to be");
+            }
+            Outcome::Acknowledged { token, .. } => assert!(by_token.contains_key(token)),
+            failed => panic!("{failed:?}"),
+        }
+    }
+    let mut last: HashMap<&[u8], u64> = HashMap::new();
+    for (_, _, key, token) in found {
+        let before = last.insert(key, *token);
+        assert!(before.is_none_or(|before| before < *token), "the records of a key in order");
+    }
+    println!("checked {} records of {} keys", found.len(), last.len());
+}
+
+fn small(records: u64, what: &str, bootstrap: SocketAddr) -> Load {
+    let topic = create_topic(bootstrap, what);
+    let producer = producer::Options::default();
+    Load { topic, records, window: 5_000, value_bytes: 100, producer }
+}
+
+#[test]
+fn records_are_there_once_in_order_and_where_they_were_said_to_be() {
+    let Some(broker) = broker() else { return };
+    let all = [
+        (Compression::None, 100_000),
+        (Compression::Gzip, 10_000),
+        (Compression::Snappy, 10_000),
+        (Compression::Lz4, 10_000),
+        (Compression::Zstd, 10_000),
+    ];
+    for (compression, records) in all {
+        let mut load = small(records, "plain", broker);
+        load.producer.compression = compression;
+        let report = produce(&load, broker, Rc::new(Literal));
+        println!("{compression:?}: {:?}", report.totals);
+        check(&load, &report, &read_back(broker, &load.topic));
+    }
+}
+
+/// Brokers are reached through the proxy, whatever they say of themselves.
+struct Through(SocketAddr);
+
+impl Resolve for Through {
+    fn resolve(&self, host: &str, port: u16) -> Option<SocketAddr> {
+        literal(host, port).map(|_| self.0)
+    }
+}
+
+#[test]
+fn connections_that_break_lose_and_double_nothing() {
+    let Some(broker) = broker() else { return };
+    let proxy = Proxy::start(broker);
+    let load = small(100_000, "cut", broker);
+    let report = produce(&load, proxy.address, Rc::new(Through(proxy.address)));
+    let cuts = proxy.cuts.load(Ordering::SeqCst);
+    println!("{cuts} cuts, {:?}", report.totals);
+    assert!(cuts >= 5, "the proxy has cut connections");
+    assert!(report.totals.errors > 0, "requests were lost with them");
+    check(&load, &report, &read_back(broker, &load.topic));
+}
+
+/// A TCP proxy that cuts each connection after some traffic, now in a request, now in a response.
+struct Proxy {
+    address: SocketAddr,
+    cuts: Arc<AtomicUsize>,
+}
+
+impl Proxy {
+    fn start(to: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let cuts = Arc::new(AtomicUsize::new(0));
+        let count = cuts.clone();
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let Ok(server) = TcpStream::connect(to) else { continue };
+                let number = count.load(Ordering::SeqCst);
+                // Requests of a run are a hundred times longer than responses.
+                let (up, down) = match number {
+                    0..10 if number % 2 == 0 => (600_000 + 70_001 * number, usize::MAX),
+                    0..10 => (usize::MAX, 2_000 + 301 * number),
+                    _ => (usize::MAX, usize::MAX),
+                };
+                let pair = Arc::new(Mutex::new(Some((
+                    client.try_clone().unwrap(),
+                    server.try_clone().unwrap(),
+                ))));
+                copy(
+                    client.try_clone().unwrap(),
+                    server.try_clone().unwrap(),
+                    up,
+                    pair.clone(),
+                    count.clone(),
+                );
+                copy(server, client, down, pair, count.clone());
+            }
+        });
+        Self { address, cuts }
+    }
+}
+
+type Pair = Arc<Mutex<Option<(TcpStream, TcpStream)>>>;
+
+/// Copies until `limit` bytes have gone, then cuts both sides.
+fn copy(mut from: TcpStream, mut to: TcpStream, limit: usize, pair: Pair, cuts: Arc<AtomicUsize>) {
+    std::thread::spawn(move || {
+        let (mut buffer, mut left) = (vec![0; 16 << 10], limit);
+        while let Ok(count) = from.read(&mut buffer) {
+            if count == 0 || to.write_all(&buffer[..count.min(left)]).is_err() {
+                break;
+            }
+            left = left.saturating_sub(count);
+            if left == 0 {
+                cuts.fetch_add(1, Ordering::SeqCst);
+                break;
+            }
+        }
+        if let Some((client, server)) = pair.lock().unwrap().take() {
+            let _ = client.shutdown(Shutdown::Both);
+            let _ = server.shutdown(Shutdown::Both);
+        }
+    });
+}
+
+/// No assertion: what a record costs the shard, for the eye.
+#[test]
+fn cpu_for_each_record() {
+    let Some(broker) = broker() else { return };
+    let records = if cfg!(debug_assertions) { 50_000 } else { 1_000_000 };
+    for round in 0..3 {
+        let mut load = small(records, "cost", broker);
+        load.window = 50_000;
+        load.producer.linger_ms = 5;
+        let report = produce(&load, broker, Rc::new(Literal));
+        let ns = report.cpu.as_nanos() / u128::from(records);
+        let rate = records as f64 / report.elapsed.as_secs_f64();
+        println!(
+            "round {round}: {records} records of 128 B, linger 5 ms: {ns} ns of CPU each, \
+             {rate:.0} records/s, {:.0} records a batch, {:.1} batches a request",
+            records as f64 / report.totals.batches as f64,
+            report.totals.batches as f64 / report.totals.requests as f64,
+        );
+    }
+}
