@@ -137,3 +137,11 @@ pub const KAFKA_METADATA_AGE_MS: u64 = 300_000;
 pub const KAFKA_RECONNECT_MS: u64 = 50;
 /// Milliseconds of that wait, at most.
 pub const KAFKA_RECONNECT_MAX_MS: u64 = 1000;
+/// Files of segments kept open: readers go back and forth between few, and a large journal has
+/// thousands.
+pub const OPEN_SEGMENTS: usize = 64;
+/// Bytes of the storage thread's registered memory for each of glommio's three rings: 3 MiB, below
+/// the 8 MiB that a process may lock by default.
+pub const STORAGE_IO_BYTES: usize = 1 << 20;
+/// Entries of the storage thread's rings: one operation of the disk, the bell, some timers.
+pub const STORAGE_RING_ENTRIES: usize = 16;

@@ -3,7 +3,7 @@
 //! **Runs on: storage**, and `trine journal`. The folder is locked while it is open, so that two
 //! processes never write to one journal.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FallocateFlags, FlockOperation};
 
 use super::{Disk, Listed};
+use crate::limits::OPEN_SEGMENTS;
 
 /// A folder of files, one a segment.
 pub struct PlainDisk {
@@ -20,7 +21,7 @@ pub struct PlainDisk {
     directory: File,
     /// Holds the lock as long as it is open; there is none to read only.
     lock: Option<File>,
-    open: HashMap<u64, File>,
+    open: BTreeMap<u64, File>,
 }
 
 impl PlainDisk {
@@ -47,7 +48,7 @@ impl PlainDisk {
     /// When it is not there or can't be read.
     pub fn open_to_read(folder: &Path) -> io::Result<Self> {
         let directory = File::open(folder)?;
-        Ok(Self { folder: folder.to_owned(), directory, lock: None, open: HashMap::new() })
+        Ok(Self { folder: folder.to_owned(), directory, lock: None, open: BTreeMap::new() })
     }
 
     /// The file of a segment.
@@ -72,6 +73,10 @@ impl PlainDisk {
 
     fn file(&mut self, segment: u64) -> io::Result<&File> {
         if !self.open.contains_key(&segment) {
+            if self.open.len() >= OPEN_SEGMENTS {
+                // The one that is written to is the newest.
+                self.open.pop_first();
+            }
             let write = self.lock.is_some();
             let file = OpenOptions::new().read(true).write(write).open(self.path(segment))?;
             self.open.insert(segment, file);

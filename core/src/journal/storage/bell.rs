@@ -1,6 +1,6 @@
 //! How the storage thread waits for requests while nothing is to be done.
 //!
-//! **Runs on: storage.** Shards ring by writing to an eventfd ([`super::link`]).
+//! **Runs on: storage.** Shards ring by writing a byte to a pipe ([`super::link`]).
 
 use std::os::fd::OwnedFd;
 use std::task::{Context, Poll};

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use crossbeam_utils::CachePadded;
 use rtrb::{Consumer, Producer, PushError, RingBuffer};
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::message::{Answer, Request};
 use super::state::State;
@@ -26,23 +26,30 @@ pub(super) struct Shared {
     asleep: AtomicBool,
     /// No more is wanted of the journal.
     pub closing: AtomicBool,
+    /// The reading end of a pipe: unlike an eventfd an executor can open it anew.
     pub bell: OwnedFd,
+    rope: OwnedFd,
 }
 
 impl Shared {
     pub fn new() -> io::Result<Self> {
-        let bell = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
+        let (bell, rope) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
         let (state, asleep, closing) = (State::default(), false.into(), false.into());
-        Ok(Self { state, asleep, closing, bell })
+        Ok(Self { state, asleep, closing, bell, rope })
     }
 
     /// Wakes the storage thread if it may be asleep.
     pub fn rouse(&self) {
         fence(Ordering::SeqCst);
         if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::SeqCst) {
-            // It can only fail when the counter is full, and then it is readable anyway.
-            let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+            self.ring();
         }
+    }
+
+    /// Rings the bell.
+    pub fn ring(&self) {
+        // It can only fail when the pipe is full, and then the bell is heard anyway.
+        let _ = rustix::io::write(&self.rope, &[1]);
     }
 
     /// The storage thread is about to wait, and looks at everything once more after this.
@@ -58,7 +65,7 @@ impl Shared {
 
     /// Forgets rings of the bell that were heard.
     pub fn quieten(&self) {
-        let _ = rustix::io::read(&self.bell, &mut [0_u8; 8]);
+        let _ = rustix::io::read(&self.bell, &mut [0_u8; 64]);
     }
 }
 

@@ -20,6 +20,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+pub(in crate::journal) use bell::Bell;
 pub use link::Store;
 pub use message::{Answer, ReadFailure, Request, StoredRecord};
 pub use state::{Phase, Recovery, State};

@@ -13,6 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 
 use super::super::Options;
+use super::super::disk::glommio::{self, GlommioDisk};
 use super::super::disk::plain::PlainDisk;
 use super::super::disk::{Disk, at_once};
 use super::super::machine::Operation;
@@ -183,11 +184,32 @@ pub(super) fn run(
     open: impl FnMut() -> io::Result<PlainDisk>,
     preference: Preference,
 ) -> bool {
-    let Some((disk, engine)) = desks.open(open) else { return false };
-    desks.shared.state.set_driver(match preference {
-        Preference::Plain => "plain system calls (asked for by TRINE_DRIVER)".to_owned(),
-        Preference::Automatic => "plain system calls".to_owned(),
-    });
+    let Some((disk, mut engine)) = desks.open(open) else { return false };
+    let shared = desks.shared.clone();
+    let mut plain = Some(disk);
+    let why = match preference {
+        Preference::Plain => "asked for by TRINE_DRIVER".to_owned(),
+        Preference::Automatic => {
+            let ran = glommio::run(
+                &shared.bell,
+                || shared.ring(),
+                async |mut bell| {
+                    shared.state.set_driver("io_uring (glommio)".to_owned());
+                    let mut disk = GlommioDisk::new(plain.take().expect("it is taken once"));
+                    serve(desks, &mut engine, &mut disk, &mut bell).await
+                },
+            );
+            match ran {
+                Ok(clean) => return clean,
+                Err(error) => format!(
+                    "io_uring refused: {error}; look at seccomp, \
+                     /proc/sys/kernel/io_uring_disabled and `ulimit -l`"
+                ),
+            }
+        }
+    };
+    shared.state.set_driver(format!("plain system calls ({why})"));
+    let disk = plain.take().expect("no executor has taken it");
     blocking(desks, disk, engine)
 }
 

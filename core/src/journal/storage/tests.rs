@@ -4,8 +4,9 @@
 //! **Runs on: any.** `TRINE_SEEDS` asks for more power losses.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
@@ -557,7 +558,7 @@ impl Client {
         let (name, id) = self.tails[&(1 << 40 | at as u64)].clone();
         let length = [0, 30, 200, 4000, 9000][(random >> 8) as usize % 5];
         match random >> 4 & 7 {
-            0..5 if self.open.len() < 20 => {
+            0..5 if self.open.len() < 8 => {
                 self.asked += 1;
                 let bytes = payload(self.number, self.asked, length);
                 if self.store.try_send(append(self.asked, id, bytes)).is_ok() {
@@ -620,7 +621,7 @@ impl Client {
 #[test]
 fn power_loss_loses_nothing_that_a_shard_was_told_is_durable() {
     let seeds = std::env::var("TRINE_SEEDS").ok().and_then(|seeds| seeds.parse().ok());
-    let small = Options { quota_bytes: 32 << 20, ..LOG };
+    let small = Options { quota_bytes: 24 << 20, ..LOG };
     let mut records_checked = 0;
     for seed in 0..seeds.unwrap_or(200) {
         let disk = HeldDisk::new(seed);
@@ -645,6 +646,7 @@ fn power_loss_loses_nothing_that_a_shard_was_told_is_durable() {
             let deadline = Instant::now() + PATIENCE;
             while !disk.with(|disk| disk.is_dark()) {
                 let random = disk.with(|disk| disk.below(u64::MAX));
+                thread::yield_now();
                 clients[(random >> 32) as usize % 3].act(random);
                 assert!(Instant::now() < deadline, "seed {seed}: the power never fails");
             }
@@ -683,4 +685,204 @@ fn power_loss_loses_nothing_that_a_shard_was_told_is_durable() {
         }
     }
     assert!(records_checked > 1000, "{records_checked}");
+}
+
+// ------------------------------------------------------------------ real folders and processes
+
+fn start_real(folder: &Folder, preference: Preference) -> (Storage, Vec<Store>) {
+    start(Setup { preference, ..setup(folder.0.clone(), LOG, 2) }).unwrap()
+}
+
+#[test]
+fn a_real_folder_keeps_records_with_either_driver() {
+    for (preference, expected) in [(Preference::Plain, "plain"), (Preference::Automatic, "")] {
+        let folder = Folder::new(&format!("storage-{preference:?}"));
+        let mut numbers = 0;
+        for round in 0..3 {
+            let (storage, mut stores) = start_real(&folder, preference);
+            let (a, _, next, _) = open_any(&mut stores[0], "a", false);
+            assert_eq!(next, numbers, "{preference:?}, round {round}");
+            let driver = storage.state().driver().expect("it runs");
+            assert!(driver.contains(expected), "{driver}");
+            let reader = &mut stores[1];
+            reader.try_send(read_waiting(0, a, next)).unwrap();
+            reader.flush();
+            let store = &mut stores[0];
+            for _ in 0..100 {
+                for _ in 0..10 {
+                    numbers += 1;
+                    let bytes = payload(0, numbers, numbers as usize * 37 % 9000);
+                    store.try_send(append(numbers, a, bytes)).unwrap();
+                }
+                store.flush();
+                for number in numbers - 9..=numbers {
+                    let (token, offset) = (number, number - 1);
+                    assert_eq!(answer(store), Answer::Durable { token, offset }, "{driver}");
+                }
+            }
+            let first = answer(&mut stores[1]);
+            assert!(matches!(first, Answer::Read { token: 0, ref records, .. }
+                if records[0].offset == next));
+            let records = read_all(&mut stores[1], a);
+            assert_eq!(records.len() as u64, numbers);
+            check_order(&records);
+            assert!(storage.state().sync_max_ns() > 0);
+            storage.stop(PATIENCE).unwrap();
+        }
+        let (storage, mut stores) = start_real(&folder, preference);
+        let a = stream(&mut stores[0], "a");
+        // Nothing of it is in memory now.
+        let records = read_all(&mut stores[0], a);
+        assert_eq!(records.len() as u64, numbers);
+        check_order(&records);
+        let recovery = storage.state().recovery().expect("it has answered");
+        assert_eq!((recovery.damaged, recovery.torn_bytes), (0, 0));
+        let other = start(setup(folder.0.clone(), LOG, 1));
+        let refused = other.err().expect("a folder has one owner");
+        assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
+    }
+}
+
+/// Not a test of its own: the process that [`killed_processes_leave_what_they_acknowledged`] kills.
+#[test]
+fn child_that_appends_until_it_is_killed() {
+    let Ok(folder) = std::env::var("TRINE_TEST_FOLDER") else { return };
+    let begin: u64 = std::env::var("TRINE_TEST_BEGIN").unwrap().parse().unwrap();
+    let preference = match std::env::var("TRINE_TEST_PLAIN") {
+        Ok(_) => Preference::Plain,
+        Err(_) => Preference::Automatic,
+    };
+    let setup = setup(PathBuf::from(folder), LOG, 1);
+    let (_storage, mut stores) = start(Setup { preference, ..setup }).unwrap();
+    let store = &mut stores[0];
+    let a = stream(store, "a");
+    let mut number = begin;
+    let mut out = io::stdout().lock();
+    writeln!(out, "\nrunning").unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        while number < begin + 1_000_000
+            && store.try_send(append(number, a, payload(0, number, 500))).is_ok()
+        {
+            number += 1;
+        }
+        store.flush();
+        while let Some(answer) = store.receive() {
+            match answer {
+                Answer::Durable { token, offset } => {
+                    writeln!(out, "acked {token} {offset}").unwrap()
+                }
+                Answer::Refused { why: Refused::Busy, .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        out.flush().unwrap();
+    }
+}
+
+#[test]
+fn killed_processes_leave_what_they_acknowledged() {
+    for preference in [Preference::Plain, Preference::Automatic] {
+        let folder = Folder::new(&format!("killed-{preference:?}"));
+        let mut acked: BTreeMap<u64, u64> = BTreeMap::new();
+        for round in 0..5_u64 {
+            let before = acked.len();
+            let mut child = Command::new(std::env::current_exe().unwrap());
+            child.args(["--exact", "--nocapture"]);
+            child.arg("journal::storage::tests::child_that_appends_until_it_is_killed");
+            child.env("TRINE_TEST_FOLDER", &folder.0);
+            child.env("TRINE_TEST_BEGIN", (round * 1_000_000).to_string());
+            if preference == Preference::Plain {
+                child.env("TRINE_TEST_PLAIN", "1");
+            }
+            let mut child = child.stdout(Stdio::piped()).spawn().unwrap();
+            let out = BufReader::new(child.stdout.take().unwrap());
+            // It dies somewhere between two acknowledgements, each time somewhere else.
+            let mut left = 50 + round * 137;
+            for line in out.lines() {
+                let line = line.unwrap();
+                let Some(rest) = line.strip_prefix("acked ") else { continue };
+                let (token, offset) = rest.split_once(' ').expect("the line is whole");
+                acked.insert(offset.parse().unwrap(), token.parse().unwrap());
+                left = left.saturating_sub(1);
+                if left == 0 {
+                    child.kill().unwrap();
+                    left = u64::MAX;
+                }
+            }
+            child.wait().unwrap();
+            assert!(acked.len() > before, "round {round}");
+            let (storage, mut stores) = start_real(&folder, preference);
+            let a = stream(&mut stores[0], "a");
+            let records = read_all(&mut stores[0], a);
+            check_order(&records);
+            let there: BTreeMap<u64, u64> =
+                records.iter().map(|r| (r.offset, identity(&r.payload).1)).collect();
+            for (offset, token) in &acked {
+                assert_eq!(there.get(offset), Some(token), "round {round}: offset {offset}");
+            }
+            assert_eq!(storage.state().recovery().expect("it is open").damaged, 0);
+            storage.stop(PATIENCE).unwrap();
+        }
+    }
+}
+
+// ------------------------------------------------------------------ rings that are too small
+
+/// Three shards on runtimes of their own sleep and are woken; with two places in each ring and three
+/// requests outstanding everything is full all the time.
+#[test]
+fn sleeping_shards_are_woken_with_everything_full() {
+    const EACH: u64 = 3000;
+    let disk = HeldDisk::new(1);
+    let setup = setup(PathBuf::new(), Options { quota_bytes: 256 << 20, ..LOG }, 3);
+    let wakes = setup.wakes.clone();
+    let capacity = Capacity { requests: 2, answers: 2, outstanding: 3 };
+    let held = disk.clone();
+    let open = move || Ok(held.clone());
+    let (storage, stores) =
+        launch(setup, capacity, move |desks| serve::run_blocking(desks, open)).unwrap();
+    let shards: Vec<_> = stores
+        .into_iter()
+        .zip(wakes)
+        .enumerate()
+        .map(|(number, (mut store, wake))| {
+            thread::spawn(move || {
+                let a = stream(&mut store, "a");
+                let task = move |_: &crate::rt::Driver| {
+                    crate::rt::spawn(async move {
+                        let wakeup = crate::rt::Wakeup::new(&wake).unwrap();
+                        let (mut next, mut answered) = (0, 0);
+                        while answered < EACH {
+                            while next < EACH
+                                && store
+                                    .try_send(append(next, a, payload(number, next, 10)))
+                                    .is_ok()
+                            {
+                                next += 1;
+                            }
+                            store.flush();
+                            while let Some(answer) = store.receive() {
+                                let token = answered;
+                                assert!(matches!(answer, Answer::Durable { token: t, .. }
+                                    if t == token));
+                                answered += 1;
+                            }
+                            if answered < EACH {
+                                wakeup.wait().await.unwrap();
+                            }
+                        }
+                        crate::rt::stop();
+                    });
+                };
+                crate::rt::run(crate::rt::Preference::Epoll, task, |_| {}).unwrap();
+            })
+        })
+        .collect();
+    until("the last shard", || shards.iter().all(|shard| shard.is_finished()));
+    for shard in shards {
+        shard.join().unwrap();
+    }
+    assert_eq!(storage.state().records(), 3 * EACH);
+    storage.stop(PATIENCE).unwrap();
 }
