@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fs;
 use std::future::{Future, poll_fn};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -23,7 +23,7 @@ use glommio::{LocalExecutorBuilder, Placement};
 use super::super::storage::Bell;
 use super::plain::PlainDisk;
 use super::{Disk, Listed};
-use crate::limits::{OPEN_SEGMENTS, STORAGE_IO_BYTES, STORAGE_RING_ENTRIES};
+use crate::limits::{BLOCK_BYTES, OPEN_SEGMENTS, STORAGE_IO_BYTES, STORAGE_RING_ENTRIES};
 
 /// A folder of files on the executor of this thread.
 pub struct GlommioDisk {
@@ -39,10 +39,18 @@ enum Segment {
 }
 
 impl GlommioDisk {
-    /// The folder that was opened.
-    pub fn new(plain: PlainDisk) -> Self {
-        let direct = is_described(&plain.path(0));
+    /// The folder that was opened, in an executor of this thread.
+    pub async fn new(plain: PlainDisk) -> Self {
+        let path = plain.path(0).with_extension("probe");
+        let direct = is_described(&path) && probe(&path).await.is_ok_and(|same| same);
+        // It is no segment, so if it stays nobody minds.
+        let _ = fs::remove_file(&path);
         Self { plain, open: BTreeMap::new(), direct }
+    }
+
+    /// Whether commits go past the page cache.
+    pub fn is_direct(&self) -> bool {
+        self.direct
     }
 
     async fn file(&mut self, segment: u64) -> io::Result<&Segment> {
@@ -60,11 +68,9 @@ impl GlommioDisk {
 
     async fn close(&mut self, segment: u64) -> io::Result<()> {
         match self.open.remove(&segment) {
-            Some(Segment::Direct(file)) => file.close().await?,
-            Some(Segment::Buffered(file)) => file.close().await?,
-            None => {}
+            Some(file) => file.close().await,
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -95,6 +101,25 @@ fn is_described(path: &Path) -> bool {
         && fs::read_dir(device.join("slaves")).is_ok()
 }
 
+/// Writes and reads a block past the page cache. It has to be there before the file is opened:
+/// glommio reads it then to see whether the device can be polled, and remembers that, but a block
+/// that was never written is answered without the device.
+async fn probe(path: &Path) -> io::Result<bool> {
+    let mut block = vec![1; BLOCK_BYTES];
+    let mut file = fs::File::create(path)?;
+    file.write_all(&block)?;
+    file.sync_all()?;
+    let Segment::Direct(file) = open(path.to_owned(), true).await? else { return Ok(false) };
+    block.fill(2);
+    let segment = Segment::Direct(file);
+    let written = segment.write(0, &block).await?;
+    segment.sync().await?;
+    let mut read = Vec::new();
+    segment.read(0, BLOCK_BYTES, &mut read).await?;
+    segment.close().await?;
+    Ok(written == BLOCK_BYTES && read == block)
+}
+
 async fn open(path: PathBuf, direct: bool) -> io::Result<Segment> {
     let mut options = OpenOptions::new();
     options.read(true).write(true);
@@ -121,6 +146,22 @@ impl Segment {
             }
             Self::Buffered(file) => Ok(file.write_at(data.to_vec(), position).await?),
         }
+    }
+
+    async fn sync(&self) -> io::Result<()> {
+        match self {
+            Self::Direct(file) => file.fdatasync().await?,
+            Self::Buffered(file) => file.fdatasync().await?,
+        }
+        Ok(())
+    }
+
+    async fn close(self) -> io::Result<()> {
+        match self {
+            Self::Direct(file) => file.close().await?,
+            Self::Buffered(file) => file.close().await?,
+        }
+        Ok(())
     }
 
     async fn read(&self, position: u64, bytes: usize, into: &mut Vec<u8>) -> io::Result<()> {
@@ -156,11 +197,7 @@ impl Disk for GlommioDisk {
     }
 
     async fn sync(&mut self, segment: u64) -> io::Result<()> {
-        match self.file(segment).await? {
-            Segment::Direct(file) => file.fdatasync().await?,
-            Segment::Buffered(file) => file.fdatasync().await?,
-        }
-        Ok(())
+        self.file(segment).await?.sync().await
     }
 
     async fn read(

@@ -186,7 +186,7 @@ fn read_all(store: &mut Store, stream: StreamId) -> Vec<StoredRecord> {
                 assert!(next_offset > from, "a read goes on");
                 from = next_offset;
             }
-            other => panic!("{other:?}"),
+            other => panic!("{other:?}: {:?}", store.state().error()),
         }
     }
 }
@@ -704,6 +704,7 @@ fn a_real_folder_keeps_records_with_either_driver() {
             assert_eq!(next, numbers, "{preference:?}, round {round}");
             let driver = storage.state().driver().expect("it runs");
             assert!(driver.contains(expected), "{driver}");
+            println!("{preference:?}: {driver}");
             let reader = &mut stores[1];
             reader.try_send(read_waiting(0, a, next)).unwrap();
             reader.flush();
