@@ -4,7 +4,7 @@
 //! kept publications are the newest ones; a recovery is whole or refused.
 
 use super::InfoRef;
-use crate::config::Namespace;
+use crate::config::{Namespace, Payload};
 use crate::limits::{HISTORY_PUBLICATIONS, PUBLICATION_OVERHEAD_BYTES};
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -91,6 +91,8 @@ pub struct Stored {
     user_bytes: u32,
     /// The publisher, if it was a client.
     client: Option<Uuid>,
+    /// The namespace takes any payload, so this one may be something else than JSON.
+    binary: bool,
 }
 
 impl Stored {
@@ -107,7 +109,13 @@ impl Stored {
             data_bytes: data.len() as u32,
             user_bytes: user.len() as u32,
             client: info.map(|info| info.client),
+            binary: false,
         }
+    }
+
+    /// Whether the payload must be looked at before a JSON client is told it.
+    pub fn is_binary(&self) -> bool {
+        self.binary
     }
 
     /// The payload.
@@ -191,7 +199,8 @@ impl Stream {
     ) -> u64 {
         self.offset += 1;
         self.touched_ms = now_ms;
-        let stored = Stored::new(self.offset, data, info);
+        let mut stored = Stored::new(self.offset, data, info);
+        stored.binary = namespace.payload == Payload::Binary;
         self.bytes += stored_bytes(&stored);
         self.items.push_back((age, stored));
         while self.items.len() > namespace.history_size {

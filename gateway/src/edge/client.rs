@@ -8,7 +8,8 @@ use trine_core::metrics::{Counter, Histogram};
 use trine_core::rt;
 use trine_proto::client::{
     ClientInfo, Command, Commands, ConnectResult, Disconnect, ErrorCode, Format, Publication, Push,
-    Reply, SubscribeResult, UnsubscribeCode, write_error, write_push, write_reply,
+    Reply, SubscribeResult, UnsubscribeCode, is_json, strip_newlines, write_error, write_push,
+    write_reply,
 };
 use uuid::Uuid;
 
@@ -185,6 +186,10 @@ impl Shard {
                 }
                 let session = self.clients.entry(id).session.as_mut().expect("it subscribes");
                 session.subscribed(number);
+                if !suits(format, missed(&subscribed)) {
+                    self.close(id, Disconnect::InappropriateProtocol);
+                    return false;
+                }
                 scratch::with(|message| {
                     write_subscribed(
                         format,
@@ -253,6 +258,9 @@ impl Shard {
         what: WaitingFor,
     ) -> bool {
         match progress {
+            Progress::Done(Answer::History(stored, _)) if !suits(format, &stored) => {
+                self.close(id, Disconnect::InappropriateProtocol);
+            }
             Progress::Done(answer) => scratch::with(|message| {
                 write_answer(format, reply, &answer, message);
                 self.clients.push_message(id, format, message, false);
@@ -332,6 +340,9 @@ impl Clients for Connections {
         let WaitingFor::Subscribe { recoverable, recovering, refuse_unrecoverable, .. } =
             waiting.what
         else {
+            if matches!(&answer, Answer::History(stored, _) if !suits(format, stored)) {
+                return self.doom(id, Disconnect::InappropriateProtocol);
+            }
             scratch::with(|message| {
                 write_answer(format, number, &answer, message);
                 self.settle(ticket, format, message, since_ns);
@@ -350,6 +361,9 @@ impl Clients for Connections {
             self.totals.command_errors += 1;
         } else {
             self.entry(id).session.as_mut().expect("found above").subscribed(channel);
+            if !suits(format, missed(&subscribed)) {
+                return self.doom(id, Disconnect::InappropriateProtocol);
+            }
         }
         scratch::with(|message| {
             if refused {
@@ -412,8 +426,7 @@ fn write_subscribed(
         (None, Some(position)) => position.offset,
         (None, None) => 0,
     };
-    let stored = recovered.map_or(&[][..], |recovered| &recovered.publications);
-    with_publications(stored, |publications| {
+    with_publications(format, missed(subscribed), |publications| {
         let result = SubscribeResult {
             recoverable,
             epoch: epoch.as_deref().unwrap_or_default(),
@@ -432,7 +445,7 @@ fn write_answer(format: Format, number: u32, answer: &Answer, out: &mut Vec<u8>)
     match answer {
         Answer::Published(_) => write_reply(format, number, &Reply::Publish, out),
         Answer::Refused(code) => write_error(format, number, *code, out),
-        Answer::History(stored, position) => with_publications(stored, |publications| {
+        Answer::History(stored, position) => with_publications(format, stored, |publications| {
             let epoch = position.epoch.to_string();
             let offset = position.offset;
             let reply = Reply::History { publications, epoch: &epoch, offset };
@@ -461,14 +474,29 @@ fn write_answer(format: Format, number: u32, answer: &Answer, out: &mut Vec<u8>)
     }
 }
 
-fn with_publications(stored: &[Stored], with: impl FnOnce(&[Publication<'_>])) {
+/// What a recovery brings back.
+fn missed(subscribed: &Subscribed) -> &[Stored] {
+    subscribed.recovered.as_ref().map_or(&[], |recovered| &recovered.publications)
+}
+
+/// Whether a client of this format can be told all of them (client protocol §1).
+fn suits(format: Format, stored: &[Stored]) -> bool {
+    format == Format::Protobuf
+        || stored.iter().all(|stored| !stored.is_binary() || is_json(stored.data()))
+}
+
+fn with_publications(format: Format, stored: &[Stored], with: impl FnOnce(&[Publication<'_>])) {
+    let must_strip = |stored: &Stored| format == Format::Json && stored.is_binary();
+    let strip = |stored: &Stored| must_strip(stored).then(|| strip_newlines(stored.data()))?;
+    let stripped: Vec<Option<Vec<u8>>> = stored.iter().map(strip).collect();
     let id = |stored: &Stored| stored.info().map(|info| info.client.to_string());
     let ids: Vec<Option<String>> = stored.iter().map(id).collect();
     let publications: SmallVec<[Publication<'_>; 4]> = stored
         .iter()
         .zip(&ids)
-        .map(|(stored, id)| Publication {
-            data: stored.data(),
+        .zip(&stripped)
+        .map(|((stored, id), stripped)| Publication {
+            data: stripped.as_deref().unwrap_or(stored.data()),
             info: stored.info().zip(id.as_deref()).map(|(info, id)| ClientInfo {
                 user: info.user,
                 client: id,
