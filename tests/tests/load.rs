@@ -52,6 +52,35 @@ fn a_slow_reader_is_closed_and_others_are_untouched() {
     }
 }
 
+/// Clients that send all the time and never read: each is closed once a send has made no progress
+/// for too long, whatever of theirs is still on its way, and nobody else notices.
+#[test]
+fn clients_that_never_read_are_closed_with_3009() {
+    const CLIENTS: usize = 8;
+    let mut gateway = Gateway::start(&format!(
+        "{TWO_SHARDS}\nclient.write_timeout_ms = 500\nclient.outbox_limit_bytes = 1_000_000_000"
+    ));
+    let (address, data) = (gateway.client, gateway.data());
+    let mut other = Client::connect(address, "other").expect("connected");
+    thread::scope(|scope| {
+        let flood = || {
+            let mut client = Client::connect(address, "deaf").expect("connected");
+            let body = json!({"method": "echo", "data": "x".repeat(2000)});
+            while client.send("rpc", body.clone()).is_ok() {}
+        };
+        let floods: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(flood)).collect();
+        for flood in floods {
+            flood.join().expect("a flood ends");
+        }
+    });
+    wait::until("all are closed for what they did not read", || {
+        let closed = gateway.metrics().sum("trine_connections_closed_total", &[("code", "3009")]);
+        (closed == CLIENTS as f64).then_some(())
+    });
+    assert_eq!(gateway.data(), data, "the data process is still the same");
+    other.call("rpc", json!({"method": "echo", "data": 1})).expect("the other is answered");
+}
+
 /// Everybody is cut within milliseconds, something is published, and everybody comes back at once:
 /// each recovers exactly that, and nothing of the old connections is left.
 #[test]

@@ -57,6 +57,39 @@ fn both_shards_serve_and_exchange_messages() {
     }
 }
 
+/// All connections of one shard end; new ones that come to the other's listener are handed over
+/// until the two are level, which the gauge tells.
+#[test]
+fn connections_are_handed_over_to_the_shard_that_has_fewer() {
+    const MANY: usize = 60;
+    let config = format!("{TWO_SHARDS}\nclient.ping_interval_ms = 0\n");
+    let gateway = Gateway::start(&config);
+    let sessions = || gateway.metrics().by("trine_sessions", "shard");
+    let imbalance = || gateway.metrics().sum("trine_shard_imbalance_ratio", &[]);
+    let (mut kept, mut others) = (Vec::new(), Vec::new());
+    for _ in 0..2 * MANY {
+        let before = sessions()["0"];
+        let client = Client::connect(gateway.client, "client").expect("connected");
+        if sessions()["0"] > before { kept.push(client) } else { others.push(client) }
+    }
+    others.into_iter().for_each(Client::cut);
+    wait::until("all are on one shard", || (imbalance() == 2.0).then_some(()));
+
+    let handed = || gateway.metrics().sum("trine_connections_handed_over_total", &[]);
+    let before = handed();
+    let more = (0..MANY).map(|_| Client::connect(gateway.client, "client").expect("connected"));
+    kept.extend(more);
+    let now = sessions();
+    // A shard may exceed the other by 10 % and 16.
+    let (fewer, more) = (now["0"].min(now["1"]), now["0"].max(now["1"]));
+    assert!(more <= fewer + more * 0.1 + 17.0, "{now:?}");
+    assert!(handed() > before, "none was handed over");
+    assert!(imbalance() < 1.3, "{}", imbalance());
+    for client in &mut kept {
+        client.call("rpc", json!({"method": "echo", "data": 1})).expect("each is served");
+    }
+}
+
 /// Every client floods a channel and follows another, across two shards at once: a publish gets its
 /// reply, be it a refusal for now, and no follower meets a gap that recovery doesn't mend.
 #[test]
