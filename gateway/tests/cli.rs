@@ -112,3 +112,29 @@ fn status_without_a_gateway_is_one_line_and_1() {
     assert_eq!(code(&output), 1);
     assert!(said(&output).contains(&free.to_string()) && said(&output).lines().count() == 1);
 }
+
+/// Runs `trine run` with so many descriptors allowed, on an address that is taken, so that it ends.
+fn with_descriptors(name: &str, count: u32) -> Output {
+    let folder = Folder::new(name);
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let file = folder.file(&format!(
+        "runtime_dir = \"run\"\n[listen]\nclient = \"{address}\"\nadmin = \"127.0.0.1:0\"\n\
+         [client]\nanonymous = true\n"
+    ));
+    let script = format!("ulimit -n {count} && exec \"$0\" run -c \"$1\"");
+    let program = env!("CARGO_BIN_EXE_trine");
+    Command::new("sh").args(["-c", &script, program, &file]).output().unwrap()
+}
+
+#[test]
+fn only_too_few_descriptors_keep_it_from_starting() {
+    let output = with_descriptors("few", 255);
+    assert_eq!(code(&output), 1);
+    let text = said(&output);
+    assert!(text.contains("only 255 file descriptors") && text.contains("ulimit"), "{text}");
+    assert_eq!(text.lines().count(), 1, "{text}");
+    // With just enough it comes as far as the address that is taken.
+    let text = said(&with_descriptors("enough", 256));
+    assert!(text.contains("in use"), "{text}");
+}
