@@ -121,6 +121,10 @@ pub const PRESENCE_OVERHEAD_BYTES: usize = 160;
 
 // Log.
 
+/// Bytes of one fetch.
+pub const FETCH_BYTES: usize = 1 << 20;
+/// How often a consumer's lag is looked at.
+pub const LAG_INTERVAL_MS: u64 = 1_000;
 /// Records of one fetch: what a consumer handles in some turns.
 pub const FETCH_RECORDS: usize = 512;
 

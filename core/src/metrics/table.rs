@@ -102,6 +102,26 @@ series! {
             "Messages that met a full mailbox.";
         HoledChannels "trine_holed_channels_total" "" 1
             "Channels that lost a publication's copy to a full mailbox.";
+        EventsStored "trine_events_total" r#"outcome="stored""# 1
+            "Durable events by outcome: in the log or the spool, refused, refused for want of time, second tries.";
+        EventsRefused "trine_events_total" r#"outcome="refused""# 1
+            "Durable events by outcome: in the log or the spool, refused, refused for want of time, second tries.";
+        EventsLate "trine_events_total" r#"outcome="late""# 1
+            "Durable events by outcome: in the log or the spool, refused, refused for want of time, second tries.";
+        EventsDuplicate "trine_events_total" r#"outcome="duplicate""# 1
+            "Durable events by outcome: in the log or the spool, refused, refused for want of time, second tries.";
+        RecordsDelivered "trine_consumer_records_total" r#"outcome="delivered""# 1
+            "Records of the log by what became of them.";
+        RecordsDeadLettered "trine_consumer_records_total" r#"outcome="dead_letter""# 1
+            "Records of the log by what became of them.";
+        RecordsGivenUp "trine_consumer_records_total" r#"outcome="given_up""# 1
+            "Records of the log by what became of them.";
+        RecordsExpired "trine_consumer_records_total" r#"outcome="expired""# 1
+            "Records of the log by what became of them.";
+        RecordsNull "trine_consumer_records_total" r#"outcome="null""# 1
+            "Records of the log by what became of them.";
+        RecordsRetried "trine_consumer_retries_total" "" 1
+            "Deliveries that failed and were tried again.";
         LogSuppressed "trine_log_suppressed_total" "" 1
             "Log lines suppressed by the rate limit of their call site.";
     }
@@ -128,6 +148,20 @@ series! {
             "Publications kept in history.";
         HistoryBytes "trine_history_bytes" "" 1
             "Memory held by history.";
+        EventsOutstanding "trine_events_outstanding" "" 1
+            "Durable events that the log has not answered.";
+        ConsumerPartitions "trine_consumer_partitions" "" 1
+            "Partitions that consumers of this shard read.";
+        ConsumerLag "trine_consumer_lag_records" "" 1
+            "Records that consumers of this shard have not delivered.";
+        JournalBytes "trine_journal_bytes" "" 1
+            "Bytes that the journal has of its quota.";
+        JournalQuota "trine_journal_quota_bytes" "" 1
+            "Bytes that the journal may have.";
+        JournalPending "trine_journal_pending_bytes" "" 1
+            "Bytes that wait for the disk.";
+        JournalPhase "trine_journal_phase" "" 1
+            "What the journal does: 0 recovers, 1 takes records, 2 fails, 3 is full, 4 has ended.";
         UtilisationPpm "trine_shard_utilisation_ratio" "" 1_000_000
             "Share of wall time in which the shard did not wait, over about a second.";
         Driver "trine_shard_driver" "" 1

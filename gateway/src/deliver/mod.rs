@@ -28,16 +28,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-/// A record as it was fetched.
-#[derive(Clone, Debug)]
-pub struct Fetched {
-    /// Its offset in the partition.
-    pub offset: u64,
-    /// Its timestamp, in milliseconds since 1970; 0: it has none, and never grows old.
-    pub time_ms: u64,
-    /// A record of format 2, from its key's length on.
-    pub body: Bytes,
-}
+pub use crate::log::Fetched;
 
 /// Names an effect of one lane, for its outcome. A lane never repeats one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

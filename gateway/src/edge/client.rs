@@ -325,6 +325,9 @@ impl Clients for Connections {
     }
 
     fn answered(&mut self, ticket: Ticket, channel: Option<(u32, Subscriber)>, answer: Answer) {
+        if ticket.client == Ticket::DELIVER {
+            return self.delivered.push((ticket.place, answer));
+        }
         let Some(connection) = self.get(ticket.client) else { return };
         let Some(session) = connection.session.as_ref() else {
             return self.api_answered(ticket, answer);

@@ -20,6 +20,7 @@ use trine_proto::ws::{self, FrameKind};
 use super::api::Call;
 use super::shard::Undo;
 use crate::config::Config;
+use crate::hub::Answer;
 use crate::limits::{ECHO_OUTBOX_LIMIT_BYTES, LINGER_MS};
 use crate::session::{Session, Slot};
 
@@ -105,6 +106,8 @@ pub(super) struct Connections {
     sweep_from: usize,
     /// Subscriptions made against their client's wish, to be taken back.
     pub undo: Vec<Undo>,
+    /// Answers for records of the log that other shards were asked to publish.
+    pub delivered: Vec<(u32, Answer)>,
     pub sessions: usize,
     pub config: Rc<Config>,
     pub metrics: Writer,
@@ -123,6 +126,7 @@ impl Connections {
             outbox_bytes: 0,
             sweep_from: 0,
             undo: Vec::new(),
+            delivered: Vec::new(),
             sessions: 0,
             config,
             metrics,

@@ -9,6 +9,7 @@ use trine_core::rt;
 use trine_proto::client::{Format, Reply, write_error_because, write_reply};
 use uuid::Uuid;
 
+use super::deliver::Errand;
 use super::shard::Shard;
 use crate::broker::Position;
 use crate::hub::{Acknowledged, ToShard};
@@ -29,12 +30,14 @@ pub(super) struct Asked {
 }
 
 /// What the answer is told as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum AskedKind {
     Publish,
     Rpc,
     /// A call of the HTTP API; the connection's call number is in `reply`.
     Api,
+    /// A dead letter.
+    DeadLetter(Errand),
 }
 
 impl Shard {
@@ -174,8 +177,12 @@ impl Shard {
         let asked = self.asked.remove(request as usize);
         let Asked { client, session: id, reply, kind, since_ns } = asked;
         self.take_up_stalled();
-        if kind == AskedKind::Api {
-            return self.clients.api_stored(client, reply, outcome, position);
+        match kind {
+            AskedKind::Api => return self.clients.api_stored(client, reply, outcome, position),
+            AskedKind::DeadLetter(errand) => {
+                return self.dead_letter_stored(errand, outcome, rt::now_ms());
+            }
+            AskedKind::Publish | AskedKind::Rpc => {}
         }
         let Some(connection) = self.clients.get(client) else { return };
         let Some(session) = connection.session.as_ref().filter(|session| session.id() == id) else {
@@ -195,7 +202,7 @@ impl Shard {
                     let data = place.to_json();
                     write_reply(format, reply, &Reply::Rpc { data: data.as_bytes() }, message);
                 }
-                AskedKind::Api => unreachable!("it has gone another way"),
+                AskedKind::Api | AskedKind::DeadLetter(_) => unreachable!("they go another way"),
             }
             self.clients.push_frame(client, crate::hub::frame_kind(format), message);
         });

@@ -6,6 +6,7 @@
 mod api;
 mod client;
 mod connection;
+mod deliver;
 mod demo;
 mod durable;
 mod http;
@@ -27,6 +28,7 @@ use crate::data::{Peers, StopSignal};
 use crate::hub::ToShard;
 use crate::limits::{ACCEPT_PAUSE_MS, CONNECTIONS_MAX};
 use connection::Entrance;
+pub use deliver::Standing;
 use shard::Shard;
 
 /// Everything a shard starts with.

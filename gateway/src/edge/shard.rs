@@ -18,17 +18,19 @@ use trine_proto::client::Disconnect;
 use trine_proto::ws::FrameKind;
 
 use super::connection::{Connections, Face};
+use super::deliver::Deliveries;
 use super::durable::Asked;
 use super::http::Agreed;
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::data::Peers;
+use crate::deliver;
 use crate::hub::{Hub, Ticket, ToShard};
 use crate::ingest::{Ingest, Routes};
 use crate::limits::{
     DRAIN_MS, GAUGES_INTERVAL_MS, MAILBOX_TURN, STALL_MS, SWEEP_CONNECTIONS, SWEEP_INTERVAL_MS,
 };
-use crate::log::{Embedded, Log};
+use crate::log::{Embedded, Feed, FeedSpec, Log};
 use crate::session::{Session, Tick};
 
 /// A subscription that the hub made and the client's wish forbids.
@@ -46,6 +48,8 @@ pub(super) struct Shard {
     pub ingest: Ingest,
     /// Durable commands of this shard's clients that the log has not answered.
     pub asked: Slab<Asked>,
+    /// What this shard delivers of the log.
+    pub deliveries: Deliveries,
     /// Number of the last call of the HTTP API.
     pub next_call: u32,
     pub balance: Balance,
@@ -64,6 +68,7 @@ pub(super) struct Shard {
     /// Start of the second over which the utilisation is measured, and the CPU time then.
     measured_ns: (u64, u64),
     mailbox_totals: (u64, u64, u64),
+    delivered: deliver::Totals,
     log_suppressed: u64,
 }
 
@@ -83,13 +88,9 @@ impl Shard {
         let routes = Rc::new(Routes::new(&config));
         let log = match store {
             Some(store) => {
-                let partitions = config.log.partitions;
-                Log::Embedded(Box::new(Embedded::new(
-                    store,
-                    routes.topics(),
-                    partitions,
-                    Vec::new(),
-                )))
+                let feeds = feeds(&config, &routes, (index, peers.mailboxes.shards()));
+                let (topics, partitions) = (routes.topics(), config.log.partitions);
+                Log::Embedded(Box::new(Embedded::new(store, topics, partitions, feeds)))
             }
             None => Log::None,
         };
@@ -100,6 +101,7 @@ impl Shard {
             clients: Connections::new(config.clone(), metrics, now_ms),
             ingest,
             asked: Slab::new(),
+            deliveries: Deliveries::new(&config),
             next_call: 0,
             config,
             balance: peers.balance,
@@ -114,6 +116,7 @@ impl Shard {
             next_gauges_ms: 0,
             measured_ns: (rt::clock_ns(), thread_cpu_ns()),
             mailbox_totals: (0, 0, 0),
+            delivered: deliver::Totals::default(),
             log_suppressed: 0,
         }
     }
@@ -188,6 +191,7 @@ impl Shard {
         loop {
             self.receive(&mut room, now_ms);
             self.ingest_turn(now_ms);
+            self.deliver_turn(now_ms);
             while let Some((id, disconnect)) = self.clients.take_doomed() {
                 match self.clients.entry(id).face {
                     Face::Echo => self.clients.close(id, Some(1008), "too slow", false, now_ms),
@@ -218,6 +222,7 @@ impl Shard {
             && (self.clients.len() == 0 || now_ms >= until_ms)
         {
             self.gauges();
+            self.end_deliveries();
             rt::stop();
         }
     }
@@ -321,6 +326,7 @@ impl Shard {
             self.hub.sweep(now_ms);
         }
         self.fired = fired;
+        self.deliver_tick(now_ms);
         if now_ms >= self.next_gauges_ms {
             self.next_gauges_ms = now_ms + GAUGES_INTERVAL_MS;
             self.gauges();
@@ -376,11 +382,36 @@ impl Shard {
         let (sent_before, received_before, refused_before) = self.mailbox_totals;
         self.mailbox_totals = (sent, received, refused);
         let metrics = &self.clients.metrics;
+        if let (0, Log::Embedded(log)) = (self.index, &self.ingest.log) {
+            // The journal is the process's, so one shard speaks for it.
+            let state = log.store().state();
+            metrics.set(Gauge::JournalBytes, state.used_bytes());
+            metrics.set(Gauge::JournalQuota, state.quota_bytes());
+            metrics.set(Gauge::JournalPending, state.pending_bytes());
+            metrics.set(Gauge::JournalPhase, state.phase() as u64);
+        }
         if self.index == 0 {
             // The logs are the process's, so one shard counts for all.
             let suppressed = crate::logs::suppressed();
             metrics.add(Counter::LogSuppressed, suppressed - self.log_suppressed);
             self.log_suppressed = suppressed;
+        }
+        let ingest = self.ingest.take_totals();
+        let delivered = self.deliveries.totals();
+        let before = std::mem::replace(&mut self.delivered, delivered);
+        for (counter, count) in [
+            (Counter::EventsStored, ingest.stored),
+            (Counter::EventsRefused, ingest.refused - ingest.timed_out),
+            (Counter::EventsLate, ingest.timed_out),
+            (Counter::EventsDuplicate, ingest.duplicates),
+            (Counter::RecordsDelivered, delivered.delivered - before.delivered),
+            (Counter::RecordsDeadLettered, delivered.dead_lettered - before.dead_lettered),
+            (Counter::RecordsGivenUp, delivered.given_up - before.given_up),
+            (Counter::RecordsExpired, delivered.expired - before.expired),
+            (Counter::RecordsNull, delivered.null_skipped - before.null_skipped),
+            (Counter::RecordsRetried, delivered.retried - before.retried),
+        ] {
+            metrics.add(counter, count);
         }
         metrics.add(Counter::HistoryTrimmed, trimmed);
         metrics.add(Counter::MailboxSent, sent - sent_before);
@@ -392,6 +423,9 @@ impl Shard {
             (Gauge::MailboxDepth, depth),
             (Gauge::HistoryItems, history_items),
             (Gauge::HistoryBytes, history_bytes),
+            (Gauge::EventsOutstanding, self.ingest.outstanding()),
+            (Gauge::ConsumerPartitions, self.deliveries.len()),
+            (Gauge::ConsumerLag, self.deliveries.lag() as usize),
         ] {
             metrics.set(gauge, value as u64);
         }
@@ -421,6 +455,24 @@ impl Shard {
         }
         rt::request_turn();
     }
+}
+
+/// The partitions of the embedded log that a shard's consumers read: each is read on one shard.
+fn feeds(config: &Config, routes: &Routes, (index, shards): (usize, usize)) -> Vec<FeedSpec> {
+    let mut feeds = Vec::new();
+    for (number, consumer) in config.consumers.iter().enumerate() {
+        for name in &consumer.topics {
+            let topic = routes.find_topic(name).expect("consumers' topics are among the log's");
+            for partition in 0..config.log.partitions {
+                if (topic as usize + partition as usize) % shards == index {
+                    let feed = Feed { consumer: number as u16, topic, partition };
+                    let group = consumer.group.as_str().into();
+                    feeds.push(FeedSpec { group, feed, start: consumer.start });
+                }
+            }
+        }
+    }
+    feeds
 }
 
 /// Milliseconds since 1970.

@@ -180,3 +180,8 @@ pub struct Ticket {
     /// The client id, to tell it from a later client with the same number.
     pub id: Uuid,
 }
+
+impl Ticket {
+    /// The number, which no client has, of those who deliver records of the log.
+    pub const DELIVER: u32 = u32::MAX;
+}

@@ -128,7 +128,7 @@ struct Accepted {
     route: u16,
     dedupe: Option<Box<[u8]>>,
     /// Tells this record from a later one with the same number.
-    sequence: u64,
+    serial: u64,
 }
 
 /// What the caller has to do about a record: publish, then answer.
@@ -150,6 +150,8 @@ pub struct Ingest {
     gateway: Box<str>,
     epoch: Box<str>,
     sequence: u64,
+    /// Counts the records that the log was given.
+    serial: u64,
     accepted: Slab<Accepted>,
     /// When accepted records are refused for want of time, the earliest first.
     deadlines: VecDeque<(u64, u32, u64)>,
@@ -186,6 +188,7 @@ impl Ingest {
             gateway: config.gateway.as_str().into(),
             epoch: format!("{epoch:016x}").into(),
             sequence: 0,
+            serial: 0,
             accepted: Slab::new(),
             deadlines: VecDeque::new(),
             timeout_ms: config.log.timeout_ms,
@@ -257,16 +260,42 @@ impl Ingest {
             partition,
             route: number,
             dedupe,
-            sequence,
+            serial: self.next_serial(),
         };
         if ack == Ack::None {
             let settled = accepted.settle(Ok(Place::NONE));
             self.ready.push_back(settled);
         } else {
-            self.deadlines.push_back((now_ms + self.timeout_ms, record, sequence));
+            self.deadlines.push_back((now_ms + self.timeout_ms, record, accepted.serial));
         }
         self.accepted.insert(accepted);
         Ok(())
+    }
+
+    /// Takes a record that is whole already, such as a dead letter. [`Ingest::next_settled`] will
+    /// answer the asker.
+    pub fn take_record(&mut self, topic: u16, wish: Wish, body: Bytes, asker: Asker, now_ms: u64) {
+        let record = self.accepted.vacant_key() as u32;
+        let appended = self.partition(topic, wish).and_then(|partition| {
+            let appended = self.log.append(record, topic, partition, body, false, now_ms);
+            appended.map(|()| partition).map_err(Unavailable::refusal)
+        });
+        let askers = SmallVec::from_elem(asker, 1);
+        let partition = match appended {
+            Ok(partition) => partition,
+            Err(why) => {
+                return self.push(Settled { askers, publication: None, outcome: Err(why) });
+            }
+        };
+        let serial = self.next_serial();
+        self.deadlines.push_back((now_ms + self.timeout_ms, record, serial));
+        let (publication, route, dedupe) = (None, 0, None);
+        self.accepted.insert(Accepted { askers, publication, partition, route, dedupe, serial });
+    }
+
+    fn next_serial(&mut self) -> u64 {
+        self.serial += 1;
+        self.serial
     }
 
     /// A second record with an id that was seen: it gets the first one's answer.
@@ -289,7 +318,7 @@ impl Ingest {
             // The first was refused for want of time, so its publication is this one's now.
             let publication = draft.publication.take();
             accepted.publication = publication.map(|publication| (publication, draft.value()));
-            self.deadlines.push_back((now_ms + self.timeout_ms, record, accepted.sequence));
+            self.deadlines.push_back((now_ms + self.timeout_ms, record, accepted.serial));
         }
         accepted.askers.push(asker);
         Ok(())
@@ -323,12 +352,12 @@ impl Ingest {
         while let Some((record, answer)) = self.log.next_outcome() {
             self.answered(record, answer);
         }
-        while let Some(&(deadline_ms, record, sequence)) = self.deadlines.front()
+        while let Some(&(deadline_ms, record, serial)) = self.deadlines.front()
             && deadline_ms <= now_ms
         {
             self.deadlines.pop_front();
             if let Some(accepted) = self.accepted.get_mut(record as usize)
-                && accepted.sequence == sequence
+                && accepted.serial == serial
                 && !accepted.askers.is_empty()
             {
                 let late = Refusal::temporary(

@@ -82,6 +82,14 @@ impl Routes {
             let route = all.add(&rpc.route);
             all.rpcs.insert(rpc.method.as_str().into(), route);
         }
+        for consumer in &config.consumers {
+            for topic in &consumer.topics {
+                all.topic(topic);
+                if consumer.dead_letter {
+                    all.topic(&format!("{topic}.dlq"));
+                }
+            }
+        }
         all
     }
 
@@ -110,13 +118,17 @@ impl Routes {
         &self.topics
     }
 
+    /// The number of a topic.
+    pub fn find_topic(&self, name: &str) -> Option<u16> {
+        self.topics.iter().position(|known| **known == *name).map(|at| at as u16)
+    }
+
     /// The number of a topic, which is added if it is new.
-    pub fn topic(&mut self, name: &str) -> u16 {
-        let known = self.topics.iter().position(|known| **known == *name);
-        known.unwrap_or_else(|| {
+    fn topic(&mut self, name: &str) -> u16 {
+        self.find_topic(name).unwrap_or_else(|| {
             self.topics.push(name.into());
-            self.topics.len() - 1
-        }) as u16
+            (self.topics.len() - 1) as u16
+        })
     }
 
     fn add(&mut self, route: &config::Route) -> u16 {

@@ -6,31 +6,21 @@
 
 use bytes::Bytes;
 use std::collections::VecDeque;
-use trine_core::journal::storage::{Answer, Request, Store};
+use trine_core::journal::storage::{Answer, ReadFailure, Request, Store, StoredRecord};
 use trine_core::journal::{Refused, StreamId};
 
-use super::{FeedEvent, Fetched, Unavailable};
+use super::{Feed, FeedEvent, Fetched, Unavailable};
+use crate::config::Start;
 use crate::ingest::At;
 use crate::limits::FETCH_RECORDS;
-
-/// Where a group begins that has never read a partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
-    /// With what comes from now on.
-    Latest,
-    /// With the oldest record.
-    Earliest,
-}
 
 /// A partition that a consumer of this shard reads.
 #[derive(Clone, Debug)]
 pub struct FeedSpec {
     /// The group.
     pub group: Box<str>,
-    /// The topic, by its number.
-    pub topic: u16,
-    /// The partition.
-    pub partition: u32,
+    /// What is read.
+    pub feed: Feed,
     /// Where it begins.
     pub start: Start,
 }
@@ -43,20 +33,23 @@ pub struct Embedded {
     /// The stream of each partition of each topic, and its next offset when it was opened; `None`
     /// until the journal is open.
     streams: Vec<Option<(StreamId, u64)>>,
-    feeds: Vec<Feed>,
+    feeds: Vec<Reading>,
     /// Requests that found no room.
     waiting: VecDeque<Request>,
     outcomes: VecDeque<(u32, Result<(At, Option<u64>), Unavailable>)>,
     events: VecDeque<FeedEvent>,
 }
 
-struct Feed {
+struct Reading {
+    of: Feed,
     /// The partition, by its place among the streams.
     stream: usize,
     cursor: Option<StreamId>,
     start: Start,
     /// Where it begins, if the group was never there.
     begins: u64,
+    /// Where its last fetch began.
+    asked: u64,
     /// A commit that found no room.
     commit: Option<u64>,
 }
@@ -73,6 +66,8 @@ enum About {
     End = 4,
     /// The cursor of a feed that has just begun.
     Begun = 5,
+    /// A stream once more, to see how far a feed is behind.
+    Look = 6,
 }
 
 impl About {
@@ -87,7 +82,8 @@ impl About {
             2 => About::Cursor,
             3 => About::Fetch,
             4 => About::End,
-            _ => About::Begun,
+            5 => About::Begun,
+            _ => About::Look,
         };
         (about, token as u32 as usize)
     }
@@ -106,12 +102,21 @@ impl Embedded {
         }
         let mut known = Vec::new();
         for (number, feed) in feeds.into_iter().enumerate() {
-            let FeedSpec { group, topic, partition, start } = feed;
+            let FeedSpec { group, feed: of, start } = feed;
+            let Feed { topic, partition, .. } = of;
             let stream = topic as usize * partitions as usize + partition as usize;
             let name = format!("{group}/{}/{partition}", topics[topic as usize]).into();
             let token = About::Cursor.token(number);
             waiting.push_back(Request::Open { token, name, cursor: true });
-            known.push(Feed { stream, cursor: None, start, begins: 0, commit: None });
+            known.push(Reading {
+                of,
+                stream,
+                cursor: None,
+                start,
+                begins: 0,
+                asked: 0,
+                commit: None,
+            });
         }
         Self {
             store,
@@ -157,11 +162,19 @@ impl Embedded {
     }
 
     pub(super) fn fetch(&mut self, feed: u32, offset: u64, limit_bytes: usize) {
-        let at = self.feeds[feed as usize].stream;
+        let reading = &mut self.feeds[feed as usize];
+        reading.asked = offset;
+        let at = reading.stream;
         let (stream, _) = self.streams[at].expect("a feed that is ready has its stream");
         let token = About::Fetch.token(feed as usize);
         let limit_records = FETCH_RECORDS;
         self.send(Request::Read { token, stream, offset, limit_bytes, limit_records, wait: true });
+    }
+
+    pub(super) fn look(&mut self, feed: u32) {
+        let name = self.name(self.feeds[feed as usize].stream);
+        let token = About::Look.token(feed as usize);
+        self.send(Request::Open { token, name, cursor: false });
     }
 
     pub(super) fn commit(&mut self, feed: u32, next_offset: u64) {
@@ -225,43 +238,50 @@ impl Embedded {
                     self.place(number, value);
                 }
                 (About::End, number) => self.begin(number, next),
+                (About::Look, number) => {
+                    let feed = number as u32;
+                    self.events.push_back(FeedEvent::End { feed, end_offset: next });
+                }
                 (_, number) => self.streams[number] = Some((stream, next)),
             },
-            Answer::Read { token, records, first, end_offset, .. } => {
-                let (_, feed) = About::of(token);
-                let feed = feed as u32;
-                let records: Vec<Fetched> = records
-                    .into_iter()
-                    .map(|record| Fetched {
-                        offset: record.offset,
-                        time_ms: record.time_ms,
-                        body: record.payload,
-                    })
-                    .collect();
-                self.events.push_back(match records.is_empty() {
-                    true => FeedEvent::OutOfRange { feed, first },
-                    false => FeedEvent::Records { feed, records, end_offset },
-                });
+            Answer::Read { token, records, first, next_offset, end_offset } => {
+                let (_, number) = About::of(token);
+                let feed = number as u32;
+                if first > self.feeds[number].asked {
+                    return self.events.push_back(FeedEvent::OutOfRange { feed, first });
+                }
+                let fetched = |record: StoredRecord| Fetched {
+                    offset: record.offset,
+                    time_ms: record.time_ms,
+                    body: record.payload,
+                };
+                let records = records.into_iter().map(fetched).collect();
+                let event = FeedEvent::Records { feed, records, next_offset, end_offset };
+                self.events.push_back(event);
             }
-            Answer::ReadFailed { token, .. } => {
-                let (_, feed) = About::of(token);
-                self.events.push_back(FeedEvent::Failed { feed: feed as u32 });
+            Answer::ReadFailed { token, why, next_offset } => {
+                let (_, number) = About::of(token);
+                let damaged = why == ReadFailure::Damaged;
+                let skip_to =
+                    (damaged && next_offset > self.feeds[number].asked).then_some(next_offset);
+                self.events.push_back(FeedEvent::Failed { feed: number as u32, skip_to });
             }
             Answer::Flushed { token } => {
                 let (_, number) = About::of(token);
-                let next_offset = self.feeds[number].begins;
-                self.events.push_back(FeedEvent::Ready { feed: number as u32, next_offset });
+                let Reading { begins, of, .. } = self.feeds[number];
+                let (feed, next_offset) = (number as u32, begins);
+                self.events.push_back(FeedEvent::Ready { feed, of, next_offset });
             }
         }
     }
 
     /// The cursor's value is known.
     fn place(&mut self, number: usize, value: u64) {
-        let Feed { stream, start, .. } = self.feeds[number];
+        let Reading { stream, start, of, .. } = self.feeds[number];
         let (_, next) = self.streams[stream].expect("streams were opened before cursors");
         if value > 0 {
             let (feed, next_offset) = (number as u32, value - 1);
-            self.events.push_back(FeedEvent::Ready { feed, next_offset });
+            self.events.push_back(FeedEvent::Ready { feed, of, next_offset });
         } else if start == Start::Earliest || next == 0 {
             // A partition that was empty when this process began is read from its beginning.
             self.begin(number, 0);

@@ -9,7 +9,7 @@ mod embedded;
 use bytes::Bytes;
 use trine_proto::client::ErrorCode;
 
-pub use embedded::{Embedded, FeedSpec, Start};
+pub use embedded::{Embedded, FeedSpec};
 
 use crate::ingest::{At, Refusal};
 
@@ -18,7 +18,7 @@ use crate::ingest::{At, Refusal};
 pub struct Fetched {
     /// Its place in its partition.
     pub offset: u64,
-    /// When it was appended, Unix milliseconds.
+    /// When it was appended, Unix milliseconds; 0: it does not say, and never grows old.
     pub time_ms: u64,
     /// Its key, value and headers, as a Kafka record's body.
     pub body: Bytes,
@@ -61,6 +61,17 @@ impl Unavailable {
     }
 }
 
+/// A partition that a consumer of this shard reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Feed {
+    /// The consumer, by its index in the configuration.
+    pub consumer: u16,
+    /// The topic, by its number.
+    pub topic: u16,
+    /// The partition.
+    pub partition: u32,
+}
+
 /// What the log says about a partition that a consumer of this shard reads.
 #[derive(Debug, PartialEq, Eq)]
 pub enum FeedEvent {
@@ -68,6 +79,8 @@ pub enum FeedEvent {
     Ready {
         /// The feed.
         feed: u32,
+        /// What it is.
+        of: Feed,
         /// What was delivered is before it.
         next_offset: u64,
     },
@@ -75,8 +88,10 @@ pub enum FeedEvent {
     Records {
         /// The feed.
         feed: u32,
-        /// Ascending; never empty.
+        /// Ascending.
         records: Vec<Fetched>,
+        /// Where to go on.
+        next_offset: u64,
         /// Where the partition ends now.
         end_offset: u64,
     },
@@ -87,11 +102,33 @@ pub enum FeedEvent {
         /// The oldest record's offset.
         first: u64,
     },
+    /// Where the partition ends now.
+    End {
+        /// The feed.
+        feed: u32,
+        /// The offset after its last record.
+        end_offset: u64,
+    },
     /// A fetch failed; it may be tried again.
     Failed {
         /// The feed.
         feed: u32,
+        /// What is there can't be read, now or later: to go on behind it.
+        skip_to: Option<u64>,
     },
+}
+
+impl FeedEvent {
+    /// The feed that it is about.
+    pub fn feed(&self) -> u32 {
+        match *self {
+            FeedEvent::Ready { feed, .. }
+            | FeedEvent::Records { feed, .. }
+            | FeedEvent::End { feed, .. }
+            | FeedEvent::OutOfRange { feed, .. }
+            | FeedEvent::Failed { feed, .. } => feed,
+        }
+    }
 }
 
 /// The log of one shard.
@@ -185,6 +222,16 @@ impl Log {
             #[cfg(test)]
             Log::Scripted(_) => {}
             Log::Embedded(log) => log.fetch(feed, offset, limit_bytes),
+        }
+    }
+
+    /// Asks where a feed's partition ends; [`FeedEvent::End`] will tell.
+    pub fn look(&mut self, feed: u32) {
+        match self {
+            Log::None => {}
+            #[cfg(test)]
+            Log::Scripted(_) => {}
+            Log::Embedded(log) => log.look(feed),
         }
     }
 

@@ -194,9 +194,9 @@ pub(super) fn run(
                 &shared.bell,
                 || shared.ring(),
                 async |mut bell| {
-                        let mut disk = GlommioDisk::new(plain.take().expect("it is taken once")).await;
-                let way = if disk.is_direct() { "O_DIRECT" } else { "buffered" };
-                shared.state.set_driver(format!("io_uring ({way})"));
+                    let mut disk = GlommioDisk::new(plain.take().expect("it is taken once")).await;
+                    let way = if disk.is_direct() { "O_DIRECT" } else { "buffered" };
+                    shared.state.set_driver(format!("io_uring ({way})"));
                     serve(desks, &mut engine, &mut disk, &mut bell).await
                 },
             );
