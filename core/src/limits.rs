@@ -128,8 +128,11 @@ pub const PRODUCE_SPARE_BUFFERS: usize = 64;
 pub const KAFKA_UNANSWERED: usize = 64;
 /// Milliseconds after which a connection looks at its requests' deadlines although nothing came.
 pub const KAFKA_LOOK_MS: u64 = 1000;
-/// Milliseconds between two looks for metadata, at least, so that errors do not make a storm.
+/// Milliseconds between two looks for metadata, at least, so that errors do not make a storm; doubled
+/// while something stays open, as a topic that nobody has created.
 pub const KAFKA_METADATA_PAUSE_MS: u64 = 50;
+/// Milliseconds of that pause, at most.
+pub const KAFKA_METADATA_PAUSE_MAX_MS: u64 = 1000;
 /// Milliseconds after which metadata are asked for again although nothing is wrong: what other
 /// clients take (`metadata.max.age.ms`).
 pub const KAFKA_METADATA_AGE_MS: u64 = 300_000;

@@ -273,7 +273,7 @@ impl Proxy {
                 let number = count.load(Ordering::SeqCst);
                 // Requests of a run are a hundred times longer than responses.
                 let (up, down) = match number {
-                    0..10 if number % 2 == 0 => (600_000 + 70_001 * number, usize::MAX),
+                    0..10 if number.is_multiple_of(2) => (600_000 + 70_001 * number, usize::MAX),
                     0..10 => (usize::MAX, 2_000 + 301 * number),
                     _ => (usize::MAX, usize::MAX),
                 };

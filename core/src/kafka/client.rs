@@ -442,7 +442,10 @@ async fn serve(client: Rc<Client>, broker: i32) {
     while !client.is_closed.get() {
         let place = client.cluster.borrow().place(broker);
         // A broker that the cluster does not know any more leads nothing: metadata will tell.
-        let Some(place) = place else { break };
+        let Some(place) = place else {
+            rt::sleep_until(rt::now_ms() + client.jitter(wait_ms)).await;
+            break;
+        };
         match open(&client, place).await {
             Ok(connection) => {
                 wait_ms = KAFKA_RECONNECT_MS;

@@ -7,7 +7,7 @@
 
 use super::connection::Endpoint;
 use super::producer::TopicId;
-use crate::limits::{KAFKA_METADATA_AGE_MS, KAFKA_METADATA_PAUSE_MS};
+use crate::limits::{KAFKA_METADATA_AGE_MS, KAFKA_METADATA_PAUSE_MAX_MS, KAFKA_METADATA_PAUSE_MS};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -59,6 +59,8 @@ pub struct Cluster {
     by_id: HashMap<Uuid, TopicId>,
     is_stale: bool,
     asked_ms: Option<u64>,
+    /// Responses in a row that left something open.
+    fruitless: u32,
     /// Where the next connection goes; see [`Cluster::any`].
     next: usize,
 }
@@ -75,6 +77,7 @@ impl Cluster {
             by_id: HashMap::new(),
             is_stale: false,
             asked_ms: None,
+            fruitless: 0,
             next: 0,
         }
     }
@@ -120,7 +123,9 @@ impl Cluster {
 
     /// When to send a Metadata request; `None`: there is no topic to ask for.
     pub fn due_ms(&self) -> Option<u64> {
-        let wait_ms = if self.is_stale { KAFKA_METADATA_PAUSE_MS } else { KAFKA_METADATA_AGE_MS };
+        let pause_ms = KAFKA_METADATA_PAUSE_MS << self.fruitless.min(10);
+        let pause_ms = pause_ms.min(KAFKA_METADATA_PAUSE_MAX_MS);
+        let wait_ms = if self.is_stale { pause_ms } else { KAFKA_METADATA_AGE_MS };
         let due_ms = self.asked_ms.map_or(0, |asked_ms| asked_ms + wait_ms);
         (!self.topics.is_empty()).then_some(due_ms)
     }
@@ -156,6 +161,7 @@ impl Cluster {
                 set_leader(topic, index, leader, found.partitions.len());
             }
         }
+        self.fruitless = if self.is_stale { self.fruitless + 1 } else { 0 };
     }
 
     /// Takes in what a broker says in passing: the new leader of a partition (KIP-951). Whether that
@@ -299,7 +305,11 @@ mod tests {
         assert_eq!(cluster.due_ms(), Some(1000 + KAFKA_METADATA_PAUSE_MS));
         cluster.asked(2000);
         cluster.update(&response(1, &[], ErrorCode::UNKNOWN_TOPIC_OR_PARTITION));
-        assert_eq!(cluster.due_ms(), Some(2000 + KAFKA_METADATA_PAUSE_MS));
+        assert_eq!(
+            cluster.due_ms(),
+            Some(2000 + 2 * KAFKA_METADATA_PAUSE_MS),
+            "it may take a while"
+        );
         assert_eq!(leaders(&cluster, topic), [(1, 1)]);
     }
 

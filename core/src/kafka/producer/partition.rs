@@ -2,7 +2,8 @@
 //!
 //! **Runs on: shard.** Sans-IO. Invariants:
 //!
-//! - Batches leave in order, at most [`PRODUCE_IN_FLIGHT`] unanswered; after an error nothing is sent
+//! - Batches leave in order, at most [`PRODUCE_IN_FLIGHT`] from the oldest that is not settled, since
+//!   a broker recognises a repeated batch only among its last five; after an error nothing is sent
 //!   until all of them are answered, and then from the oldest on.
 //! - With a fresh epoch, after an error and after a long silence one batch is in flight until it is
 //!   acknowledged: a broker that knows no sequence of this producer takes any, so that a second one
@@ -149,6 +150,10 @@ impl Partition {
                 self.is_proven = false;
             }
         }
+        // A broker remembers so many batches: those that are done but follow one that is not count.
+        if index >= self.window() {
+            return Ok(None);
+        }
         let is_numbered = self.batches[index].stamp().is_some();
         let may_number = newest.is_some() && self.identity == newest;
         let may_send = self.renewal == Renewal::None && (is_numbered || may_number);
@@ -240,7 +245,7 @@ impl Partition {
         match verdict {
             Verdict::Written => {
                 batch.state = State::Done(offset);
-                self.is_proven = true;
+                self.is_proven |= is_oldest;
                 self.failures = 0;
                 self.acknowledged_ms = now_ms;
             }
