@@ -177,10 +177,15 @@ fn runtime() -> tokio::runtime::Runtime {
 fn create_topic(bootstrap: SocketAddr, what: &str) -> String {
     let unique = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos();
     let topic = format!("trine-{what}-{unique}");
+    let deadline = Instant::now() + PATIENCE;
     runtime().block_on(async {
         let client = ClientBuilder::new(vec![bootstrap.to_string()]).build().await.unwrap();
         let controller = client.controller_client().unwrap();
-        controller.create_topic(&topic, PARTITIONS as i32, 1, 10_000).await.unwrap();
+        // A broker that has just started knows no controller yet.
+        while let Err(error) = controller.create_topic(&topic, PARTITIONS as i32, 1, 10_000).await {
+            assert!(Instant::now() < deadline, "the topic cannot be created: {error}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     });
     topic
 }
