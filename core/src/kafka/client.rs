@@ -215,12 +215,13 @@ impl Client {
         }
     }
 
-    /// A text that nobody can guess from the ones before, and a wait between half of and `wait_ms`.
+    /// A text that is never the same again.
     fn nonce(&self) -> String {
         let mut random = self.random.borrow_mut();
         format!("{:016x}{:016x}", random(), random())
     }
 
+    /// A wait between half of `wait_ms` and all of it.
     fn jitter(&self, wait_ms: u64) -> u64 {
         let random = (self.random.borrow_mut())();
         wait_ms / 2 + random % (wait_ms / 2 + 1)
@@ -457,9 +458,11 @@ async fn serve(client: Rc<Client>, broker: i32) {
                 client.brokers.borrow_mut().insert(broker, Broker::Connecting);
                 client.producer.borrow_mut().disconnected(broker, rt::now_ms());
             }
-            Err(error) => client.failed(error),
+            Err(error) => {
+                client.failed(error);
+                client.producer.borrow_mut().unreachable(broker);
+            }
         }
-        client.producer.borrow_mut().unreachable(broker);
         client.cluster.borrow_mut().refresh();
         client.asker.notify();
         rt::request_turn();

@@ -96,7 +96,7 @@ impl fmt::Display for Error {
             What::Closed => f.write_str("it closed the connection"),
             What::ClosedHere => f.write_str("the connection was closed here"),
             What::Broken(error) => write!(f, "the connection broke: {error}"),
-            What::TimedOut(api) => write!(f, "no answer to a {api} request in time"),
+            What::TimedOut(api) => write!(f, "no answer to {api} in time"),
             What::Malformed(error) => write!(f, "{error}"),
             What::Mixed => f.write_str("it answers another request than the oldest"),
             What::Overloaded => f.write_str("too many requests wait for its answers"),
@@ -400,5 +400,90 @@ async fn write(connection: Rc<Connection>) {
             Ok(()) => connection.pump(),
             Err(error) => connection.fail(What::Broken(error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    /// What opening a connection says of a peer that reads the first request and then does this.
+    fn opened(peer: impl FnOnce(std::net::TcpStream, [u8; 4]) + Send + 'static) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let peer = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut head = [0; 12];
+            stream.read_exact(&mut head).unwrap();
+            peer(stream, [head[8], head[9], head[10], head[11]]);
+        });
+        let said: Rc<RefCell<String>> = Rc::default();
+        let place = said.clone();
+        let start = move |_: &rt::Driver| {
+            rt::spawn(async move {
+                let endpoint = Endpoint { host: "kafka-7".into(), port: 9092, address };
+                let settings = Settings {
+                    client_id: "test".to_owned(),
+                    connect_timeout_ms: 300,
+                    request_timeout_ms: 300,
+                    sasl: None,
+                };
+                *place.borrow_mut() = match Connection::open(endpoint, &settings, "nonce").await {
+                    Ok(connection) => {
+                        let version = connection.version(&kafka::metadata::API);
+                        format!("open, Metadata {version:?}, then: {}", connection.ended().await)
+                    }
+                    Err(error) => error.to_string(),
+                };
+                rt::stop();
+            });
+        };
+        rt::run(rt::Preference::IoUring, start, |_| {}).unwrap();
+        peer.join().unwrap();
+        said.take()
+    }
+
+    fn response(id: [u8; 4], body: &[u8]) -> Vec<u8> {
+        [&(body.len() as u32 + 4).to_be_bytes(), &id[..], body].concat()
+    }
+
+    #[test]
+    fn a_broker_is_asked_for_its_versions_also_an_old_one() {
+        let said = opened(|mut stream, id| {
+            // It does not know the version: it answers in version 0 and names its own.
+            let versions = [0, 35, 0, 0, 0, 1, 0, 18, 0, 0, 0, 2];
+            stream.write_all(&response(id, &versions)).unwrap();
+            let mut rest = [0; 256];
+            let mut seen = Vec::new();
+            while !seen.windows(4).any(|bytes| bytes == [0, 18, 0, 0]) {
+                let count = stream.read(&mut rest).unwrap();
+                assert!(count > 0, "it asks again in version 0");
+                seen.extend_from_slice(&rest[..count]);
+            }
+            let versions = [0, 0, 0, 0, 0, 2, 0, 3, 0, 0, 0, 7, 0, 0, 0, 3, 0, 8];
+            stream.write_all(&response([0, 0, 0, 2], &versions)).unwrap();
+        });
+        let expected =
+            "open, Metadata Some(7), then: Kafka broker kafka-7:9092: it closed the connection";
+        assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn an_error_names_the_broker_and_what_happened() {
+        let tls = opened(|mut stream, _| stream.write_all(b"\x15\x03\x03\0\x02\x02\x46").unwrap());
+        assert!(tls.starts_with("Kafka broker kafka-7:9092: ") && tls.contains("TLS"), "{tls}");
+        let http = opened(|mut stream, _| stream.write_all(b"HTTP/1.1 400 Bad Request").unwrap());
+        assert!(http.contains("HTTP"), "{http}");
+        let closed = opened(|_, _| ());
+        assert!(closed.contains("closed") || closed.contains("reset"), "{closed}");
+        let mixed = opened(|mut stream, _| stream.write_all(&response([9; 4], &[0; 6])).unwrap());
+        assert!(mixed.contains("another request"), "{mixed}");
+        let silent = opened(|mut stream, _| {
+            // Until it is given up.
+            let _ = stream.read_to_end(&mut Vec::new());
+        });
+        assert!(silent.contains("no answer to ApiVersions in time"), "{silent}");
     }
 }

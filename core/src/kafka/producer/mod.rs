@@ -201,7 +201,7 @@ pub struct Totals {
 struct Broker {
     id: i32,
     is_connected: bool,
-    /// The last attempt to connect failed, or the connection broke.
+    /// The last attempt to connect failed.
     is_unreachable: bool,
     requests: usize,
     /// Partitions with complete batches, or batches to be sent again.
