@@ -35,6 +35,8 @@ pub struct Gateway {
     pub admin: SocketAddr,
     /// The echo listener.
     pub echo: SocketAddr,
+    /// The HTTP API, which is on where the config has an `api.key`.
+    pub api: SocketAddr,
     folder: PathBuf,
     arguments: Vec<String>,
     control: Child,
@@ -47,20 +49,22 @@ impl Gateway {
     #[track_caller]
     pub fn start(config: &str) -> Self {
         retried(|| {
-            let [client, admin, echo] = free_addresses();
+            let addresses @ [client, admin, echo, api] = free_addresses();
             let folder = folder();
             let (top, sections) = config.split_at(config.find('[').unwrap_or(config.len()));
             let history = if config.contains("history_size") { "" } else { HISTORY };
             let text = format!(
-                "runtime_dir = \"{}\"\nclient.anonymous = true\n{OPEN}{history}{}\n[listen]\n\
-                 client = \"{client}\"\nadmin = \"{admin}\"\necho = \"{echo}\"\n{sections}\n",
+                "runtime_dir = \"{}\"\ndata_dir = \"{}\"\nclient.anonymous = true\n{OPEN}{history}{}\n[listen]\n\
+                 client = \"{client}\"\nadmin = \"{admin}\"\necho = \"{echo}\"\napi = \"{api}\"\n\
+                 {sections}\n",
                 folder.join("run").display(),
+                folder.join("data").display(),
                 top.trim(),
             );
             let file = folder.join("trine.toml");
             fs::write(&file, text).expect("the config is written");
             let arguments = ["run".into(), "-c".into(), file.display().to_string()].into();
-            Self::try_start([client, admin, echo], folder, arguments)
+            Self::try_start(addresses, folder, arguments)
         })
     }
 
@@ -71,18 +75,18 @@ impl Gateway {
         retried(|| {
             let (client, admin) = neighbours();
             let arguments = ["run".into(), "--listen".into(), client.to_string()].into();
-            Self::try_start([client, admin, client], folder(), arguments)
+            Self::try_start([client, admin, client, client], folder(), arguments)
         })
     }
 
     fn try_start(
-        [client, admin, echo]: [SocketAddr; 3],
+        [client, admin, echo, api]: [SocketAddr; 4],
         folder: PathBuf,
         arguments: Vec<String>,
     ) -> Option<Self> {
         let control = spawn(&folder, &arguments);
         let data_seen = Vec::new();
-        let mut gateway = Self { client, admin, echo, folder, arguments, control, data_seen };
+        let mut gateway = Self { client, admin, echo, api, folder, arguments, control, data_seen };
         gateway.await_serving().then_some(gateway)
     }
 
@@ -165,6 +169,11 @@ impl Gateway {
         wait::within(limit, || self.control.try_wait().expect("control is our child"))
     }
 
+    /// Where it keeps what outlives it.
+    pub fn data_dir(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
     /// The command line that started it.
     pub fn arguments(&self) -> &[String] {
         &self.arguments
@@ -227,7 +236,11 @@ fn spawn(folder: &Path, arguments: &[String]) -> Child {
     let mut command = Command::new(binary());
     command.args(arguments).stdin(Stdio::null());
     // Whatever it keeps by default is kept in the folder that goes away with the test.
-    command.current_dir(folder).env("TMPDIR", folder).env("XDG_RUNTIME_DIR", folder);
+    command
+        .current_dir(folder)
+        .env("TMPDIR", folder)
+        .env("XDG_RUNTIME_DIR", folder)
+        .env("XDG_STATE_HOME", folder);
     command.stdout(log.try_clone().expect("a file is cloned")).stderr(log);
     command.spawn().expect("the built program starts")
 }

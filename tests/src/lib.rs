@@ -13,6 +13,7 @@ pub mod fault;
 pub mod follower;
 pub mod gateway;
 pub mod http;
+pub mod journal;
 pub mod kafka;
 pub mod member;
 pub mod metrics;

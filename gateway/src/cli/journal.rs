@@ -7,12 +7,16 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use clap::Subcommand;
+use serde_json::{Value, json};
 use trine_core::journal::disk::at_once;
 use trine_core::journal::disk::plain::PlainDisk;
 use trine_core::journal::{
     Disk, Opened, Options, Retention, StreamId, mark_of, open, read, repaired,
 };
+use trine_proto::kafka::record::Body;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -38,6 +42,10 @@ pub(super) enum Command {
         /// Records to print at most
         #[arg(long, default_value_t = u64::MAX, hide_default_value = true)]
         limit: u64,
+        /// Print each as a JSON object with its key, value and headers; bytes that are no text
+        /// are told in base64, as `{"base64": …}`
+        #[arg(long)]
+        json: bool,
     },
     /// Write damaged segments anew with all that is good in them, while no gateway runs; the
     /// damaged ones are kept in the folder's `quarantine`
@@ -55,8 +63,9 @@ pub(super) fn main(command: &Command) -> ExitCode {
     let (folder, result) = match command {
         Command::Ls { folder } => (folder, look(folder).and_then(|seen| seen.list())),
         Command::Check { folder } => (folder, look(folder).and_then(|seen| seen.check())),
-        Command::Dump { folder, stream, from, limit } => {
-            (folder, look(folder).and_then(|seen| seen.dump(stream, *from, *limit)))
+        Command::Dump { folder, stream, from, limit, json } => {
+            let line = if *json { json_line } else { text_line };
+            (folder, look(folder).and_then(|seen| seen.dump(stream, (*from, *limit), line)))
         }
         Command::Repair { folder } => (folder, repair(folder)),
     };
@@ -107,7 +116,7 @@ impl Seen {
         report(&self.opened, &mut out)
     }
 
-    fn dump(mut self, stream: &str, from: u64, limit: u64) -> io::Result<bool> {
+    fn dump(mut self, stream: &str, (from, limit): (u64, u64), line: Line) -> io::Result<bool> {
         let Some(id) = self.find(stream) else {
             let text = format!("there is no stream {stream:?}; `trine journal ls` names them");
             return Err(io::Error::new(io::ErrorKind::NotFound, text));
@@ -120,8 +129,7 @@ impl Seen {
                 return false;
             }
             left -= 1;
-            let text = payload.escape_ascii();
-            failed = writeln!(out, "{offset}\t{time_ms}\t{text}").err();
+            failed = line(&mut out, offset, time_ms, &payload).err();
             failed.is_none()
         });
         at_once(reading)?;
@@ -133,6 +141,37 @@ impl Seen {
     fn find(&self, stream: &str) -> Option<StreamId> {
         let mut names = self.opened.journal.names(false);
         names.find(|(_, name)| *name == stream).map(|(id, _)| id)
+    }
+}
+
+/// Writes a record for people.
+type Line = fn(&mut dyn Write, u64, u64, &[u8]) -> io::Result<()>;
+
+fn text_line(out: &mut dyn Write, offset: u64, time_ms: u64, payload: &[u8]) -> io::Result<()> {
+    writeln!(out, "{offset}\t{time_ms}\t{}", payload.escape_ascii())
+}
+
+fn json_line(out: &mut dyn Write, offset: u64, time_ms: u64, payload: &[u8]) -> io::Result<()> {
+    let Ok(body) = Body::parse(payload) else {
+        let line = json!({"offset": offset, "time_ms": time_ms, "malformed": bytes(payload)});
+        return writeln!(out, "{line}");
+    };
+    let headers: Vec<Value> =
+        body.headers().map(|(name, value)| json!([name, value.map(bytes)])).collect();
+    let line = json!({
+        "offset": offset,
+        "time_ms": time_ms,
+        "key": body.key().map(bytes),
+        "value": body.value().map(bytes),
+        "headers": headers,
+    });
+    writeln!(out, "{line}")
+}
+
+fn bytes(bytes: &[u8]) -> Value {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.into(),
+        Err(_) => json!({"base64": STANDARD.encode(bytes)}),
     }
 }
 

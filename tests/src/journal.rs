@@ -1,0 +1,59 @@
+//! What the embedded log has, read from its files by `trine journal`, beside a running gateway or
+//! after it.
+//!
+//! **Runs on: any.**
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::checker::Record;
+use crate::gateway;
+
+/// All records of a topic, partition by partition.
+#[track_caller]
+pub fn read(data_dir: &Path, topic: &str, partitions: u32) -> Vec<Record> {
+    (0..partitions).flat_map(|partition| read_partition(data_dir, topic, partition)).collect()
+}
+
+fn read_partition(data_dir: &Path, topic: &str, partition: u32) -> Vec<Record> {
+    let stream = format!("{topic}/{partition}");
+    let output = Command::new(gateway::binary())
+        .args(["journal", "dump", "--json"])
+        .arg(data_dir.join("log"))
+        .arg(&stream)
+        .output()
+        .expect("the gateway's binary runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() || said.contains("there is no stream"), "{stream}: {said}");
+    let text = String::from_utf8(output.stdout).expect("JSON is UTF-8");
+    text.lines().map(|line| record(partition, line)).collect()
+}
+
+fn record(partition: u32, line: &str) -> Record {
+    let line: Value = serde_json::from_str(line).expect("a line is JSON");
+    let bytes = |value: &Value| value.as_str().map(|text| text.as_bytes().to_vec());
+    let header = |pair: &Value| {
+        let name = pair[0].as_str().expect("a header has a name").to_owned();
+        (name, bytes(&pair[1]).unwrap_or_default())
+    };
+    Record {
+        partition: partition as i32,
+        log_offset: line["offset"].as_i64().expect("an offset"),
+        timestamp_ms: line["time_ms"].as_i64().expect("a time"),
+        key: bytes(&line["key"]),
+        value: bytes(&line["value"]),
+        headers: line["headers"].as_array().expect("headers").iter().map(header).collect(),
+    }
+}
+
+/// What `trine journal check` says: whether all is well, and its lines.
+pub fn check(data_dir: &Path) -> (bool, String) {
+    let output = Command::new(gateway::binary())
+        .args(["journal", "check"])
+        .arg(data_dir.join("log"))
+        .output()
+        .expect("the gateway's binary runs");
+    (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+}

@@ -1,0 +1,190 @@
+//! Durable events on the embedded log, on the built program: the ticket flow, the order of log and
+//! fan-out, the API for backends, kills at any time.
+//!
+//! **Runs on: any.**
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use trine_tests::backend::{Answer, Backend};
+use trine_tests::checker::{self, Allowed, Sent};
+use trine_tests::client::Client;
+use trine_tests::durable::{Plan, Progress, publish};
+use trine_tests::gateway::Gateway;
+use trine_tests::{http, journal, wait};
+
+const PARTITIONS: u32 = 4;
+const TOPIC: &str = "ticket.create";
+/// Calls of `ticket.create`, ordered by the payload's field `key`.
+const TICKETS: &str = "shards.count = 2\n[[rpc]]\nmethod = \"ticket.create\"\n\
+    topic = \"ticket.create\"\nkey = \"/key\"\n";
+
+fn seen(pushed: &Value) -> Option<u64> {
+    pushed["pub"]["data"]["sequence"].as_u64()
+}
+
+/// What was pushed to a channel's subscriber, by key, until there were `count`.
+fn pushed(client: &mut Client, count: usize) -> BTreeMap<String, Vec<u64>> {
+    let mut by_key: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    for _ in 0..count {
+        let push = client.push(Duration::from_secs(20)).expect("a record is pushed");
+        let key = push["pub"]["data"]["key"].as_str().expect("the payload has its key");
+        by_key.entry(key.to_owned()).or_default().push(seen(&push).expect("a sequence"));
+    }
+    by_key
+}
+
+#[test]
+fn a_ticket_reaches_every_group() {
+    let legacy = Backend::start();
+    legacy.usually(Answer::Slow(Duration::from_millis(20), 200));
+    let config = format!(
+        "{TICKETS}[[consumer]]\nname = \"notification\"\ngroup = \"notification\"\n\
+         topics = [\"{TOPIC}\"]\n[consumer.to]\nchannel = \"tickets\"\n\
+         [[consumer]]\nname = \"quality\"\ngroup = \"quality\"\ntopics = [\"{TOPIC}\"]\n\
+         [consumer.to]\nupstream = \"legacy\"\npath = \"/tickets\"\n\
+         [[upstream]]\nname = \"legacy\"\nendpoints = [\"{}\"]\n",
+        legacy.address()
+    );
+    let mut gateway = Gateway::start(&config);
+    let mut agent = Client::connect(gateway.client, "agent").unwrap();
+    agent.subscribe("tickets", None).unwrap();
+    let plan = Plan { rate_per_s: 500, ..Plan::rpc(gateway.client, "flow", "ann", TOPIC) };
+    let progress = Progress::default();
+    let sent = publish(&plan, 200, &progress);
+    assert_eq!(progress.acknowledged(), 200);
+    let by_key = pushed(&mut agent, 200);
+    assert_eq!(by_key.len(), 10);
+    assert!(by_key.values().all(|sequences| sequences.is_sorted()), "{by_key:?}");
+    let requests = legacy.await_requests(200);
+    assert_eq!(requests.len(), 200);
+    let mut of_key: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    for request in &requests {
+        assert_eq!((&*request.method, &*request.target), ("POST", "/tickets"));
+        assert_eq!(request.header("ce-type"), Some(TOPIC));
+        let body: Value = serde_json::from_slice(&request.body).expect("the payload as it was");
+        let key = body["key"].as_str().unwrap().to_owned();
+        of_key.entry(key).or_default().push(body["sequence"].as_u64().unwrap());
+    }
+    assert_eq!(of_key, by_key, "a slow backend gets the same, in the same order");
+    assert!(gateway.terminate(Duration::from_secs(10)).unwrap().success());
+    let records = journal::read(&gateway.data_dir(), TOPIC, PARTITIONS);
+    checker::check("flow", &sent, &records).assert(Allowed::default());
+    let (whole, said) = journal::check(&gateway.data_dir());
+    assert!(whole, "{said}");
+    // What was delivered is committed: nothing comes twice after an orderly end.
+    gateway.start_control();
+    wait::until("it serves again", || gateway.is_serving().then_some(()));
+    let lag = || gateway.metrics().sum("trine_consumer_partitions", &[]);
+    wait::until("its partitions are read", || (lag() == 8.0).then_some(()));
+    let mut agent = Client::connect(gateway.client, "agent").unwrap();
+    agent.subscribe("tickets", None).unwrap();
+    let one = Plan { sender: "bob".to_owned(), ..plan };
+    publish(&one, 1, &Progress::default());
+    assert_eq!(pushed(&mut agent, 1).into_keys().next().as_deref(), Some("bob-0"));
+    legacy.await_requests(201);
+    assert_eq!(legacy.requests().len(), 201);
+}
+
+#[test]
+fn a_publication_is_fanned_out_once_the_log_has_it() {
+    let config = "shards.count = 2\nchannel.history_size = 100\n[[namespace]]\nname = \"desk\"\ntopic = \"desk\"\n\
+        subscribe = \"anonymous\"\npublish = \"anonymous\"\nhistory_size = 100\n\
+        history_ttl_ms = 60_000\nheaders = [\"user\", \"channel\", \"content-type\"]\n\
+        [api]\nkey = \"secret\"\n";
+    let mut gateway = Gateway::start(config);
+    let mut reader = Client::connect(gateway.client, "reader").unwrap();
+    reader.subscribe("desk:1", None).unwrap();
+    let mut writer = Client::connect(gateway.client, "writer").unwrap();
+    writer.publish("desk:1", json!({"n": 1})).unwrap();
+    let first = reader.push(Duration::from_secs(5)).unwrap();
+    assert_eq!((&first["pub"]["offset"], &first["pub"]["data"]), (&1.into(), &json!({"n": 1})));
+    let call = |headers: &str, body: &str| {
+        http::post(gateway.api, "/api/publish", headers, body).expect("the API answers")
+    };
+    let key = "X-API-Key: secret\r\n";
+    let body = r#"{"channel": "desk:1", "data": {"n": 2}}"#;
+    assert_eq!(call("", body).0, 401);
+    assert_eq!(call("X-API-Key: wrong\r\n", body), (401, String::new()));
+    let (status, text) = call(key, body);
+    let answer: Value = serde_json::from_str(&text).expect("JSON");
+    let result = &answer["result"];
+    assert_eq!((status, &result["offset"], &result["at"]), (200, &2.into(), &"journal".into()));
+    assert_eq!(result["log_offset"], 1, "{text}");
+    let second = reader.push(Duration::from_secs(5)).unwrap();
+    assert_eq!((&second["pub"]["offset"], &second["pub"]["data"]), (&2.into(), &json!({"n": 2})));
+    assert!(second["pub"]["info"].is_null(), "a backend is no client");
+    // A channel without a topic is published to at once.
+    let (_, text) = call("Authorization: apikey secret\r\n", r#"{"channel":"room","data":"x"}"#);
+    assert!(text.contains("\"offset\":1") && !text.contains("\"at\""), "{text}");
+    for (body, status, said) in [
+        ("{", 400, ""),
+        (r#"{"channel": "none:1", "data": 1}"#, 200, r#""code":102"#),
+        (r#"{"channel": "desk:1"}"#, 200, r#""code":107"#),
+        (r#"{"channel": "desk:1", "b64data": "bm8="}"#, 200, r#""code":107"#),
+        (r#"{"channel": "desk:1", "data": 1, "tags": {}}"#, 200, r#""code":108"#),
+    ] {
+        let (seen, text) = call(key, body);
+        assert!(seen == status && text.contains(said), "{body}: {seen} {text}");
+    }
+    let transport = format!("{key}X-Centrifugo-Error-Mode: transport\r\n");
+    let (status, text) = call(&transport, r#"{"channel": "none:1", "data": 1}"#);
+    assert_eq!((status, &*text), (404, r#"{"code":102,"message":"unknown channel"}"#));
+    let other = http::post(gateway.api, "/api/broadcast", key, "{}").unwrap();
+    assert_eq!(other.0, 404);
+    assert_eq!(http::get(gateway.api, "/api/publish?api_key=secret").unwrap().0, 405);
+    assert!(gateway.terminate(Duration::from_secs(10)).unwrap().success());
+    let records = journal::read(&gateway.data_dir(), "desk", PARTITIONS);
+    assert_eq!(records.len(), 2);
+    let value = records[0].value.as_deref();
+    assert_eq!(value, Some(&br#"{"n":1}"#[..]), "the payload as it was sent");
+    assert_eq!(records[0].key.as_deref(), Some(&b"desk:1"[..]));
+    let names: Vec<&str> = records[0].headers.iter().map(|(name, _)| name.as_str()).collect();
+    let own = ["trine-gateway", "trine-epoch", "trine-sequence"];
+    assert_eq!(names, [&["trine-user", "trine-channel", "content-type"], &own[..]].concat());
+}
+
+#[test]
+fn what_was_acknowledged_survives_kills_at_any_time() {
+    let config = format!(
+        "{TICKETS}[[consumer]]\nname = \"all\"\ngroup = \"all\"\ntopics = [\"{TOPIC}\"]\n\
+         start = \"earliest\"\n[consumer.to]\nchannel = \"all\"\n"
+    );
+    let mut gateway = Gateway::start(&config);
+    let address = gateway.client;
+    let progress = Progress::default();
+    let (sent, duplicates) = std::thread::scope(|scope| {
+        let senders: Vec<_> = (0..4)
+            .map(|number| {
+                let sender = format!("sender{number}");
+                let plan = Plan { rate_per_s: 500, ..Plan::rpc(address, "kills", &sender, TOPIC) };
+                let progress = &progress;
+                scope.spawn(move || publish(&plan, u64::MAX, progress))
+            })
+            .collect();
+        for kill in 1..=5 {
+            let before = progress.acknowledged();
+            let more = || (progress.acknowledged() > before + 300).then_some(());
+            wait::until("messages are acknowledged", more);
+            let old = gateway.kill_data();
+            wait::until("another data process", || (gateway.data() != old).then_some(()));
+            let restarts = || gateway.metrics().sum("trine_data_restarts_total", &[]);
+            wait::until("it serves", || (restarts() == f64::from(kill)).then_some(()));
+        }
+        let before = progress.acknowledged();
+        let more = || (progress.acknowledged() > before + 300).then_some(());
+        wait::until("messages are acknowledged", more);
+        progress.stop();
+        let sent: Vec<Sent> =
+            senders.into_iter().flat_map(|sender| sender.join().expect("a sender")).collect();
+        (sent, 0)
+    });
+    assert!(gateway.terminate(Duration::from_secs(10)).unwrap().success());
+    let records = journal::read(&gateway.data_dir(), TOPIC, PARTITIONS);
+    let report = checker::check("kills", &sent, &records);
+    println!("{report:?}");
+    report.assert(Allowed { duplicates, ..Allowed::default() });
+    let (whole, said) = journal::check(&gateway.data_dir());
+    assert!(whole, "{said}");
+}
