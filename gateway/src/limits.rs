@@ -47,6 +47,8 @@ pub const YEAR_MS: u64 = 365 * 24 * 3_600_000;
 /// Shards; the pin plan and the set of shards that follow a channel are made for so many.
 pub const SHARDS_MAX: usize = 256;
 
+/// Hosts that shards may ask for: the brokers of a large cluster, and some that were replaced.
+pub const NAMES_MAX: usize = 4_096;
 /// How often the data process looks at its journals, to say what has changed.
 pub const JOURNAL_LOOK: Duration = Duration::from_millis(250);
 /// How long a journal may take to write what waits, at the end of the data process.
@@ -127,6 +129,17 @@ pub const FETCH_BYTES: usize = 1 << 20;
 pub const LAG_INTERVAL_MS: u64 = 1_000;
 /// Records of one fetch: what a consumer handles in some turns.
 pub const FETCH_RECORDS: usize = 512;
+/// Spooled records of one partition that Kafka was given and has not acknowledged.
+pub const SPOOL_FORWARD_RECORDS: usize = 4_096;
+/// Pause before Kafka is given records of the spool again, after it did not answer.
+pub const SPOOL_PAUSE_MS: u64 = 250;
+/// How often the producer is looked at for records that the spool must take over: with the turn
+/// that it takes, within the 50 ms that the design allows.
+pub const SPOOL_LOOK_MS: u64 = 16;
+/// How long a connection to a broker may take to open.
+pub const KAFKA_CONNECT_MS: u64 = 2_000;
+/// How long a broker may take to answer.
+pub const KAFKA_REQUEST_MS: u64 = 10_000;
 
 // Ingest.
 

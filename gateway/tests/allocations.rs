@@ -48,6 +48,7 @@ impl Running {
             echo_listener: None,
             api_listener: None,
             store: None,
+            names: Default::default(),
             metrics: page.writer().unwrap(),
             config: Arc::new(config),
             stop: stop.add_shard().unwrap(),

@@ -41,6 +41,7 @@ impl Shard {
             echo_listener: None,
             api_listener: None,
             store: None,
+            names: Default::default(),
             metrics: page.writer().unwrap(),
             config: Arc::new(config),
             stop: stop.add_shard().unwrap(),

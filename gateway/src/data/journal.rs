@@ -6,7 +6,7 @@ use trine_core::journal::storage::{Phase, Preference, Setup, Storage, Store, sta
 use trine_core::journal::{Options, Retention};
 
 use super::Peers;
-use crate::config::Config;
+use crate::config::{Config, LogKind};
 use crate::control::wire::Start;
 use crate::limits::{JOURNAL_CLOSE, JOURNAL_GATHER_MS};
 
@@ -26,14 +26,16 @@ impl Journals {
         if !config.has_log() {
             return Ok(Journals::default());
         }
-        let folder = config.data_dir.join("log");
+        let (folder, quota_bytes, retention) = match config.log.kind {
+            LogKind::Embedded => {
+                let retention = Retention::Oldest { age_ms: config.log.retention_ms };
+                ("log", config.log.quota_bytes, retention)
+            }
+            LogKind::Kafka => ("spool", config.spool.quota_bytes, Retention::Released),
+        };
         let setup = Setup {
-            folder: folder.clone(),
-            options: Options {
-                quota_bytes: config.log.quota_bytes,
-                retention: Retention::Oldest { age_ms: config.log.retention_ms },
-                gather_ms: JOURNAL_GATHER_MS,
-            },
+            folder: config.data_dir.join(folder),
+            options: Options { quota_bytes, retention, gather_ms: JOURNAL_GATHER_MS },
             shards: peers.len(),
             wakes: peers.iter().map(|peer| peer.mailboxes.wake_handle()).collect(),
             cpus: (!begin.control_cpus.is_empty()).then(|| begin.control_cpus.clone()),

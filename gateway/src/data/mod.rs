@@ -9,6 +9,7 @@
 
 mod journal;
 mod link;
+mod names;
 mod stop;
 
 use std::io::{self, Write};
@@ -33,6 +34,7 @@ use crate::limits::{JOURNAL_LOOK, START_TIMEOUT};
 use journal::Journals;
 use link::Link;
 
+pub use names::Names;
 pub use stop::{Stop, StopSignal};
 
 /// What a shard holds of the others.
@@ -148,6 +150,7 @@ async fn until_drained(mut shards: Shards, link: Link) -> io::Result<ExitCode> {
         tokio::select! {
             _ = look.tick() => {
                 shards.journals.look();
+                shards.names.look_up().await;
                 continue;
             }
             _ = terminate.recv() => {}
@@ -185,6 +188,7 @@ struct Shards {
     ended: mpsc::Receiver<usize>,
     stop: Stop,
     journals: Journals,
+    names: Names,
 }
 
 impl Shards {
@@ -200,6 +204,7 @@ impl Shards {
         let (report, ended) = mpsc::channel(count);
         let (pinned, pins) = std::sync::mpsc::sync_channel(count);
         let mut stop = Stop::default();
+        let names = Names::default();
         let Handles { client, echo, api, pages } = handles;
         let (mut echo, mut api) = (echo.into_iter(), api.into_iter());
         let shards = client.into_iter().zip(pages).zip(peers);
@@ -212,6 +217,7 @@ impl Shards {
                 echo_listener: echo.next(),
                 api_listener: api.next(),
                 store: journals.next_store(),
+                names: names.clone(),
                 metrics: page.writer()?,
                 config: Arc::clone(&config),
                 stop: stop.add_shard()?,
@@ -229,7 +235,7 @@ impl Shards {
         let results: Vec<(usize, Result<(), String>)> = pins.iter().take(count).collect();
         let failed = |(index, result): (usize, Result<(), String>)| Some((index, result.err()?));
         let unpinned = results.into_iter().filter_map(failed).collect();
-        Ok(Shards { running: count, unpinned, ended, stop, journals })
+        Ok(Shards { running: count, unpinned, ended, stop, journals, names })
     }
 }
 

@@ -414,14 +414,14 @@ impl Shard {
     }
 
     /// The shard ends: what was delivered is committed, and nothing more.
-    pub fn end_deliveries(&mut self) {
+    pub fn end_deliveries(&mut self, now_ms: u64) {
         for (feed, running) in self.deliveries.running.iter_mut().enumerate() {
             if let Some(running) = running {
                 self.ingest.log.commit(feed as u32, running.lane.position());
                 running.lane.lose();
             }
         }
-        self.ingest.log.flush();
+        self.ingest.log.flush(now_ms);
     }
 
     fn observe(&mut self, feed: u32, now_ms: u64) {

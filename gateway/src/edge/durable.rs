@@ -127,7 +127,7 @@ impl Shard {
 
     /// Takes in what the log says and answers whom it concerns.
     pub fn ingest_turn(&mut self, now_ms: u64) {
-        self.ingest.log.receive();
+        self.ingest.log.receive(now_ms);
         self.ingest.poll(now_ms);
         while let Some(settled) = self.ingest.next_settled() {
             self.settled(settled, now_ms);

@@ -24,12 +24,13 @@ use trine_core::metrics::{Counter, DRIVER_EPOLL, DRIVER_IO_URING, Gauge, Writer}
 use trine_core::rt::{self, Driver, Listener, Preference, Stream, WakeHandle, Wakeup};
 
 use crate::config::Config;
-use crate::data::{Peers, StopSignal};
+use crate::data::{Names, Peers, StopSignal};
 use crate::hub::ToShard;
 use crate::limits::{ACCEPT_PAUSE_MS, CONNECTIONS_MAX};
 use connection::Entrance;
 pub use deliver::Standing;
 use shard::Shard;
+pub use shard::wall_ms;
 
 /// Everything a shard starts with.
 pub struct ShardStart {
@@ -55,6 +56,8 @@ pub struct ShardStart {
     pub peers: Peers,
     /// Its end of the journal, where there is one.
     pub store: Option<Store>,
+    /// Where hosts are.
+    pub names: Names,
 }
 
 /// A shard as its tasks hold it.
@@ -76,12 +79,13 @@ pub fn run(start: ShardStart) {
         stop,
         peers,
         store,
+        names,
         ..
     } = start;
     // A copy of its own, so that no cache line is shared with another shard.
     let config = Rc::new(Config::clone(&config));
     let wake = peers.mailboxes.wake_handle();
-    let shard = Rc::new(RefCell::new(Shard::new(index, config, metrics, peers, store)));
+    let shard = Rc::new(RefCell::new(Shard::new(index, config, metrics, peers)));
     let tasks = shard.clone();
     let begin = move |driver: &Driver| {
         let number = match driver {
@@ -89,6 +93,7 @@ pub fn run(start: ShardStart) {
             Driver::Epoll { .. } => DRIVER_EPOLL,
         };
         tasks.borrow().clients.metrics.set(Gauge::Driver, number);
+        tasks.borrow_mut().begin_log(store, names);
         tracing::info!(shard = index, cpu, %driver, "shard serves");
         rt::spawn(accept(tasks.clone(), listener, Entrance::Client));
         if let Some(listener) = echo_listener {

@@ -11,10 +11,14 @@ use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 use slab::Slab;
 use trine_core::journal::storage::Store;
+use trine_core::kafka::connection::Settings;
+use trine_core::kafka::{client as kafka, producer, sasl};
 use trine_core::metrics::{Counter, Gauge, Histogram, Writer};
 use trine_core::rt::{self, Stream, Turn, WakeHandle};
 use trine_core::shard::{Balance, Mailboxes};
 use trine_proto::client::Disconnect;
+use trine_proto::kafka::record;
+use trine_proto::kafka::scram::Mechanism;
 use trine_proto::ws::FrameKind;
 
 use super::connection::{Connections, Face};
@@ -22,15 +26,16 @@ use super::deliver::Deliveries;
 use super::durable::Asked;
 use super::http::Agreed;
 use crate::broker::Broker;
-use crate::config::Config;
-use crate::data::Peers;
+use crate::config::{Compression, Config, Kafka as KafkaConfig, LogKind, Sasl};
+use crate::data::{Names, Peers};
 use crate::deliver;
 use crate::hub::{Hub, Ticket, ToShard};
 use crate::ingest::{Ingest, Routes};
 use crate::limits::{
-    DRAIN_MS, GAUGES_INTERVAL_MS, MAILBOX_TURN, STALL_MS, SWEEP_CONNECTIONS, SWEEP_INTERVAL_MS,
+    DRAIN_MS, GAUGES_INTERVAL_MS, KAFKA_CONNECT_MS, KAFKA_REQUEST_MS, MAILBOX_TURN, STALL_MS,
+    SWEEP_CONNECTIONS, SWEEP_INTERVAL_MS,
 };
-use crate::log::{Embedded, Feed, FeedSpec, Log};
+use crate::log::{Embedded, Feed, FeedSpec, Kafka, Log, Spool};
 use crate::session::{Session, Tick};
 
 /// A subscription that the hub made and the client's wish forbids.
@@ -73,28 +78,14 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    pub fn new(
-        index: usize,
-        config: Rc<Config>,
-        metrics: Writer,
-        peers: Peers,
-        store: Option<Store>,
-    ) -> Self {
+    pub fn new(index: usize, config: Rc<Config>, metrics: Writer, peers: Peers) -> Self {
         let now_ms = rt::now_ms();
         let mut ids = StdRng::from_os_rng();
         let share_bytes = config.broker.history_limit_bytes / peers.mailboxes.shards();
         let broker = Broker::new(share_bytes, StdRng::from_os_rng());
         let wake = peers.mailboxes.wake_handle();
         let routes = Rc::new(Routes::new(&config));
-        let log = match store {
-            Some(store) => {
-                let feeds = feeds(&config, &routes, (index, peers.mailboxes.shards()));
-                let (topics, partitions) = (routes.topics(), config.log.partitions);
-                Log::Embedded(Box::new(Embedded::new(store, topics, partitions, feeds)))
-            }
-            None => Log::None,
-        };
-        let ingest = Ingest::new(&config, routes, log, ids.next_u64());
+        let ingest = Ingest::new(&config, routes, Log::None, ids.next_u64());
         Self {
             index,
             hub: Hub::new(index, peers.ownership, config.clone(), broker, peers.mailboxes),
@@ -119,6 +110,27 @@ impl Shard {
             delivered: deliver::Totals::default(),
             log_suppressed: 0,
         }
+    }
+
+    /// Begins with the log, inside the shard's runtime.
+    pub fn begin_log(&mut self, store: Option<Store>, names: Names) {
+        let (config, routes) = (self.config.clone(), self.ingest.routes().clone());
+        let index = self.index;
+        self.ingest.log = match store {
+            Some(store) if config.log.kind == LogKind::Embedded => {
+                let feeds = feeds(&config, &routes, (index, self.hub.post().shards()));
+                let (topics, partitions) = (routes.topics(), config.log.partitions);
+                Log::Embedded(Box::new(Embedded::new(store, topics, partitions, feeds)))
+            }
+            Some(store) => {
+                let rate = config.spool.forward_rate;
+                let spool = Spool::new(store, index, routes.topics(), rate);
+                let options = kafka_options(&config, names, StdRng::from_os_rng());
+                let after_ms = config.spool.after_ms;
+                Log::Kafka(Box::new(Kafka::start(options, spool, routes.topics(), after_ms)))
+            }
+            None => Log::None,
+        };
     }
 
     /// A cheap random number, to spread things in time.
@@ -202,7 +214,7 @@ impl Shard {
             }
             self.clients.send_dirty(now_ms);
             self.hub.post().flush();
-            self.ingest.log.flush();
+            self.ingest.log.flush(now_ms);
             if self.hub.post().prepare_to_park() {
                 break;
             }
@@ -222,7 +234,7 @@ impl Shard {
             && (self.clients.len() == 0 || now_ms >= until_ms)
         {
             self.gauges();
-            self.end_deliveries();
+            self.end_deliveries(now_ms);
             rt::stop();
         }
     }
@@ -457,6 +469,46 @@ impl Shard {
     }
 }
 
+/// What the Kafka client of a shard is made of.
+fn kafka_options(config: &Config, names: Names, mut random: StdRng) -> kafka::Options {
+    let KafkaConfig { brokers, sasl, user, password, .. } = &config.kafka;
+    let bootstrap = brokers.iter().filter_map(|broker| {
+        let (host, port) = broker.rsplit_once(':')?;
+        Some((host.into(), port.parse().ok()?))
+    });
+    let sasl = match sasl {
+        Sasl::None => None,
+        Sasl::Plain => Some(None),
+        Sasl::ScramSha256 => Some(Some(Mechanism::Sha256)),
+        Sasl::ScramSha512 => Some(Some(Mechanism::Sha512)),
+    };
+    let credentials = |scram| sasl::Sasl { scram, user: user.clone(), password: password.clone() };
+    kafka::Options {
+        bootstrap: bootstrap.collect(),
+        settings: Settings {
+            client_id: format!("trine-{}", config.gateway),
+            connect_timeout_ms: KAFKA_CONNECT_MS,
+            request_timeout_ms: KAFKA_REQUEST_MS,
+            sasl: sasl.map(credentials),
+        },
+        producer: producer::Options {
+            linger_ms: config.kafka.linger_ms,
+            batch_bytes: config.kafka.batch_bytes,
+            compression: match config.kafka.compression {
+                Compression::None => record::Compression::None,
+                Compression::Gzip => record::Compression::Gzip,
+                Compression::Snappy => record::Compression::Snappy,
+                Compression::Lz4 => record::Compression::Lz4,
+                Compression::Zstd => record::Compression::Zstd,
+            },
+            record_identity: true,
+            ..producer::Options::default()
+        },
+        resolve: Rc::new(names),
+        random: Box::new(move || random.next_u64()),
+    }
+}
+
 /// The partitions of the embedded log that a shard's consumers read: each is read on one shard.
 fn feeds(config: &Config, routes: &Routes, (index, shards): (usize, usize)) -> Vec<FeedSpec> {
     let mut feeds = Vec::new();
@@ -476,7 +528,7 @@ fn feeds(config: &Config, routes: &Routes, (index, shards): (usize, usize)) -> V
 }
 
 /// Milliseconds since 1970.
-pub(super) fn wall_ms() -> u64 {
+pub fn wall_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     since.as_millis() as u64
 }

@@ -266,6 +266,7 @@ impl Embedded {
                     (damaged && next_offset > self.feeds[number].asked).then_some(next_offset);
                 self.events.push_back(FeedEvent::Failed { feed: number as u32, skip_to });
             }
+            Answer::Listed { .. } => unreachable!("nothing here asks for names"),
             Answer::Flushed { token } => {
                 let (_, number) = About::of(token);
                 let Reading { begins, of, .. } = self.feeds[number];

@@ -5,11 +5,15 @@
 //! exactly once; what a feed gets is durable, in order and without gap.
 
 mod embedded;
+mod kafka;
+mod spool;
 
 use bytes::Bytes;
 use trine_proto::client::ErrorCode;
 
 pub use embedded::{Embedded, FeedSpec};
+pub use kafka::Kafka;
+pub use spool::Spool;
 
 use crate::ingest::{At, Refusal};
 
@@ -37,6 +41,10 @@ pub enum Unavailable {
     Failing,
     /// The record is longer than the log takes.
     TooLarge,
+    /// Records of its partition are in the spool, and it must not go there.
+    Spooled,
+    /// Kafka refuses it for good.
+    Refused,
     /// It was given up after it was sent; it may come to light.
     Lost,
     /// The process is ending.
@@ -54,6 +62,11 @@ impl Unavailable {
             Self::TooLarge => Refusal {
                 code: ErrorCode::LimitExceeded,
                 message: "the record is longer than the log takes",
+            },
+            Self::Spooled => Refusal::temporary("earlier records are in the spool"),
+            Self::Refused => Refusal {
+                code: ErrorCode::BadRequest,
+                message: "the log refuses the record for good",
             },
             Self::Lost => Refusal::temporary("the log failed; the record may be in the log"),
             Self::Closing => Refusal::temporary("the gateway is ending"),
@@ -137,6 +150,8 @@ pub enum Log {
     None,
     /// The journal of this process.
     Embedded(Box<Embedded>),
+    /// A Kafka cluster.
+    Kafka(Box<Kafka>),
     /// What a test says.
     #[cfg(test)]
     Scripted(Scripted),
@@ -150,6 +165,7 @@ impl Log {
             #[cfg(test)]
             Log::Scripted(log) => log.partitions,
             Log::Embedded(log) => log.partitions(topic),
+            Log::Kafka(log) => log.partitions(topic),
         }
     }
 
@@ -164,14 +180,15 @@ impl Log {
         topic: u16,
         partition: u32,
         body: Bytes,
-        _only_log: bool,
-        _now_ms: u64,
+        only_log: bool,
+        now_ms: u64,
     ) -> Result<(), Unavailable> {
         match self {
             Log::None => Err(Unavailable::Failing),
             #[cfg(test)]
             Log::Scripted(log) => log.append(record, topic, partition, body),
             Log::Embedded(log) => log.append(record, topic, partition, body),
+            Log::Kafka(log) => log.append(record, topic, partition, body, only_log, now_ms),
         }
     }
 
@@ -182,26 +199,29 @@ impl Log {
             #[cfg(test)]
             Log::Scripted(log) => log.outcomes.pop_front(),
             Log::Embedded(log) => log.next_outcome(),
+            Log::Kafka(log) => log.next_outcome(),
         }
     }
 
     /// Takes in what has happened; called at each turn's end before anything is taken out.
-    pub fn receive(&mut self) {
+    pub fn receive(&mut self, now_ms: u64) {
         match self {
             Log::None => {}
             #[cfg(test)]
             Log::Scripted(_) => {}
             Log::Embedded(log) => log.receive(),
+            Log::Kafka(log) => log.receive(now_ms),
         }
     }
 
     /// Sends what was started; called at each turn's end.
-    pub fn flush(&mut self) {
+    pub fn flush(&mut self, now_ms: u64) {
         match self {
             Log::None => {}
             #[cfg(test)]
             Log::Scripted(_) => {}
             Log::Embedded(log) => log.flush(),
+            Log::Kafka(log) => log.flush(now_ms),
         }
     }
 
@@ -212,6 +232,7 @@ impl Log {
             #[cfg(test)]
             Log::Scripted(_) => None,
             Log::Embedded(log) => log.next_event(),
+            Log::Kafka(_) => None,
         }
     }
 
@@ -222,6 +243,7 @@ impl Log {
             #[cfg(test)]
             Log::Scripted(_) => {}
             Log::Embedded(log) => log.fetch(feed, offset, limit_bytes),
+            Log::Kafka(_) => {}
         }
     }
 
@@ -232,6 +254,7 @@ impl Log {
             #[cfg(test)]
             Log::Scripted(_) => {}
             Log::Embedded(log) => log.look(feed),
+            Log::Kafka(_) => {}
         }
     }
 
@@ -242,6 +265,7 @@ impl Log {
             #[cfg(test)]
             Log::Scripted(_) => {}
             Log::Embedded(log) => log.commit(feed, next_offset),
+            Log::Kafka(_) => {}
         }
     }
 }

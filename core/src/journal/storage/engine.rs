@@ -63,9 +63,10 @@ struct Shard {
 /// The answer of a storage thread that has no journal.
 pub(super) fn refusal(request: &Request) -> Option<Answer> {
     match *request {
-        Request::Open { token, .. } | Request::Append { token, .. } | Request::Flush { token } => {
-            Some(Answer::Refused { token, why: Refused::Failing })
-        }
+        Request::Open { token, .. }
+        | Request::List { token, .. }
+        | Request::Append { token, .. }
+        | Request::Flush { token } => Some(Answer::Refused { token, why: Refused::Failing }),
         Request::Read { token, offset, .. } => {
             Some(Answer::ReadFailed { token, why: ReadFailure::Failing, next_offset: offset })
         }
@@ -112,6 +113,13 @@ impl Engine {
                 self.shards[shard].outstanding += 1;
                 let answer = self.open(token, &name, cursor);
                 self.answer(shard, answer);
+            }
+            Request::List { token, prefix } => {
+                self.shards[shard].outstanding += 1;
+                let names = self.journal.names(false);
+                let names = names.filter(|(_, name)| name.starts_with(&*prefix));
+                let names = names.map(|(_, name)| name.into()).collect();
+                self.answer(shard, Answer::Listed { token, names });
             }
             Request::Append { token, stream, payload } => {
                 self.shards[shard].outstanding += 1;

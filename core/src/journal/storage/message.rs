@@ -21,6 +21,13 @@ pub enum Request {
         /// A cursor and not a stream: the two have names of their own.
         cursor: bool,
     },
+    /// Asks for the names of the streams that begin so: [`Answer::Listed`] or [`Answer::Refused`].
+    List {
+        /// Comes back.
+        token: u64,
+        /// How the names begin.
+        prefix: Box<str>,
+    },
     /// Appends a record: [`Answer::Durable`] or [`Answer::Refused`]. A stream's records are in the
     /// order of one shard's appends, and so are their answers, refusals aside.
     Append {
@@ -89,6 +96,13 @@ pub enum Answer {
         next: u64,
         /// A cursor's newest value.
         value: u64,
+    },
+    /// Names of streams.
+    Listed {
+        /// The request's.
+        token: u64,
+        /// The whole names.
+        names: Vec<Box<str>>,
     },
     /// The record is durable.
     Durable {

@@ -1,0 +1,74 @@
+//! Where hosts are: a table that shards read and the main thread fills.
+//!
+//! **Runs on: shard** (asks, never waits), **the data process's main thread** (looks names up).
+//! Brokers name each other by host, and a shard must not ask the network for a name.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use trine_core::kafka::cluster::{Resolve, literal};
+
+use crate::limits::NAMES_MAX;
+
+/// A handle to the table; all handles share it.
+#[derive(Clone, Debug, Default)]
+pub struct Names(Arc<Mutex<HashMap<(String, u16), Option<SocketAddr>>>>);
+
+impl Names {
+    /// Looks up what was asked for and is not known.
+    pub async fn look_up(&self) {
+        let wanted = |(name, found): (&(String, u16), &Option<SocketAddr>)| {
+            found.is_none().then(|| name.clone())
+        };
+        let wanted: Vec<(String, u16)> = {
+            let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            table.iter().filter_map(wanted).collect()
+        };
+        for (host, port) in wanted {
+            let found = tokio::net::lookup_host((host.as_str(), port)).await;
+            match found.map(|mut found| found.next()) {
+                Ok(address) => {
+                    let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                    table.insert((host, port), address);
+                }
+                Err(error) => tracing::warn!(host, port, %error, "a broker's name is not known"),
+            }
+        }
+    }
+}
+
+impl Resolve for Names {
+    fn resolve(&self, host: &str, port: u16) -> Option<SocketAddr> {
+        if let Some(address) = literal(host, port) {
+            return Some(address);
+        }
+        // The main thread holds it for a moment; the client asks again.
+        let mut table = self.0.try_lock().ok()?;
+        let name = (host.to_owned(), port);
+        match table.get(&name) {
+            Some(found) => *found,
+            None if table.len() < NAMES_MAX => {
+                table.insert(name, None);
+                None
+            }
+            None => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_asked_for_once_and_known_after_it_was_looked_up() {
+        let names = Names::default();
+        assert_eq!(names.resolve("127.0.0.1", 9), Some(([127, 0, 0, 1], 9).into()));
+        assert_eq!(names.resolve("localhost", 9), None);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(names.look_up());
+        let found = names.clone().resolve("localhost", 9).unwrap();
+        assert!(found.ip().is_loopback() && found.port() == 9);
+    }
+}

@@ -1,0 +1,354 @@
+//! The log that is a Kafka cluster, with the spool in front of it.
+//!
+//! **Runs on: shard.** A record goes to the producer, unless its partition has spooled records: then
+//! it goes behind them. Records that Kafka does not acknowledge in time are taken over by the spool,
+//! in order, and acknowledged once they are durable there; what is spooled is forwarded by the same
+//! producer at its next epoch, so that a late old batch is fenced (KIP-360). Invariants: every
+//! record that was taken is answered once; `only_log` records never enter the spool.
+
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use trine_core::kafka::client::{Client, NotTaken, Options};
+use trine_core::kafka::producer::{Identity, Outcome, PartitionId, Refused};
+
+use super::Unavailable;
+use super::spool::{Spool, SpoolEvent};
+use crate::ingest::At;
+use crate::limits::SPOOL_LOOK_MS;
+use trine_core::journal::Refused as JournalRefused;
+
+/// Kafka as one shard sees it.
+pub struct Kafka {
+    client: Rc<Client>,
+    /// By the number of the topic here.
+    topics: Vec<u32>,
+    spool: Spool,
+    after_ms: u64,
+    outcomes: Vec<Outcome>,
+    ready: VecDeque<(u32, Result<(At, Option<u64>), Unavailable>)>,
+    /// What the producer was given of each line, in order: offset and body.
+    given: Vec<VecDeque<(u64, Bytes)>>,
+    /// The line of each of the producer's partitions.
+    lines: Vec<(PartitionId, usize)>,
+    overdue: Vec<PartitionId>,
+    looked_ms: u64,
+    /// The identity whose record is being made durable.
+    keeping: Option<Identity>,
+    totals: Totals,
+}
+
+/// What happened since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Totals {
+    /// Records that the spool has taken over or been given.
+    pub spooled: u64,
+    /// Records that were forwarded from the spool.
+    pub forwarded: u64,
+    /// Times that the spool took over a partition.
+    pub take_overs: u64,
+}
+
+/// What a token of the producer means.
+enum Token {
+    /// A client's record.
+    Live { record: u32, only_log: bool },
+    /// A spooled one.
+    Forward { line: usize, offset: u64 },
+}
+
+impl Token {
+    const FORWARD: u64 = 1 << 63;
+    const ONLY_LOG: u64 = 1 << 62;
+    const OFFSET_BITS: u32 = 44;
+
+    fn pack(self) -> u64 {
+        match self {
+            Token::Live { record, only_log } => {
+                u64::from(record) | if only_log { Self::ONLY_LOG } else { 0 }
+            }
+            Token::Forward { line, offset } => {
+                let offset = offset & ((1 << Self::OFFSET_BITS) - 1);
+                Self::FORWARD | (line as u64) << Self::OFFSET_BITS | offset
+            }
+        }
+    }
+
+    fn unpack(token: u64) -> Self {
+        if token & Self::FORWARD == 0 {
+            return Token::Live { record: token as u32, only_log: token & Self::ONLY_LOG != 0 };
+        }
+        let token = token & !Self::FORWARD;
+        let offset = token & ((1 << Self::OFFSET_BITS) - 1);
+        Token::Forward { line: (token >> Self::OFFSET_BITS) as usize, offset }
+    }
+}
+
+impl Kafka {
+    /// Starts the client; call it inside the shard's runtime.
+    pub fn start(options: Options, spool: Spool, topics: &[Box<str>], after_ms: u64) -> Self {
+        let client = Client::start(options);
+        let topics = topics.iter().map(|topic| client.topic(topic)).collect();
+        Self {
+            client,
+            topics,
+            spool,
+            after_ms,
+            outcomes: Vec::new(),
+            ready: VecDeque::new(),
+            given: Vec::new(),
+            lines: Vec::new(),
+            overdue: Vec::new(),
+            looked_ms: 0,
+            keeping: None,
+            totals: Totals::default(),
+        }
+    }
+
+    /// The client, for consumers.
+    pub fn client(&self) -> &Rc<Client> {
+        &self.client
+    }
+
+    /// The spool.
+    pub fn spool(&self) -> &Spool {
+        &self.spool
+    }
+
+    /// What happened since the start.
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    pub(super) fn partitions(&self, topic: u16) -> u32 {
+        let count = self.client.partition_count(self.topics[topic as usize]);
+        // While no broker answers, what an earlier start has learnt will do.
+        if count > 0 { count } else { self.spool.known_partitions(topic) }
+    }
+
+    pub(super) fn append(
+        &mut self,
+        record: u32,
+        topic: u16,
+        partition: u32,
+        body: Bytes,
+        only_log: bool,
+        now_ms: u64,
+    ) -> Result<(), Unavailable> {
+        if !self.spool.is_open() {
+            return Err(Unavailable::Recovering);
+        }
+        let line = self.line(topic, partition);
+        if self.spool.get(line).holds() {
+            if only_log {
+                return Err(Unavailable::Spooled);
+            }
+            self.spool_record(line, record, body, now_ms);
+            return Ok(());
+        }
+        let token = Token::Live { record, only_log }.pack();
+        let (kafka_topic, time_ms) = (self.topics[topic as usize], crate::edge::wall_ms() as i64);
+        match self.client.append(token, kafka_topic, partition, time_ms, &body) {
+            Ok(()) => Ok(()),
+            Err(NotTaken::Unknown) if only_log => Err(Unavailable::Failing),
+            Err(NotTaken::Unknown) => {
+                self.spool_record(line, record, body, now_ms);
+                Ok(())
+            }
+            Err(NotTaken::Refused(Refused::Full)) => Err(Unavailable::Busy),
+            Err(NotTaken::Refused(Refused::TooLarge(_))) => Err(Unavailable::TooLarge),
+        }
+    }
+
+    fn spool_record(&mut self, line: usize, record: u32, body: Bytes, now_ms: u64) {
+        self.totals.spooled += 1;
+        self.spool.append(line, record, body, now_ms);
+    }
+
+    fn line(&mut self, topic: u16, partition: u32) -> usize {
+        let line = self.spool.line(topic, partition);
+        if self.given.len() <= line {
+            self.given.resize_with(line + 1, VecDeque::new);
+        }
+        let id = self.client.partition(self.topics[topic as usize], partition);
+        if let Some(id) = id
+            && !self.lines.iter().any(|&(_, known)| known == line)
+        {
+            self.lines.push((id, line));
+        }
+        line
+    }
+
+    pub(super) fn next_outcome(&mut self) -> Option<(u32, Result<(At, Option<u64>), Unavailable>)> {
+        self.ready.pop_front()
+    }
+
+    pub(super) fn receive(&mut self, now_ms: u64) {
+        let mut outcomes = std::mem::take(&mut self.outcomes);
+        self.client.take_outcomes(&mut outcomes);
+        for outcome in outcomes.drain(..) {
+            self.outcome(outcome, now_ms);
+        }
+        self.outcomes = outcomes;
+        self.spool.receive(now_ms);
+        while let Some(event) = self.spool.next_event() {
+            self.spool_event(event, now_ms);
+        }
+        // Lines are made known before they are needed.
+        for topic in 0..self.topics.len() {
+            let known = self.client.partition_count(self.topics[topic]);
+            if known > self.spool.known_partitions(topic as u16) {
+                self.line(topic as u16, known - 1);
+            }
+        }
+    }
+
+    pub(super) fn flush(&mut self, now_ms: u64) {
+        if now_ms >= self.looked_ms + SPOOL_LOOK_MS {
+            self.looked_ms = now_ms;
+            self.take_over(now_ms);
+            self.keep_identity();
+        }
+        self.spool.flush(now_ms);
+        self.client.flush();
+    }
+
+    fn outcome(&mut self, outcome: Outcome, now_ms: u64) {
+        let (token, answer) = match outcome {
+            Outcome::Acknowledged { token, offset } => (token, Ok(offset)),
+            Outcome::Failed { token, why, possibly_written } => {
+                (token, Err((why, possibly_written)))
+            }
+        };
+        match (Token::unpack(token), answer) {
+            (Token::Live { record, .. }, Ok(offset)) => {
+                let offset = offset.and_then(|offset| u64::try_from(offset).ok());
+                self.ready.push_back((record, Ok((At::Kafka, offset))));
+            }
+            (Token::Live { record, .. }, Err((why, possibly_written))) => {
+                tracing::warn!(?why, possibly_written, "Kafka did not take a record");
+                let why = if possibly_written { Unavailable::Lost } else { Unavailable::Refused };
+                self.ready.push_back((record, Err(why)));
+            }
+            (Token::Forward { line, offset }, Ok(_)) => {
+                self.totals.forwarded += 1;
+                self.given[line].pop_front();
+                self.spool.acknowledged(line, offset);
+            }
+            (Token::Forward { line, offset }, Err((_, true))) => {
+                tracing::warn!(line, offset, "a spooled record is given to Kafka again");
+                self.given[line].clear();
+                self.spool.take_back(line, now_ms);
+            }
+            (Token::Forward { line, offset }, Err((why, false))) => {
+                tracing::error!(line, offset, ?why, "Kafka refuses a spooled record for good");
+                let body = self.given[line].pop_front().map(|(_, body)| body).unwrap_or_default();
+                self.spool.refused(line, offset, body);
+            }
+        }
+    }
+
+    fn spool_event(&mut self, event: SpoolEvent, now_ms: u64) {
+        match event {
+            SpoolEvent::Open { last } => {
+                if let Some((id, epoch)) = last {
+                    self.client.resume(Identity { id, epoch });
+                }
+            }
+            SpoolEvent::Durable(record) => {
+                self.ready.push_back((record, Ok((At::Spool, None))));
+            }
+            SpoolEvent::Refused(record, why) => {
+                let why = match why {
+                    JournalRefused::Full => Unavailable::Full,
+                    JournalRefused::TooLarge => Unavailable::TooLarge,
+                    JournalRefused::Lost => Unavailable::Lost,
+                    JournalRefused::Closing => Unavailable::Closing,
+                    JournalRefused::Busy => Unavailable::Busy,
+                    JournalRefused::Failing => Unavailable::Failing,
+                };
+                self.ready.push_back((record, Err(why)));
+            }
+            SpoolEvent::Forward { line, records } => self.give(line, records, now_ms),
+            SpoolEvent::Identity => {
+                if let Some(identity) = self.keeping.take() {
+                    self.client.identity_recorded(identity);
+                }
+            }
+        }
+    }
+
+    /// Gives Kafka what the spool has, as far as it takes it.
+    fn give(&mut self, line: usize, records: Vec<(u64, u64, Bytes)>, now_ms: u64) {
+        let (topic, partition) = (self.spool.get(line).topic, self.spool.get(line).partition);
+        let topic_id = self.topics[topic as usize];
+        self.line(topic, partition);
+        let (mut count, mut next, mut full) = (0, records[0].0, false);
+        for (offset, time_ms, body) in records {
+            let token = Token::Forward { line, offset }.pack();
+            let taken = self.client.append(token, topic_id, partition, time_ms as i64, &body);
+            match taken {
+                Ok(()) => {
+                    self.given[line].push_back((offset, body));
+                    (count, next) = (count + 1, offset + 1);
+                }
+                Err(NotTaken::Refused(Refused::TooLarge(_))) if count == 0 => {
+                    tracing::error!(
+                        line,
+                        offset,
+                        "a spooled record is longer than its topic takes"
+                    );
+                    self.spool.gave(line, 1, offset + 1, now_ms, false);
+                    self.spool.refused(line, offset, body);
+                    return;
+                }
+                Err(_) => {
+                    full = true;
+                    break;
+                }
+            }
+        }
+        self.spool.gave(line, count, next, now_ms, full);
+    }
+
+    /// Records that Kafka has not acknowledged in time go to the spool, in order.
+    fn take_over(&mut self, now_ms: u64) {
+        let mut overdue = std::mem::take(&mut self.overdue);
+        self.client.overdue(now_ms.saturating_sub(self.after_ms), &mut overdue);
+        let any = !overdue.is_empty();
+        for id in overdue.drain(..) {
+            let line = self.lines.iter().find(|&&(known, _)| known == id);
+            let &(_, line) = line.expect("a partition has its line before its first record");
+            self.totals.take_overs += 1;
+            self.spool.take_back(line, now_ms);
+            self.given[line].clear();
+            for taken in self.client.take_over(id) {
+                match Token::unpack(taken.token) {
+                    Token::Live { record, only_log: false } => {
+                        self.spool_record(line, record, taken.body, now_ms);
+                    }
+                    Token::Live { record, .. } => {
+                        self.ready.push_back((record, Err(Unavailable::Lost)));
+                    }
+                    // It is in the spool as before.
+                    Token::Forward { .. } => {}
+                }
+            }
+        }
+        self.overdue = overdue;
+        if any {
+            self.client.raise_epoch();
+        }
+    }
+
+    /// A producer's identity is durable before it is used, so that a later start can fence it.
+    fn keep_identity(&mut self) {
+        if self.keeping.is_none()
+            && self.spool.is_open()
+            && let Some(identity) = self.client.unrecorded_identity()
+        {
+            self.keeping = Some(identity);
+            self.spool.keep_identity(identity.id, identity.epoch);
+        }
+    }
+}

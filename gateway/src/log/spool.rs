@@ -1,0 +1,506 @@
+//! The spool: the journal in front of Kafka, as one shard uses it.
+//!
+//! **Runs on: shard**; the journal itself is on the storage thread. A *line* is what this shard has
+//! spooled of one partition: a stream `TOPIC/PARTITION/SHARD` and the cursor of what Kafka has of
+//! it. Sans-IO but for the rings. Invariants: while a line has records that Kafka has not
+//! acknowledged, everything more of its partition goes behind them; a line is forwarded in order,
+//! and its cursor never passes a record that Kafka has not acknowledged.
+
+use bytes::Bytes;
+use std::collections::VecDeque;
+use trine_core::journal::storage::{Answer, Request, Store};
+use trine_core::journal::{Refused, StreamId};
+
+use crate::limits::{FETCH_BYTES, SPOOL_FORWARD_RECORDS, SPOOL_PAUSE_MS};
+
+/// What the spool says.
+#[derive(Debug)]
+pub enum SpoolEvent {
+    /// This shard's lines are known; the producer of the last start, if there was one.
+    Open {
+        /// Producer id and epoch.
+        last: Option<(i64, i16)>,
+    },
+    /// The record is durable here.
+    Durable(u32),
+    /// The record is not here.
+    Refused(u32, Refused),
+    /// Records to be sent to Kafka, in order.
+    Forward {
+        /// The line.
+        line: usize,
+        /// Offset, Unix milliseconds and body of each.
+        records: Vec<(u64, u64, Bytes)>,
+    },
+    /// The producer's identity is durable.
+    Identity,
+}
+
+/// What this shard has spooled of a partition.
+#[derive(Debug)]
+pub struct Line {
+    /// The topic, by its number.
+    pub topic: u16,
+    /// The partition.
+    pub partition: u32,
+    stream: Option<StreamId>,
+    cursor: Option<StreamId>,
+    /// Records that are here, or on their way, and that Kafka has not acknowledged.
+    spooled: u64,
+    /// The next record that Kafka has not acknowledged.
+    done: u64,
+    /// The next record that Kafka was not given.
+    next: u64,
+    /// The end of what is durable.
+    end: u64,
+    given: usize,
+    reading: bool,
+    /// Nothing is forwarded before this.
+    not_before_ms: u64,
+    /// When its oldest record came; 0: it has none.
+    since_ms: u64,
+    cursor_moved: bool,
+    /// Where its dead letters go, and those that wait until that is known.
+    dead: Option<StreamId>,
+    dead_waiting: Vec<Bytes>,
+}
+
+impl Line {
+    /// Whether more of its partition must go behind what is spooled.
+    pub fn holds(&self) -> bool {
+        self.spooled > 0
+    }
+}
+
+/// What requests' tokens are about, in their upper half.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+enum About {
+    Append = 0,
+    List = 1,
+    Stream = 2,
+    Cursor = 3,
+    Read = 4,
+    Producer = 5,
+    Identity = 6,
+    /// The stream of a line's dead letters.
+    Dead = 7,
+    /// A dead letter itself.
+    Letter = 8,
+}
+
+impl About {
+    fn token(self, number: usize) -> u64 {
+        (self as u64) << 32 | number as u64
+    }
+
+    fn of(token: u64) -> (About, usize) {
+        let about = match token >> 32 {
+            0 => About::Append,
+            1 => About::List,
+            2 => About::Stream,
+            3 => About::Cursor,
+            4 => About::Read,
+            5 => About::Producer,
+            6 => About::Identity,
+            7 => About::Dead,
+            _ => About::Letter,
+        };
+        (about, token as u32 as usize)
+    }
+}
+
+/// The spool of one shard.
+pub struct Spool {
+    store: Store,
+    shard: usize,
+    topics: Vec<Box<str>>,
+    /// By topic and partition.
+    lines: Vec<Vec<usize>>,
+    all: Vec<Line>,
+    /// Requests that found no room.
+    waiting: VecDeque<Request>,
+    events: VecDeque<SpoolEvent>,
+    /// The cursors that hold producer id and epoch, plus one each; and their values at the start.
+    producer: [Option<(StreamId, u64)>; 2],
+    /// The line of each append that has no answer, by record.
+    appends: std::collections::HashMap<u32, usize>,
+    opening: usize,
+    is_open: bool,
+    /// Records that may be forwarded now.
+    allowance: u64,
+    allowed_ms: u64,
+    rate: u64,
+    dead_letters: u64,
+}
+
+impl Spool {
+    /// Asks for what earlier starts have left.
+    pub fn new(store: Store, shard: usize, topics: &[Box<str>], rate: u64) -> Self {
+        let mut waiting = VecDeque::new();
+        for (number, part) in ["id", "epoch"].into_iter().enumerate() {
+            let name = format!("producer/{shard}/{part}").into();
+            let token = About::Producer.token(number);
+            waiting.push_back(Request::Open { token, name, cursor: true });
+        }
+        waiting.push_back(Request::List { token: About::List.token(0), prefix: "".into() });
+        Self {
+            store,
+            shard,
+            topics: topics.to_vec(),
+            lines: vec![Vec::new(); topics.len()],
+            all: Vec::new(),
+            waiting,
+            events: VecDeque::new(),
+            producer: [None; 2],
+            appends: std::collections::HashMap::new(),
+            opening: 0,
+            is_open: false,
+            allowance: 0,
+            allowed_ms: 0,
+            rate,
+            dead_letters: 0,
+        }
+    }
+
+    /// The journal's state.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Whether what earlier starts have left is known.
+    pub fn is_open(&self) -> bool {
+        self.is_open
+    }
+
+    /// Records that Kafka has not acknowledged, and the age of the oldest line in milliseconds.
+    pub fn backlog(&self, now_ms: u64) -> (u64, u64) {
+        let records = self.all.iter().map(|line| line.spooled).sum();
+        let since = self.all.iter().map(|line| line.since_ms).filter(|&since_ms| since_ms > 0);
+        (records, since.min().map_or(0, |since_ms| now_ms.saturating_sub(since_ms)))
+    }
+
+    /// Records that Kafka refused for good, kept among the journal's dead letters.
+    pub fn dead_letters(&self) -> u64 {
+        self.dead_letters
+    }
+
+    /// The line of a partition, made known if it is new.
+    pub fn line(&mut self, topic: u16, partition: u32) -> usize {
+        while self.lines[topic as usize].len() <= partition as usize {
+            let number = self.all.len();
+            let partition = self.lines[topic as usize].len() as u32;
+            self.lines[topic as usize].push(number);
+            self.all.push(Line {
+                topic,
+                partition,
+                stream: None,
+                cursor: None,
+                spooled: 0,
+                done: 0,
+                next: 0,
+                end: 0,
+                given: 0,
+                reading: false,
+                not_before_ms: 0,
+                since_ms: 0,
+                cursor_moved: false,
+                dead: None,
+                dead_waiting: Vec::new(),
+            });
+            let name: Box<str> =
+                format!("{}/{partition}/{}", self.topics[topic as usize], self.shard).into();
+            for (about, cursor) in [(About::Stream, false), (About::Cursor, true)] {
+                let token = about.token(number);
+                self.send(Request::Open { token, name: name.clone(), cursor });
+            }
+            self.opening += 2;
+        }
+        self.lines[topic as usize][partition as usize]
+    }
+
+    /// A line by its number.
+    pub fn get(&self, line: usize) -> &Line {
+        &self.all[line]
+    }
+
+    /// Partitions of a topic that an earlier start has spooled records of, at least.
+    pub fn known_partitions(&self, topic: u16) -> u32 {
+        self.lines[topic as usize].len() as u32
+    }
+
+    /// Appends a record behind what its line has. [`SpoolEvent`] will name it.
+    pub fn append(&mut self, line: usize, record: u32, body: Bytes, now_ms: u64) {
+        let Some(stream) = self.all[line].stream else {
+            return self.events.push_back(SpoolEvent::Refused(record, Refused::Busy));
+        };
+        let state = &mut self.all[line];
+        state.spooled += 1;
+        if state.since_ms == 0 {
+            state.since_ms = now_ms.max(1);
+        }
+        self.allowance += 1;
+        self.appends.insert(record, line);
+        let token = About::Append.token(record as usize);
+        self.send(Request::Append { token, stream, payload: body });
+    }
+
+    /// Kafka has acknowledged what it was given of a line up to `offset`.
+    pub fn acknowledged(&mut self, line: usize, offset: u64) {
+        let state = &mut self.all[line];
+        state.given = state.given.saturating_sub(1);
+        state.spooled = state.spooled.saturating_sub(1);
+        state.done = state.done.max(offset + 1);
+        state.cursor_moved = true;
+        if state.spooled == 0 {
+            state.since_ms = 0;
+        }
+    }
+
+    /// Kafka refuses a record for good: it is kept apart, and its line goes on.
+    pub fn refused(&mut self, line: usize, offset: u64, body: Bytes) {
+        self.dead_letters += 1;
+        let state = &mut self.all[line];
+        state.dead_waiting.push(body);
+        match state.dead {
+            Some(stream) => self.write_dead(line, stream),
+            None if state.dead_waiting.len() == 1 => {
+                let topic = &self.topics[state.topic as usize];
+                let name = format!("dead/{topic}/{}", state.partition).into();
+                self.send(Request::Open { token: About::Dead.token(line), name, cursor: false });
+            }
+            None => {}
+        }
+        // Behind the dead letter in the journal, so that neither is there without the other.
+        self.acknowledged(line, offset);
+    }
+
+    fn write_dead(&mut self, line: usize, stream: StreamId) {
+        for payload in std::mem::take(&mut self.all[line].dead_waiting) {
+            self.send(Request::Append { token: About::Letter.token(line), stream, payload });
+        }
+    }
+
+    /// Kafka does not answer: what it was given of this line will be given again, after a pause.
+    pub fn take_back(&mut self, line: usize, now_ms: u64) {
+        let state = &mut self.all[line];
+        (state.next, state.given) = (state.done, 0);
+        state.not_before_ms = now_ms + SPOOL_PAUSE_MS;
+    }
+
+    /// Kafka was given records of a line up to `offset`, but takes no more now.
+    pub fn gave(&mut self, line: usize, count: usize, next: u64, now_ms: u64, full: bool) {
+        let state = &mut self.all[line];
+        state.given += count;
+        state.next = next;
+        if full {
+            state.not_before_ms = now_ms + SPOOL_PAUSE_MS;
+        }
+    }
+
+    /// Keeps the producer's identity; [`SpoolEvent::Identity`] says that it is durable.
+    pub fn keep_identity(&mut self, id: i64, epoch: i16) {
+        for (known, value) in self.producer.into_iter().zip([id as u64, epoch as u64]) {
+            if let Some((cursor, _)) = known {
+                self.send(Request::MoveCursor { cursor, value: value + 1 });
+            }
+        }
+        self.send(Request::Flush { token: About::Identity.token(0) });
+    }
+
+    /// The next event.
+    pub fn next_event(&mut self) -> Option<SpoolEvent> {
+        self.events.pop_front()
+    }
+
+    /// Takes in what the storage thread says.
+    pub fn receive(&mut self, now_ms: u64) {
+        while let Some(answer) = self.store.receive() {
+            self.take(answer, now_ms);
+        }
+    }
+
+    /// Sends what was started, and asks for more to forward.
+    pub fn flush(&mut self, now_ms: u64) {
+        let passed_ms = now_ms.saturating_sub(self.allowed_ms).min(1_000);
+        if passed_ms > 0 {
+            self.allowed_ms = now_ms;
+            self.allowance = (self.allowance + self.rate * passed_ms / 1_000).min(self.rate);
+        }
+        for line in 0..self.all.len() {
+            self.move_cursor(line);
+            self.forward(line, now_ms);
+        }
+        while let Some(request) = self.waiting.pop_front() {
+            if let Err(request) = self.store.try_send(request) {
+                self.waiting.push_front(request);
+                break;
+            }
+        }
+        self.store.flush();
+    }
+
+    fn move_cursor(&mut self, line: usize) {
+        let state = &mut self.all[line];
+        let (Some(stream), Some(cursor)) = (state.stream, state.cursor) else { return };
+        if state.dead_waiting.is_empty() && std::mem::take(&mut state.cursor_moved) {
+            let (value, offset) = (state.done, state.done);
+            self.send(Request::MoveCursor { cursor, value });
+            self.send(Request::Release { stream, offset });
+        }
+    }
+
+    fn forward(&mut self, line: usize, now_ms: u64) {
+        let state = &mut self.all[line];
+        let Some(stream) = state.stream else { return };
+        let room = SPOOL_FORWARD_RECORDS.saturating_sub(state.given);
+        let limit_records = room.min(self.allowance as usize);
+        let wanted = state.next < state.end && !state.reading && now_ms >= state.not_before_ms;
+        if !wanted || limit_records == 0 {
+            return;
+        }
+        state.reading = true;
+        let (token, offset) = (About::Read.token(line), state.next);
+        let (limit_bytes, wait) = (FETCH_BYTES, false);
+        self.send(Request::Read { token, stream, offset, limit_bytes, limit_records, wait });
+    }
+
+    fn send(&mut self, request: Request) {
+        if !self.waiting.is_empty() {
+            return self.waiting.push_back(request);
+        }
+        if let Err(request) = self.store.try_send(request) {
+            self.waiting.push_back(request);
+        }
+    }
+
+    fn take(&mut self, answer: Answer, now_ms: u64) {
+        match answer {
+            Answer::Listed { names, .. } => self.listed(&names, now_ms),
+            Answer::Opened { token, stream, first, next, value } => match About::of(token) {
+                (About::Producer, part) => self.producer[part] = Some((stream, value)),
+                (About::Dead, line) => {
+                    self.all[line].dead = Some(stream);
+                    self.write_dead(line, stream);
+                }
+                (About::Cursor, line) => {
+                    let state = &mut self.all[line];
+                    state.cursor = Some(stream);
+                    state.done = state.done.max(value);
+                    self.opened(line, now_ms);
+                }
+                (_, line) => {
+                    let state = &mut self.all[line];
+                    state.stream = Some(stream);
+                    (state.done, state.end) = (state.done.max(first), next);
+                    self.opened(line, now_ms);
+                }
+            },
+            Answer::Durable { token, offset } => {
+                let (about, record) = About::of(token);
+                if about == About::Letter {
+                    return;
+                }
+                let record = record as u32;
+                if let Some(line) = self.appends.remove(&record) {
+                    self.all[line].end = self.all[line].end.max(offset + 1);
+                }
+                self.events.push_back(SpoolEvent::Durable(record));
+            }
+            Answer::Refused { token, why } => match About::of(token) {
+                (About::Append, record) => {
+                    let record = record as u32;
+                    if let Some(line) = self.appends.remove(&record) {
+                        self.all[line].spooled = self.all[line].spooled.saturating_sub(1);
+                    }
+                    self.events.push_back(SpoolEvent::Refused(record, why));
+                }
+                (about, number) => tracing::error!(?about, number, ?why, "not in the spool"),
+            },
+            Answer::Read { token, records, first, .. } => {
+                let (_, line) = About::of(token);
+                self.read(line, records, first);
+            }
+            Answer::ReadFailed { token, why, next_offset } => {
+                let (_, line) = About::of(token);
+                let state = &mut self.all[line];
+                state.reading = false;
+                state.not_before_ms = now_ms + SPOOL_PAUSE_MS;
+                tracing::error!(
+                    line,
+                    ?why,
+                    from = state.next,
+                    next_offset,
+                    "the spool can't be read"
+                );
+            }
+            Answer::Flushed { .. } => self.events.push_back(SpoolEvent::Identity),
+        }
+    }
+
+    fn read(
+        &mut self,
+        line: usize,
+        records: Vec<trine_core::journal::storage::StoredRecord>,
+        first: u64,
+    ) {
+        let state = &mut self.all[line];
+        state.reading = false;
+        let from = state.next;
+        // What was damaged is not there any more: the journal has said so.
+        state.next = state.next.max(first.min(state.end));
+        let records: Vec<_> = records
+            .into_iter()
+            .filter(|record| record.offset >= from)
+            .map(|record| (record.offset, record.time_ms, record.payload))
+            .collect();
+        self.allowance = self.allowance.saturating_sub(records.len() as u64);
+        if !records.is_empty() {
+            self.events.push_back(SpoolEvent::Forward { line, records });
+        }
+    }
+
+    /// The streams of earlier starts: this shard's lines among them are opened.
+    fn listed(&mut self, names: &[Box<str>], now_ms: u64) {
+        for name in names {
+            let mut parts = name.rsplitn(3, '/');
+            let (shard, partition) = (parts.next(), parts.next());
+            let topic = parts
+                .next()
+                .and_then(|topic| self.topics.iter().position(|known| **known == *topic));
+            let shard: Option<usize> = shard.and_then(|text| text.parse().ok());
+            let partition: Option<u32> = partition.and_then(|text| text.parse().ok());
+            if let (Some(topic), Some(partition)) = (topic, partition)
+                && shard == Some(self.shard)
+            {
+                self.line(topic as u16, partition);
+            }
+        }
+        self.open_if_all(now_ms);
+    }
+
+    fn opened(&mut self, line: usize, now_ms: u64) {
+        self.opening -= 1;
+        let state = &mut self.all[line];
+        if state.stream.is_some() && state.cursor.is_some() {
+            state.next = state.done;
+            state.spooled += state.end.saturating_sub(state.done);
+            if state.spooled > 0 && state.since_ms == 0 {
+                state.since_ms = now_ms.max(1);
+            }
+        }
+        self.open_if_all(now_ms);
+    }
+
+    fn open_if_all(&mut self, _now_ms: u64) {
+        if self.opening > 0 || self.is_open {
+            return;
+        }
+        self.is_open = true;
+        let value = |part: usize| self.producer[part].map_or(0, |(_, value)| value);
+        let (id, epoch) = (value(0), value(1));
+        let pending = self.all.iter().any(Line::holds);
+        let last = (pending && id > 0 && epoch > 0).then(|| ((id - 1) as i64, (epoch - 1) as i16));
+        self.events.push_back(SpoolEvent::Open { last });
+    }
+}
