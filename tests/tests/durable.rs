@@ -97,6 +97,9 @@ fn a_publication_is_fanned_out_once_the_log_has_it() {
     let mut reader = Client::connect(gateway.client, "reader").unwrap();
     reader.subscribe("desk:1", None).unwrap();
     let mut writer = Client::connect(gateway.client, "writer").unwrap();
+    // Until the journal is open, durable publishes are refused for now.
+    let open = || writer.publish("desk:0", json!({"n": 0})).ok();
+    wait::until("the log takes records", open);
     writer.publish("desk:1", json!({"n": 1})).unwrap();
     let first = reader.push(Duration::from_secs(5)).unwrap();
     assert_eq!((&first["pub"]["offset"], &first["pub"]["data"]), (&1.into(), &json!({"n": 1})));
@@ -111,7 +114,7 @@ fn a_publication_is_fanned_out_once_the_log_has_it() {
     let answer: Value = serde_json::from_str(&text).expect("JSON");
     let result = &answer["result"];
     assert_eq!((status, &result["offset"], &result["at"]), (200, &2.into(), &"journal".into()));
-    assert_eq!(result["log_offset"], 1, "{text}");
+    assert!(result["log_offset"].is_u64() && result["partition"].is_u64(), "{text}");
     let second = reader.push(Duration::from_secs(5)).unwrap();
     assert_eq!((&second["pub"]["offset"], &second["pub"]["data"]), (&2.into(), &json!({"n": 2})));
     assert!(second["pub"]["info"].is_null(), "a backend is no client");
@@ -135,11 +138,11 @@ fn a_publication_is_fanned_out_once_the_log_has_it() {
     assert_eq!(other.0, 404);
     assert_eq!(http::get(gateway.api, "/api/publish?api_key=secret").unwrap().0, 405);
     assert!(gateway.terminate(Duration::from_secs(10)).unwrap().success());
-    let records = journal::read(&gateway.data_dir(), "desk", PARTITIONS);
+    let mut records = journal::read(&gateway.data_dir(), "desk", PARTITIONS);
+    records.retain(|record| record.key.as_deref() == Some(b"desk:1"));
     assert_eq!(records.len(), 2);
     let value = records[0].value.as_deref();
     assert_eq!(value, Some(&br#"{"n":1}"#[..]), "the payload as it was sent");
-    assert_eq!(records[0].key.as_deref(), Some(&b"desk:1"[..]));
     let names: Vec<&str> = records[0].headers.iter().map(|(name, _)| name.as_str()).collect();
     let own = ["trine-gateway", "trine-epoch", "trine-sequence"];
     assert_eq!(names, [&["trine-user", "trine-channel", "content-type"], &own[..]].concat());

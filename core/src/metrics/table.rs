@@ -110,6 +110,14 @@ series! {
             "Durable events by outcome: in the log or the spool, refused, refused for want of time, second tries.";
         EventsDuplicate "trine_events_total" r#"outcome="duplicate""# 1
             "Durable events by outcome: in the log or the spool, refused, refused for want of time, second tries.";
+        SpoolTaken "trine_spool_records_total" r#"direction="in""# 1
+            "Records that went to the spool, and from there to Kafka.";
+        SpoolForwarded "trine_spool_records_total" r#"direction="out""# 1
+            "Records that went to the spool, and from there to Kafka.";
+        SpoolTakeOvers "trine_spool_take_overs_total" "" 1
+            "Times that the spool took over the records of a partition.";
+        SpoolDeadLetters "trine_spool_dead_letters_total" "" 1
+            "Spooled records that Kafka refused for good.";
         RecordsDelivered "trine_consumer_records_total" r#"outcome="delivered""# 1
             "Records of the log by what became of them.";
         RecordsDeadLettered "trine_consumer_records_total" r#"outcome="dead_letter""# 1
@@ -160,6 +168,10 @@ series! {
             "Bytes that the journal may have.";
         JournalPending "trine_journal_pending_bytes" "" 1
             "Bytes that wait for the disk.";
+        SpoolRecords "trine_spool_records" "" 1
+            "Spooled records that Kafka has not acknowledged.";
+        SpoolAge "trine_spool_age_seconds" "" 1000
+            "Age of the oldest of them.";
         JournalPhase "trine_journal_phase" "" 1
             "What the journal does: 0 recovers, 1 takes records, 2 fails, 3 is full, 4 has ended.";
         UtilisationPpm "trine_shard_utilisation_ratio" "" 1_000_000

@@ -74,6 +74,8 @@ pub(super) struct Shard {
     measured_ns: (u64, u64),
     mailbox_totals: (u64, u64, u64),
     delivered: deliver::Totals,
+    /// Spooled, forwarded, take-overs, dead letters, as counted so far.
+    spooled: (u64, u64, u64, u64),
     log_suppressed: u64,
 }
 
@@ -108,6 +110,7 @@ impl Shard {
             measured_ns: (rt::clock_ns(), thread_cpu_ns()),
             mailbox_totals: (0, 0, 0),
             delivered: deliver::Totals::default(),
+            spooled: (0, 0, 0, 0),
             log_suppressed: 0,
         }
     }
@@ -393,15 +396,8 @@ impl Shard {
         let (sent, received, refused) = self.hub.post().totals();
         let (sent_before, received_before, refused_before) = self.mailbox_totals;
         self.mailbox_totals = (sent, received, refused);
+        self.log_gauges();
         let metrics = &self.clients.metrics;
-        if let (0, Log::Embedded(log)) = (self.index, &self.ingest.log) {
-            // The journal is the process's, so one shard speaks for it.
-            let state = log.store().state();
-            metrics.set(Gauge::JournalBytes, state.used_bytes());
-            metrics.set(Gauge::JournalQuota, state.quota_bytes());
-            metrics.set(Gauge::JournalPending, state.pending_bytes());
-            metrics.set(Gauge::JournalPhase, state.phase() as u64);
-        }
         if self.index == 0 {
             // The logs are the process's, so one shard counts for all.
             let suppressed = crate::logs::suppressed();
@@ -448,6 +444,38 @@ impl Shard {
             let used_ns = cpu_ns.saturating_sub(cpu_before);
             metrics.set(Gauge::UtilisationPpm, used_ns * 1_000_000 / elapsed_ns);
             self.measured_ns = (wall_ns, cpu_ns);
+        }
+    }
+
+    fn log_gauges(&mut self) {
+        let (metrics, now_ms) = (&self.clients.metrics, rt::now_ms());
+        let store = match &self.ingest.log {
+            Log::Embedded(log) => log.store(),
+            Log::Kafka(log) => {
+                let (records, age_ms) = log.spool().backlog(now_ms);
+                metrics.set(Gauge::SpoolRecords, records);
+                metrics.set(Gauge::SpoolAge, age_ms);
+                let (before, now) = (self.spooled, log.totals());
+                let dead = log.spool().dead_letters();
+                metrics.add(Counter::SpoolTaken, now.spooled - before.0);
+                metrics.add(Counter::SpoolForwarded, now.forwarded - before.1);
+                metrics.add(Counter::SpoolTakeOvers, now.take_overs - before.2);
+                metrics.add(Counter::SpoolDeadLetters, dead - before.3);
+                self.spooled = (now.spooled, now.forwarded, now.take_overs, dead);
+                if age_ms > self.config.spool.alarm_ms {
+                    tracing::error!(shard = self.index, records, age_ms, "the spool grows old");
+                }
+                log.spool().store()
+            }
+            _ => return,
+        };
+        if self.index == 0 {
+            // The journal is the process's, so one shard speaks for it.
+            let state = store.state();
+            metrics.set(Gauge::JournalBytes, state.used_bytes());
+            metrics.set(Gauge::JournalQuota, state.quota_bytes());
+            metrics.set(Gauge::JournalPending, state.pending_bytes());
+            metrics.set(Gauge::JournalPhase, state.phase() as u64);
         }
     }
 

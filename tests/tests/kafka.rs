@@ -1,0 +1,130 @@
+//! Durable events on a real Kafka broker: acknowledged by it, and spooled while it can't answer.
+//!
+//! **Runs on: any.**
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use trine_tests::checker::{self, Allowed, Outcome, Sent};
+use trine_tests::durable::{Plan, Progress, publish};
+use trine_tests::gateway::Gateway;
+use trine_tests::kafka::Kafka;
+use trine_tests::wait;
+
+const TOPIC: &str = "ticket.create";
+
+fn config(kafka: &Kafka) -> String {
+    format!(
+        "shards.count = 2\n[log]\nkind = \"kafka\"\n[kafka]\nbrokers = [\"{}\"]\n[[rpc]]\n\
+         method = \"{TOPIC}\"\ntopic = \"{TOPIC}\"\nkey = \"/key\"\n",
+        kafka.bootstrap()
+    )
+}
+
+/// What was acknowledged where.
+fn places(sent: &[Sent]) -> BTreeMap<String, usize> {
+    let mut places = BTreeMap::new();
+    for message in sent {
+        if let Outcome::Acknowledged { at, .. } = &message.outcome {
+            *places.entry(at.clone()).or_insert(0) += 1;
+        }
+    }
+    places
+}
+
+/// Runs four publishers while `meanwhile` does harm; what they know in the end.
+fn publish_while(
+    gateway: &mut Gateway,
+    run: &str,
+    meanwhile: impl FnOnce(&mut Gateway, &Progress),
+) -> Vec<Sent> {
+    let address = gateway.client;
+    let progress = Progress::default();
+    std::thread::scope(|scope| {
+        let senders: Vec<_> = (0..4)
+            .map(|number| {
+                let sender = format!("sender{number}");
+                let plan = Plan { rate_per_s: 500, ..Plan::rpc(address, run, &sender, TOPIC) };
+                let progress = &progress;
+                scope.spawn(move || publish(&plan, u64::MAX, progress))
+            })
+            .collect();
+        acknowledge(&progress, 500);
+        meanwhile(gateway, &progress);
+        acknowledge(&progress, 500);
+        progress.stop();
+        senders.into_iter().flat_map(|sender| sender.join().expect("a sender")).collect()
+    })
+}
+
+/// Waits until so many more messages are acknowledged.
+fn acknowledge(progress: &Progress, more: usize) {
+    let before = progress.acknowledged();
+    let there = || (progress.acknowledged() >= before + more).then_some(());
+    let limit = Duration::from_secs(60);
+    assert!(wait::within(limit, there).is_some(), "messages are acknowledged");
+}
+
+/// Waits until the spool is empty and says what Kafka has.
+fn settled(gateway: &Gateway, kafka: &Kafka) -> Vec<checker::Record> {
+    let empty = || {
+        let left = gateway.metrics().sum("trine_spool_records", &[]);
+        (left == 0.0).then_some(())
+    };
+    assert!(wait::within(Duration::from_secs(60), empty).is_some(), "the spool is forwarded");
+    kafka.read(TOPIC)
+}
+
+#[test]
+fn kafka_has_what_was_acknowledged() {
+    let kafka = Kafka::start(1);
+    kafka.create_topic(TOPIC, 8);
+    let mut gateway = Gateway::start(&config(&kafka));
+    let sent = publish_while(&mut gateway, "plain", |_, _| {});
+    let records = settled(&gateway, &kafka);
+    let places = places(&sent);
+    assert!(places.get("kafka").is_some_and(|&count| count > 500), "{places:?}");
+    checker::check("plain", &sent, &records).assert(Allowed::default());
+}
+
+#[test]
+fn a_broker_that_hangs_is_bridged_by_the_spool() {
+    let mut kafka = Kafka::start(1);
+    kafka.create_topic(TOPIC, 8);
+    let mut gateway = Gateway::start(&config(&kafka));
+    let sent = publish_while(&mut gateway, "hang", |_, progress| {
+        kafka.stop_node(1);
+        acknowledge(progress, 2_000);
+        kafka.resume_node(1);
+        acknowledge(progress, 500);
+    });
+    let records = settled(&gateway, &kafka);
+    let places = places(&sent);
+    println!("{places:?}");
+    assert!(places.get("spool").is_some_and(|&count| count > 1_000), "{places:?}");
+    // What was in flight when the broker stopped may have been written, and again from the spool.
+    let report = checker::check("hang", &sent, &records);
+    report.assert(Allowed { duplicates: 5 * 8 * 100, ..Allowed::default() });
+}
+
+#[test]
+fn a_gateway_that_dies_with_a_full_spool_forwards_it_later() {
+    let mut kafka = Kafka::start(1);
+    kafka.create_topic(TOPIC, 8);
+    let mut gateway = Gateway::start(&config(&kafka));
+    let sent = publish_while(&mut gateway, "both", |gateway, progress| {
+        kafka.kill_node(1);
+        acknowledge(progress, 1_000);
+        for _ in 0..2 {
+            let old = gateway.kill_data();
+            wait::until("another data process", || (gateway.data() != old).then_some(()));
+            acknowledge(progress, 500);
+        }
+        kafka.restart_node(1);
+        acknowledge(progress, 1_000);
+    });
+    let records = settled(&gateway, &kafka);
+    println!("{:?}", places(&sent));
+    let report = checker::check("both", &sent, &records);
+    report.assert(Allowed { duplicates: 10 * 8 * 100, ..Allowed::default() });
+}
