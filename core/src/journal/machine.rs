@@ -175,6 +175,8 @@ pub struct Journal {
     options: Options,
     pub(super) streams: Streams,
     pub(super) segments: VecDeque<Segment>,
+    /// Bytes of all of them, see [`Journal::count_segments`].
+    segments_bytes: u64,
     /// The newest sealed segment with something synced, and how far.
     pub(super) previous: Mark,
     pub(super) next_segment: u64,
@@ -207,6 +209,7 @@ impl Journal {
             options,
             streams: Streams::default(),
             segments: VecDeque::new(),
+            segments_bytes: 0,
             previous: Mark::default(),
             next_segment: 1,
             current: None,
@@ -258,7 +261,12 @@ impl Journal {
     /// Bytes that the journal has of its quota.
     pub fn used_bytes(&self) -> u64 {
         let current = self.current.map_or(0, |current| current.bytes - current.position);
-        self.segments.iter().map(|segment| segment.bytes).sum::<u64>() - current
+        self.segments_bytes - current
+    }
+
+    /// To be called whenever a segment or its length has changed.
+    pub(super) fn count_segments(&mut self) {
+        self.segments_bytes = self.segments.iter().map(|segment| segment.bytes).sum();
     }
 
     /// Bytes that wait for the disk.
@@ -500,6 +508,7 @@ impl Journal {
         if let Some(segment) = self.segments.back_mut() {
             segment.bytes = bytes;
         }
+        self.count_segments();
     }
 
     fn encode(&self, mut commit: Commit, current: Current, now_ms: u64) -> Commit {
@@ -542,6 +551,7 @@ impl Journal {
             (Doing::Nothing, _) => unreachable!("an answer without a question"),
             (Doing::Creating { segment, bytes }, Ok(())) => {
                 self.segments.push_back(Segment { segment, bytes, last_ms: now_ms });
+                self.count_segments();
                 self.current = Some(Current { segment, position: 0, bytes, marked: 0 });
             }
             (Doing::Creating { segment, .. }, Err(error)) => {
@@ -562,10 +572,12 @@ impl Journal {
                 if let Some(kept) = self.segments.iter_mut().find(|kept| kept.segment == segment) {
                     kept.bytes = kept.bytes.max(bytes);
                 }
+                self.count_segments();
                 events.push(Event::Failed { operation: "truncate", segment, error });
             }
             (Doing::Removing { segment }, Ok(())) => {
                 self.segments.retain(|kept| kept.segment != segment);
+                self.count_segments();
                 self.streams.forget(segment);
                 events.push(Event::Removed { segment });
             }
@@ -669,9 +681,8 @@ impl Journal {
         }
         let remove = match self.options.retention {
             Retention::Oldest { age_ms } => {
-                let used: u64 = self.segments.iter().map(|segment| segment.bytes).sum();
                 let old = age_ms > 0 && oldest.last_ms + age_ms < now_ms;
-                used > self.options.quota_bytes || old
+                self.segments_bytes > self.options.quota_bytes || old
             }
             Retention::Released => self.streams.is_released(oldest.segment),
         };

@@ -100,6 +100,7 @@ pub async fn open<D: Disk>(disk: &mut D, options: Options) -> io::Result<Opened>
         opened.keep(segment, bytes, &scanned);
         before = segment;
     }
+    opened.journal.count_segments();
     Ok(opened)
 }
 

@@ -188,9 +188,14 @@ impl Disk for GlommioDisk {
         let mut written = 0;
         while written < data.len() {
             // A short write past the cache ends on a block, else going on from there is refused.
-            match file.write(position + written as u64, &data[written..]).await? {
-                0 => return Err(io::ErrorKind::WriteZero.into()),
-                more => written += more,
+            match file.write(position + written as u64, &data[written..]).await {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(more) => written += more,
+                Err(error) => {
+                    // The journal goes on in a new segment, which is better opened otherwise.
+                    self.direct &= error.kind() != io::ErrorKind::Unsupported;
+                    return Err(error);
+                }
             }
         }
         Ok(())

@@ -138,7 +138,6 @@ impl Store {
     /// # Errors
     /// The request comes back when the ring is full (the shard is woken when there is room) or the
     /// storage thread has ended ([`super::Phase::Closed`]).
-    #[expect(clippy::result_large_err, reason = "the request itself comes back")]
     pub fn try_send(&mut self, request: Request) -> Result<(), Request> {
         if self.requests.is_abandoned() {
             return Err(request);

@@ -46,29 +46,43 @@ pub enum Collected {
 /// What was fetched last.
 #[derive(Default)]
 pub struct Fetched {
-    /// Segment, position and bytes, the newest at the back.
-    chunks: VecDeque<(u64, u64, Bytes)>,
+    /// The newest at the back.
+    chunks: VecDeque<Chunk>,
     bytes: usize,
+}
+
+struct Chunk {
+    segment: u64,
+    position: u64,
+    data: Bytes,
+    /// The segment has no more. It may have been cut behind the last record, within its block.
+    is_last: bool,
+}
+
+impl Chunk {
+    fn get(&self, place: Place) -> Option<Bytes> {
+        let begin = place.position.checked_sub(self.position)? as usize;
+        let end = begin + place.bytes as usize;
+        let end = if self.is_last { end.min(self.data.len()) } else { end };
+        let is_there = self.segment == place.segment && begin < end && end <= self.data.len();
+        is_there.then(|| self.data.slice(begin..end))
+    }
 }
 
 impl Fetched {
     pub fn put(&mut self, fetch: Fetch, data: Bytes) {
+        let Fetch { segment, position, bytes } = fetch;
         self.bytes += data.len();
-        self.chunks.push_back((fetch.segment, fetch.position, data));
+        self.chunks.push_back(Chunk { segment, position, is_last: data.len() < bytes, data });
         while self.bytes > STORAGE_READ_CACHE_BYTES && self.chunks.len() > 1 {
-            let (_, _, old) = self.chunks.pop_front().expect("there are two");
-            self.bytes -= old.len();
+            let old = self.chunks.pop_front().expect("there are two");
+            self.bytes -= old.data.len();
         }
     }
 
     /// The bytes of a commit.
     pub fn get(&self, place: Place) -> Option<Bytes> {
-        let slice = |(segment, position, data): &(u64, u64, Bytes)| {
-            let begin = place.position.checked_sub(*position)? as usize;
-            let end = begin + place.bytes as usize;
-            (*segment == place.segment && end <= data.len()).then(|| data.slice(begin..end))
-        };
-        self.chunks.iter().rev().find_map(slice)
+        self.chunks.iter().rev().find_map(|chunk| chunk.get(place))
     }
 }
 
