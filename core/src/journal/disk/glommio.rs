@@ -26,7 +26,7 @@ use super::{Disk, Listed};
 use crate::limits::{BLOCK_BYTES, OPEN_SEGMENTS, STORAGE_IO_BYTES, STORAGE_RING_ENTRIES};
 
 /// A folder of files on the executor of this thread.
-pub struct GlommioDisk {
+pub struct RingDisk {
     plain: PlainDisk,
     open: BTreeMap<u64, Segment>,
     /// Whether to try the way past the page cache.
@@ -38,7 +38,7 @@ enum Segment {
     Buffered(BufferedFile),
 }
 
-impl GlommioDisk {
+impl RingDisk {
     /// The folder that was opened, in an executor of this thread.
     pub async fn new(plain: PlainDisk) -> Self {
         let path = plain.path(0).with_extension("probe");
@@ -174,7 +174,7 @@ impl Segment {
     }
 }
 
-impl Disk for GlommioDisk {
+impl Disk for RingDisk {
     async fn list(&mut self) -> io::Result<Vec<Listed>> {
         self.plain.list().await
     }
@@ -240,7 +240,7 @@ impl Disk for GlommioDisk {
 }
 
 /// Hears the bell through the executor: one of its tasks reads the pipe.
-pub struct GlommioBell(Rc<Signal>);
+pub struct RingBell(Rc<Signal>);
 
 #[derive(Default)]
 struct Signal {
@@ -258,7 +258,7 @@ impl Signal {
     }
 }
 
-impl Bell for GlommioBell {
+impl Bell for RingBell {
     fn poll_rung(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if self.0.rung.take() {
             return Poll::Ready(());
@@ -282,10 +282,10 @@ impl Bell for GlommioBell {
 ///
 /// # Errors
 /// Why there can be no executor, in words; then `work` was not begun.
-pub fn run<T>(
+pub fn run_ring<T>(
     bell: &OwnedFd,
     ring: impl Fn(),
-    work: impl AsyncFnOnce(GlommioBell) -> T,
+    work: impl AsyncFnOnce(RingBell) -> T,
 ) -> Result<T, String> {
     let executor = LocalExecutorBuilder::new(Placement::Unbound)
         .name("storage")
@@ -298,7 +298,7 @@ pub fn run<T>(
         let pipe = BufferedFile::open(&path).await.map_err(|error| error.to_string())?;
         let signal = Rc::new(Signal::default());
         let hearing = glommio::spawn_local(hear(pipe, signal.clone()));
-        let result = work(GlommioBell(signal.clone())).await;
+        let result = work(RingBell(signal.clone())).await;
         // The read in flight ends before the executor does.
         signal.over.set(true);
         ring();

@@ -3,10 +3,12 @@
 //! **Runs on: storage.** A disk does one operation at a time and answers when it is done. None of
 //! these promises that bytes are durable except `create`, `sync` and `truncate`.
 
-pub mod glommio;
+mod glommio;
 pub mod plain;
 #[cfg(any(test, feature = "simulation"))]
 pub mod simulated;
+
+pub(super) use glommio::{RingDisk, run_ring};
 
 use std::future::Future;
 use std::io;

@@ -13,9 +13,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 
 use super::super::Options;
-use super::super::disk::glommio::{self, GlommioDisk};
 use super::super::disk::plain::PlainDisk;
-use super::super::disk::{Disk, at_once};
+use super::super::disk::{Disk, RingDisk, at_once, run_ring};
 use super::super::machine::Operation;
 use super::super::open::{open as open_journal, perform};
 use super::Preference;
@@ -190,11 +189,11 @@ pub(super) fn run(
     let why = match preference {
         Preference::Plain => "asked for by TRINE_DRIVER".to_owned(),
         Preference::Automatic => {
-            let ran = glommio::run(
+            let ran = run_ring(
                 &shared.bell,
                 || shared.ring(),
                 async |mut bell| {
-                    let mut disk = GlommioDisk::new(plain.take().expect("it is taken once")).await;
+                    let mut disk = RingDisk::new(plain.take().expect("it is taken once")).await;
                     let way = if disk.is_direct() { "O_DIRECT" } else { "buffered" };
                     shared.state.set_driver(format!("io_uring ({way})"));
                     serve(desks, &mut engine, &mut disk, &mut bell).await
