@@ -54,7 +54,8 @@ pub struct Opened {
 /// Reads all segments. Nothing is changed but what can't be of use: empty segments are removed.
 ///
 /// # Errors
-/// When the folder can't be read. Damage is no error, it is told in [`Opened`].
+/// When the folder can't be read, or what the process before wrote can't be synced. Damage is no
+/// error, it is told in [`Opened`].
 pub async fn open<D: Disk>(disk: &mut D, options: Options) -> io::Result<Opened> {
     let listed = disk.list().await?;
     let mut opened = Opened {
@@ -84,7 +85,7 @@ pub async fn open<D: Disk>(disk: &mut D, options: Options) -> io::Result<Opened>
         }
         let scanned = opened.take(segment, &buffer, mark);
         if let Some(previous) = scanned.previous
-            && index > 0
+            && before > 0
             && previous.synced > 0
             && previous.segment != before
         {
@@ -96,6 +97,11 @@ pub async fn open<D: Disk>(disk: &mut D, options: Options) -> io::Result<Opened>
         }
         if !scanned.damaged.is_empty() {
             opened.keep_copy(disk, segment).await;
+        }
+        if mark.is_none_or(|mark| mark < scanned.end) {
+            // What no commit says to be synced may be in the page cache alone, of a process that was
+            // killed; from now on it counts as durable.
+            disk.sync(segment).await?;
         }
         opened.keep(segment, bytes, &scanned);
         before = segment;

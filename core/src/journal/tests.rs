@@ -244,6 +244,7 @@ fn power_loss_at_any_operation_loses_nothing_acknowledged() {
                 }
             }
             world.disk.restart();
+            world.disk.faults = Faults::default();
             world = world.reopen(LOG);
             let found = &world.opened;
             assert_eq!(found.damaged, [], "seed {seed}: a power loss is no corruption");
@@ -435,6 +436,50 @@ fn a_repaired_segment_has_all_but_what_was_damaged() {
             "seed {seed}"
         );
     }
+}
+
+/// A process that was killed leaves what it wrote in the page cache: what is read of it after a start
+/// is still there when the power fails then.
+#[test]
+fn what_a_start_has_found_is_durable() {
+    for seed in 0..50 {
+        let mut world = World::new(seed, LOG);
+        for number in 0..10_u64 {
+            world.append("a", payload(number * 7919)).expect("there is room");
+        }
+        while let Some(operation) = world.journal.next_operation(NOW) {
+            if matches!(operation, Operation::Sync { .. }) {
+                break;
+            }
+            at_once(perform(&mut world.disk, &operation)).expect("nothing fails here");
+            world.journal.completed(Ok(()), NOW, &mut Vec::new());
+        }
+        let mut world = world.reopen(LOG);
+        let found = world.read("a");
+        assert_eq!(found.len(), 10);
+        world.disk.restart();
+        let mut world = world.reopen(LOG);
+        assert!(world.read("a") == found, "seed {seed}");
+    }
+}
+
+/// Neither is a segment in which nothing became durable, with the ones before it gone by age.
+#[test]
+fn what_retention_removed_is_not_missed() {
+    let mut world = World::new(1, Options { quota_bytes: 24 << 20, ..LOG });
+    world.append("a", "first").expect("there is room");
+    world.settle();
+    // The first segment is given up, and nothing of the second one becomes durable.
+    world.disk.script.extend([true, false, true, true, false]);
+    world.append("a", "second").expect("there is room");
+    world.settle();
+    while at_once(world.disk.list()).expect("readable")[0].segment == 1 {
+        world.append("a", vec![7; 100_000]).expect("old records make room");
+        world.settle();
+    }
+    assert_eq!(at_once(world.disk.list()).expect("readable")[0].segment, 2);
+    let world = world.reopen(LOG);
+    assert_eq!((&world.opened.missing_segments[..], world.opened.missing_records), (&[][..], 0));
 }
 
 #[test]
