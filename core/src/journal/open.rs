@@ -51,7 +51,8 @@ pub struct Opened {
     pub not_kept: Vec<(u64, String)>,
 }
 
-/// Reads all segments. Nothing is changed but what can't be of use: empty segments are removed.
+/// Reads all segments. Nothing is changed but what can't be of use: empty segments are removed, all but
+/// the newest.
 ///
 /// # Errors
 /// When the folder can't be read, or what the process before wrote can't be synced. Damage is no
@@ -92,7 +93,13 @@ pub async fn open<D: Disk>(disk: &mut D, options: Options) -> io::Result<Opened>
             opened.missing_segments.push(previous.segment);
         }
         if scanned.damaged.is_empty() && scanned.end == 0 {
-            disk.remove(segment).await?;
+            if index + 1 < listed.len() {
+                disk.remove(segment).await?;
+            } else if bytes > 0 {
+                // The newest stays as an empty file, so that its number is never given again: what
+                // it held may show up in the room of the next one, and would pass there.
+                opened.journal.cut_later(segment, 0);
+            }
             continue;
         }
         if !scanned.damaged.is_empty() {
