@@ -31,6 +31,7 @@ struct Inner {
     large: Cell<bool>,
     /// Receives since the last one that had to wait.
     in_a_row: Cell<u8>,
+    aborted: Cell<bool>,
     write: RefCell<Write>,
 }
 
@@ -48,8 +49,8 @@ enum Write {
 impl Stream {
     pub(super) fn new(tcp: TcpStream) -> Self {
         let (tcp, write) = (UnsafeCell::new(tcp), RefCell::default());
-        let (large, in_a_row) = (Cell::new(false), Cell::new(0));
-        Self(Rc::new(Inner { tcp, large, in_a_row, write }))
+        let (large, in_a_row, aborted) = (Cell::new(false), Cell::new(0), Cell::new(false));
+        Self(Rc::new(Inner { tcp, large, in_a_row, aborted, write }))
     }
 
     /// A stream over a connected, non-blocking socket that came from another shard or process.
@@ -66,6 +67,10 @@ impl Stream {
                 local::give_way().await;
             }
             self.readable().await?;
+            // The kernel still gives what has come and comes: a peer could go on without end.
+            if self.0.aborted.get() {
+                return Ok(None);
+            }
             let mut chunk = Chunk::take(self.0.large.get());
             let spare = rustix::buffer::spare_capacity(chunk.vec_mut());
             match rustix::net::recv(self.fd(), spare, RecvFlags::DONTWAIT) {
@@ -159,6 +164,7 @@ impl Stream {
 
     /// Ends both directions now: a receive in flight sees the end, a send in flight an error.
     pub fn abort(&self) {
+        self.0.aborted.set(true);
         let _ = rustix::net::shutdown(self.fd(), Shutdown::Both);
     }
 

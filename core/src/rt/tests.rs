@@ -494,3 +494,27 @@ fn a_flood_on_one_stream_keeps_no_other_waiting() {
         assert!(before <= most, "{preference:?}: a byte waited for {before} chunks of a flood");
     }
 }
+
+#[test]
+fn nothing_is_received_after_an_abort_though_it_has_come() {
+    for preference in BOTH {
+        let (socket, address) = listener();
+        let mut peer = TcpStream::connect(address).unwrap();
+        peer.write_all(&[7; 32 << 10]).unwrap();
+        let ended = Rc::new(Cell::new(false));
+        let ends = ended.clone();
+        let start = move |_: &Driver| {
+            spawn(async move {
+                let listener = Listener::from_fd(socket).unwrap();
+                let (stream, _) = listener.accept().await.unwrap();
+                let first = stream.recv().await.unwrap().expect("the first chunk");
+                assert!(first.len() < 32 << 10, "more has come than one chunk holds");
+                stream.abort();
+                ends.set(matches!(stream.recv().await, Ok(None)));
+                stop();
+            });
+        };
+        run(preference, start, |_| {}).unwrap();
+        assert!(ended.get(), "{preference:?}");
+    }
+}
