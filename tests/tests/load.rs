@@ -3,7 +3,7 @@
 //!
 //! **Runs on: any.**
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
@@ -56,16 +56,20 @@ fn a_slow_reader_is_closed_and_others_are_untouched() {
 /// for too long, whatever of theirs is still on its way, and nobody else notices.
 #[test]
 fn clients_that_never_read_are_closed_with_3009() {
-    const CLIENTS: usize = 8;
+    const CLIENTS: usize = 4;
     let mut gateway = Gateway::start(&format!(
-        "{TWO_SHARDS}\nclient.write_timeout_ms = 500\nclient.outbox_limit_bytes = 1_000_000_000"
+        "{TWO_SHARDS}\nclient.write_timeout_ms = 500\nclient.ping_interval_ms = 0\nclient.outbox_limit_bytes = 1_000_000_000"
     ));
     let (address, data) = (gateway.client, gateway.data());
     let mut other = Client::connect(address, "other").expect("connected");
     thread::scope(|scope| {
         let flood = || {
-            let mut client = Client::connect(address, "deaf").expect("connected");
-            let body = json!({"method": "echo", "data": "x".repeat(2000)});
+            let stream = TcpStream::connect(address).expect("a listener is always there");
+            // Little fits into what nobody reads, so that a send is stuck soon.
+            let small = rustix::net::sockopt::set_socket_recv_buffer_size(&stream, 4096);
+            small.expect("an option of sockets");
+            let mut client = Client::over(stream, address, "deaf").expect("connected");
+            let body = json!({"method": "echo", "data": "x".repeat(40_000)});
             while client.send("rpc", body.clone()).is_ok() {}
         };
         let floods: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(flood)).collect();
