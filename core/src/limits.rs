@@ -148,3 +148,29 @@ pub const OPEN_SEGMENTS: usize = 64;
 pub const STORAGE_IO_BYTES: usize = 1 << 20;
 /// Entries of the storage thread's rings: one operation of the disk, the bell, some timers.
 pub const STORAGE_RING_ENTRIES: usize = 16;
+/// Milliseconds that a broker waits for records before it answers a fetch with none: what other
+/// clients take (`fetch.max.wait.ms`).
+pub const KAFKA_FETCH_WAIT_MS: u64 = 500;
+/// The same while a partition has records that its reader has no room for yet: it soon will, and
+/// then has to wait for the answer. Doubled with each answer that has no records.
+pub const KAFKA_FETCH_BACKLOG_WAIT_MS: u64 = 10;
+/// Bytes of one fetch's answer, at most, if one batch is not more.
+pub const KAFKA_FETCH_BYTES: usize = 8 << 20;
+/// Bytes of one partition in it: what a reader may ask for at once.
+pub const KAFKA_FETCH_PARTITION_BYTES: usize = 1 << 20;
+/// Milliseconds before a group's or a partition's request that failed is tried again, doubled with
+/// each failure.
+pub const KAFKA_RETRY_MS: u64 = 50;
+/// Milliseconds of that wait, at most.
+pub const KAFKA_RETRY_MAX_MS: u64 = 1000;
+/// Milliseconds before something is tried again that a broker refuses for good: an administrator
+/// may change it.
+pub const KAFKA_REFUSED_MS: u64 = 5000;
+/// Milliseconds between two heartbeats, at most: what other clients take.
+pub const KAFKA_HEARTBEAT_MS: u64 = 3000;
+/// Milliseconds that a group's leader waits to know the partitions of all topics.
+pub const KAFKA_ASSIGN_WAIT_MS: u64 = 2000;
+/// Milliseconds between two commits, so that deliveries of many turns share one.
+pub const KAFKA_COMMIT_DELAY_MS: u64 = 100;
+/// Milliseconds after which the end of a partition that is not fetched is asked for, for its lag.
+pub const KAFKA_LAG_MS: u64 = 5000;

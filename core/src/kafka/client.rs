@@ -222,13 +222,30 @@ impl Client {
     }
 
     /// A wait between half of `wait_ms` and all of it.
-    fn jitter(&self, wait_ms: u64) -> u64 {
+    pub(super) fn jitter(&self, wait_ms: u64) -> u64 {
         let random = (self.random.borrow_mut())();
         wait_ms / 2 + random % (wait_ms / 2 + 1)
     }
 
-    fn failed(&self, error: Rc<Error>) {
+    pub(super) fn failed(&self, error: Rc<Error>) {
         *self.last_error.borrow_mut() = Some(error);
+    }
+}
+
+/// What a consumer needs.
+impl Client {
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub(super) fn cluster(&self) -> &RefCell<Cluster> {
+        &self.cluster
+    }
+
+    /// Asks for metadata soon.
+    pub(super) fn refresh_metadata(&self) {
+        self.cluster.borrow_mut().refresh();
+        self.asker.notify();
     }
 }
 
@@ -480,7 +497,8 @@ async fn serve(client: Rc<Client>, broker: i32) {
 
 type Place = (Rc<str>, u16, Option<std::net::SocketAddr>);
 
-async fn open(client: &Client, place: Place) -> Result<Rc<Connection>, Rc<Error>> {
+/// Opens a connection to a broker.
+pub(super) async fn open(client: &Client, place: Place) -> Result<Rc<Connection>, Rc<Error>> {
     match endpoint(place) {
         Ok(endpoint) => Connection::open(endpoint, &client.settings, &client.nonce()).await,
         Err((host, port)) => Err(Rc::new(Error { host, port, what: What::Unresolved })),

@@ -63,6 +63,7 @@ pub struct Cluster {
     fruitless: u32,
     /// Where the next connection goes; see [`Cluster::any`].
     next: usize,
+    version: u64,
 }
 
 impl Cluster {
@@ -79,6 +80,7 @@ impl Cluster {
             asked_ms: None,
             fruitless: 0,
             next: 0,
+            version: 0,
         }
     }
 
@@ -136,8 +138,14 @@ impl Cluster {
         self.is_stale = false;
     }
 
+    /// Counts up with everything that is learnt.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
     /// Takes in a response.
     pub fn update(&mut self, response: &metadata::Response<'_>) {
+        self.version += 1;
         self.brokers.clear();
         self.add_brokers(&response.brokers);
         for found in &response.topics {
@@ -169,6 +177,7 @@ impl Cluster {
     pub fn hint(&mut self, topic: TopicId, index: i32, leader: Leader) -> bool {
         let topic = &mut self.topics[topic as usize];
         let count = topic.leaders.len();
+        self.version += 1;
         leader.id >= 0 && set_leader(topic, index, leader, count)
     }
 

@@ -1,0 +1,456 @@
+//! Fetching: what is wanted of which partition, and a fetch session with each leader.
+//!
+//! **Runs on: shard.** Sans-IO. A partition is in a request only while its caller wants more of it;
+//! one that is not wanted is taken out of the session. One request a broker is unanswered.
+//! Invariants: records come in order and without gap from the offset that was wanted; what comes for
+//! an offset that is not wanted any more is thrown away. Source: KIP-227, KIP-320, KIP-951.
+
+use super::TopicPartition;
+use super::records::Read;
+use crate::limits::{
+    KAFKA_FETCH_BACKLOG_WAIT_MS, KAFKA_FETCH_PARTITION_BYTES, KAFKA_FETCH_WAIT_MS,
+    KAFKA_REFUSED_MS, KAFKA_RETRY_MAX_MS, KAFKA_RETRY_MS,
+};
+use std::collections::BTreeMap;
+use trine_proto::kafka::fetch::Session;
+use trine_proto::kafka::{Action, ErrorCode, Leader};
+
+/// A Fetch request to a broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The session.
+    pub session: Session,
+    /// How long the broker may wait for records.
+    pub wait_ms: u64,
+    /// What is new in the session or changed: those of a topic side by side.
+    pub partitions: Vec<(TopicPartition, Place)>,
+    /// What the session no longer includes.
+    pub forgotten: Vec<TopicPartition>,
+}
+
+/// Where to read in a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The offset.
+    pub offset: i64,
+    /// Bytes wanted, at most, if one batch is not more.
+    pub limit_bytes: i32,
+    /// The leader's epoch, -1 if unknown.
+    pub leader_epoch: i32,
+}
+
+/// What a response says of a partition.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// The error.
+    pub error: ErrorCode,
+    /// The end: the last stable offset, or the high watermark.
+    pub end_offset: i64,
+    /// What it holds.
+    pub read: Read,
+}
+
+/// What has happened to a partition.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Records; the partition is not wanted any more until the caller says so again.
+    Records(TopicPartition, Read),
+    /// The wanted offset is not there. Not wanted any more.
+    OutOfRange(TopicPartition, i64),
+    /// The broker refuses; it is tried again.
+    Refused(TopicPartition, ErrorCode),
+    /// What it holds from this offset on can't be read; it is tried again.
+    Damaged(TopicPartition, i64, trine_proto::kafka::Error),
+}
+
+#[derive(Debug, Default)]
+struct Partition {
+    wanted: Option<(i64, i32)>,
+    /// No request before.
+    pause_ms: u64,
+    retry_ms: u64,
+    next_offset: i64,
+    end_offset: i64,
+}
+
+impl Partition {
+    fn back_off(&mut self, now_ms: u64) {
+        self.pause_ms = now_ms + self.retry_ms.max(KAFKA_RETRY_MS);
+        self.retry_ms = (self.retry_ms.max(KAFKA_RETRY_MS) * 2).min(KAFKA_RETRY_MAX_MS);
+    }
+}
+
+#[derive(Debug)]
+struct Broker {
+    session: Session,
+    /// What the session includes.
+    included: BTreeMap<TopicPartition, Place>,
+    is_unanswered: bool,
+    wait_ms: u64,
+    pause_ms: u64,
+}
+
+impl Default for Broker {
+    fn default() -> Self {
+        Self {
+            session: Session::NEW,
+            included: BTreeMap::new(),
+            is_unanswered: false,
+            wait_ms: KAFKA_FETCH_BACKLOG_WAIT_MS,
+            pause_ms: 0,
+        }
+    }
+}
+
+impl Broker {
+    fn begin_anew(&mut self) {
+        self.session = Session::NEW;
+        self.included.clear();
+    }
+}
+
+/// What is fetched.
+#[derive(Debug, Default)]
+pub struct Fetcher {
+    partitions: BTreeMap<TopicPartition, Partition>,
+    brokers: BTreeMap<i32, Broker>,
+    wants_metadata: bool,
+    events: Vec<Event>,
+}
+
+impl Fetcher {
+    /// Nothing is wanted yet of a partition that can be read from `next_offset` on.
+    pub fn add(&mut self, partition: TopicPartition, next_offset: i64) {
+        let added = Partition { next_offset, end_offset: -1, ..Partition::default() };
+        self.partitions.insert(partition, added);
+    }
+
+    /// A partition is given up: nothing comes of it any more.
+    pub fn remove(&mut self, partition: TopicPartition) {
+        self.partitions.remove(&partition);
+    }
+
+    /// More is wanted of a partition, from `offset` on.
+    pub fn want(&mut self, partition: TopicPartition, offset: i64, limit_bytes: usize) {
+        if let Some(partition) = self.partitions.get_mut(&partition) {
+            let limit = limit_bytes.clamp(1, KAFKA_FETCH_PARTITION_BYTES);
+            partition.wanted = Some((offset, limit as i32));
+            partition.next_offset = offset;
+        }
+    }
+
+    /// Moves the events that have come up to `into`.
+    pub fn take_events(&mut self, into: &mut Vec<Event>) {
+        into.append(&mut self.events);
+    }
+
+    /// Whether metadata should be asked for, since something was not where it was thought to be.
+    pub fn take_metadata_wish(&mut self) -> bool {
+        std::mem::take(&mut self.wants_metadata)
+    }
+
+    /// Where a partition ends, -1 if that is not known, and where it is read.
+    pub fn position(&self, partition: TopicPartition) -> Option<(i64, i64)> {
+        self.partitions.get(&partition).map(|known| (known.end_offset, known.next_offset))
+    }
+
+    /// Where a partition is wanted to be read.
+    pub fn offset(&self, partition: TopicPartition) -> Option<i64> {
+        self.partitions.get(&partition)?.wanted.map(|wanted| wanted.0)
+    }
+
+    /// Where a partition ends, by another's word.
+    pub fn ends(&mut self, partition: TopicPartition, end_offset: i64) {
+        if let Some(known) = self.partitions.get_mut(&partition) {
+            known.end_offset = known.end_offset.max(end_offset);
+        }
+    }
+
+    /// The partitions that something is wanted of.
+    pub fn wanted(&self) -> impl Iterator<Item = TopicPartition> {
+        let wanted = self.partitions.iter().filter(|(_, partition)| partition.wanted.is_some());
+        wanted.map(|(&partition, _)| partition)
+    }
+
+    /// When to ask for requests again although nothing has happened.
+    pub fn deadline_ms(&self, now_ms: u64) -> u64 {
+        let pauses = self.partitions.values().filter(|partition| partition.wanted.is_some());
+        let pauses = pauses.map(|partition| partition.pause_ms);
+        let brokers = self.brokers.values().map(|broker| broker.pause_ms);
+        pauses.chain(brokers).filter(|pause_ms| *pause_ms > now_ms).min().unwrap_or(u64::MAX)
+    }
+
+    /// The next request to a broker that can be sent to.
+    pub fn next_request(
+        &mut self,
+        broker: i32,
+        leader: impl Fn(TopicPartition) -> Option<Leader>,
+        now_ms: u64,
+    ) -> Option<Request> {
+        let of = self.brokers.entry(broker).or_default();
+        if of.is_unanswered || of.pause_ms > now_ms {
+            return None;
+        }
+        let mut wanted = BTreeMap::new();
+        let mut has_backlog = false;
+        for (&place, partition) in &self.partitions {
+            let Some(leader) = leader(place).filter(|leader| leader.id == broker) else { continue };
+            match partition.wanted {
+                Some((offset, limit_bytes)) if partition.pause_ms <= now_ms => {
+                    let leader_epoch = leader.epoch;
+                    wanted.insert(place, Place { offset, limit_bytes, leader_epoch });
+                }
+                _ => has_backlog |= partition.next_offset < partition.end_offset,
+            }
+        }
+        if wanted.is_empty() {
+            return None;
+        }
+        let forgotten = of.included.keys().filter(|place| !wanted.contains_key(place));
+        let forgotten = forgotten.copied().collect();
+        let is_news = |(place, at): &(&TopicPartition, &Place)| of.included.get(place) != Some(*at);
+        let partitions = wanted.iter().filter(is_news);
+        let partitions = partitions.map(|(&place, &at)| (place, at)).collect();
+        of.included = wanted;
+        of.is_unanswered = true;
+        // What has more to give and is not wanted just now will be soon, and then has to wait for
+        // the end of this request.
+        let wait_ms = if has_backlog { of.wait_ms } else { KAFKA_FETCH_WAIT_MS };
+        Some(Request { session: of.session, wait_ms, partitions, forgotten })
+    }
+
+    /// The answer of a broker.
+    pub fn fetched(
+        &mut self,
+        broker: i32,
+        session_id: i32,
+        error: ErrorCode,
+        answer: Vec<Fetched>,
+        now_ms: u64,
+    ) {
+        let Some(of) = self.brokers.get_mut(&broker) else { return };
+        of.is_unanswered = false;
+        if !error.is_none() {
+            of.begin_anew();
+            if error.action() != Action::ResetSession {
+                of.pause_ms = now_ms + KAFKA_RETRY_MAX_MS;
+                self.wants_metadata = true;
+            }
+            return;
+        }
+        of.session = match (session_id, of.session.epoch) {
+            (0, _) => Session::NEW,
+            (id, i32::MAX) => Session { id, epoch: 1 },
+            (id, epoch) => Session { id, epoch: epoch + 1 },
+        };
+        let included = match session_id {
+            0 => std::mem::take(&mut of.included),
+            _ => of.included.clone(),
+        };
+        let mut has_records = false;
+        for fetched in answer {
+            let Some(at) = included.get(&fetched.partition) else { continue };
+            has_records |= !fetched.read.records.is_empty();
+            self.take_in(broker, fetched, at.offset, now_ms);
+        }
+        if let Some(of) = self.brokers.get_mut(&broker) {
+            of.wait_ms = match has_records {
+                true => KAFKA_FETCH_BACKLOG_WAIT_MS,
+                false => (of.wait_ms * 2).min(KAFKA_FETCH_WAIT_MS),
+            };
+        }
+    }
+
+    fn take_in(&mut self, broker: i32, fetched: Fetched, offset: i64, now_ms: u64) {
+        let Fetched { partition: place, error, end_offset, read } = fetched;
+        let Some(partition) = self.partitions.get_mut(&place) else { return };
+        if partition.wanted.is_none_or(|wanted| wanted.0 != offset) {
+            return;
+        }
+        if !error.is_none() {
+            partition.back_off(now_ms);
+            match error.action() {
+                Action::ResetOffset => {
+                    partition.wanted = None;
+                    partition.pause_ms = 0;
+                    self.events.push(Event::OutOfRange(place, offset));
+                }
+                Action::RefreshMetadata => {
+                    self.wants_metadata = true;
+                    let is_renamed = matches!(
+                        error,
+                        ErrorCode::UNKNOWN_TOPIC_ID | ErrorCode::INCONSISTENT_TOPIC_ID
+                    );
+                    if let Some(of) = self.brokers.get_mut(&broker).filter(|_| is_renamed) {
+                        of.begin_anew();
+                    }
+                }
+                Action::Retry => {}
+                _ => {
+                    partition.pause_ms = now_ms + KAFKA_REFUSED_MS;
+                    self.events.push(Event::Refused(place, error));
+                }
+            }
+            return;
+        }
+        partition.end_offset = end_offset;
+        if let Some(damage) = read.damage.filter(|_| read.next_offset == offset) {
+            partition.pause_ms = now_ms + KAFKA_REFUSED_MS;
+            self.events.push(Event::Damaged(place, offset, damage));
+            return;
+        }
+        partition.retry_ms = KAFKA_RETRY_MS;
+        if read.next_offset > offset {
+            partition.wanted = None;
+            partition.next_offset = read.next_offset;
+            self.events.push(Event::Records(place, read));
+        }
+    }
+
+    /// The connection to a broker has ended: what was asked has no answer.
+    pub fn disconnected(&mut self, broker: i32) {
+        self.brokers.remove(&broker);
+        self.wants_metadata = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::records::Record;
+    use super::*;
+    use bytes::Bytes;
+
+    const A: TopicPartition = TopicPartition { topic: 0, partition: 0 };
+    const B: TopicPartition = TopicPartition { topic: 0, partition: 1 };
+
+    fn leader(_: TopicPartition) -> Option<Leader> {
+        Some(Leader { id: 1, epoch: 3 })
+    }
+
+    fn fetcher() -> Fetcher {
+        let mut fetcher = Fetcher::default();
+        fetcher.add(A, 5);
+        fetcher.add(B, 7);
+        fetcher.want(A, 5, 1000);
+        fetcher.want(B, 7, 1000);
+        fetcher
+    }
+
+    fn records(partition: TopicPartition, offset: i64, next_offset: i64, end: i64) -> Fetched {
+        let record = |offset| Record { offset, timestamp_ms: 0, body: Bytes::new() };
+        let records = (offset..next_offset).map(record).collect();
+        let read = Read { records, next_offset, damage: None };
+        Fetched { partition, error: ErrorCode::NONE, end_offset: end, read }
+    }
+
+    fn refused(partition: TopicPartition, error: ErrorCode) -> Fetched {
+        Fetched { partition, error, end_offset: -1, read: Read::default() }
+    }
+
+    fn offsets(request: &Request) -> Vec<(u32, i64)> {
+        request.partitions.iter().map(|(place, at)| (place.partition, at.offset)).collect()
+    }
+
+    #[test]
+    fn a_session_is_told_what_changed_and_forgets_what_is_not_wanted() {
+        let mut fetcher = fetcher();
+        let request = fetcher.next_request(1, leader, 0).unwrap();
+        assert_eq!((request.session, offsets(&request)), (Session::NEW, vec![(0, 5), (1, 7)]));
+        assert_eq!(request.wait_ms, KAFKA_FETCH_WAIT_MS);
+        assert!(fetcher.next_request(1, leader, 0).is_none(), "one at a time");
+        fetcher.fetched(1, 77, ErrorCode::NONE, vec![records(A, 5, 8, 20)], 0);
+        let request = fetcher.next_request(1, leader, 0).unwrap();
+        assert_eq!(request.session, Session { id: 77, epoch: 1 });
+        assert_eq!((offsets(&request), request.forgotten), (vec![], vec![A]));
+        assert_eq!(request.wait_ms, KAFKA_FETCH_BACKLOG_WAIT_MS, "A has more");
+        fetcher.fetched(1, 77, ErrorCode::NONE, vec![], 0);
+        fetcher.want(A, 8, 1000);
+        let request = fetcher.next_request(1, leader, 0).unwrap();
+        assert_eq!((request.session.epoch, offsets(&request)), (2, vec![(0, 8)]));
+        let mut events = Vec::new();
+        fetcher.take_events(&mut events);
+        assert!(matches!(&events[..], [Event::Records(A, read)] if read.records.len() == 3));
+    }
+
+    #[test]
+    fn a_lost_session_begins_anew_with_everything_wanted() {
+        let mut fetcher = fetcher();
+        fetcher.next_request(1, leader, 0).unwrap();
+        fetcher.fetched(1, 77, ErrorCode::NONE, vec![], 0);
+        fetcher.next_request(1, leader, 0).unwrap();
+        fetcher.fetched(1, 0, ErrorCode::FETCH_SESSION_ID_NOT_FOUND, vec![], 0);
+        let request = fetcher.next_request(1, leader, 0).unwrap();
+        assert_eq!((request.session, offsets(&request)), (Session::NEW, vec![(0, 5), (1, 7)]));
+        // A broker without room for sessions gives none.
+        fetcher.fetched(1, 0, ErrorCode::NONE, vec![], 0);
+        let request = fetcher.next_request(1, leader, 0).unwrap();
+        assert_eq!((request.session, offsets(&request).len()), (Session::NEW, 2));
+        fetcher.disconnected(1);
+        assert!(fetcher.take_metadata_wish());
+        let request = fetcher.next_request(1, leader, 0).unwrap();
+        assert_eq!((request.session, offsets(&request).len()), (Session::NEW, 2));
+    }
+
+    #[test]
+    fn what_is_not_wanted_any_more_is_thrown_away() {
+        let mut fetcher = fetcher();
+        fetcher.next_request(1, leader, 0).unwrap();
+        fetcher.want(A, 2, 1000);
+        fetcher.remove(B);
+        let answer = vec![records(A, 5, 8, 8), records(B, 7, 9, 9)];
+        fetcher.fetched(1, 77, ErrorCode::NONE, answer, 0);
+        let mut events = Vec::new();
+        fetcher.take_events(&mut events);
+        assert!(events.is_empty(), "{events:?}");
+        let request = fetcher.next_request(1, leader, 0).unwrap();
+        assert_eq!((offsets(&request), request.forgotten), (vec![(0, 2)], vec![B]));
+    }
+
+    #[test]
+    fn errors_pause_a_partition_and_nothing_else() {
+        let mut fetcher = fetcher();
+        fetcher.next_request(1, leader, 0).unwrap();
+        let moved = refused(A, ErrorCode::NOT_LEADER_OR_FOLLOWER);
+        fetcher.fetched(1, 77, ErrorCode::NONE, vec![moved, records(B, 7, 8, 8)], 0);
+        assert!(fetcher.take_metadata_wish());
+        assert!(fetcher.next_request(1, leader, 0).is_none());
+        fetcher.want(B, 8, 1000);
+        let request = fetcher.next_request(1, leader, 0).unwrap();
+        assert_eq!(offsets(&request), [(1, 8)]);
+        fetcher.fetched(1, 77, ErrorCode::NONE, vec![], 0);
+        let due_ms = fetcher.deadline_ms(0);
+        assert_eq!(due_ms, KAFKA_RETRY_MS);
+        let elsewhere = |place| Some(Leader { id: if place == A { 2 } else { 1 }, epoch: 4 });
+        let request = fetcher.next_request(2, elsewhere, due_ms).unwrap();
+        assert_eq!(offsets(&request), [(0, 5)]);
+        let gone = refused(A, ErrorCode::OFFSET_OUT_OF_RANGE);
+        fetcher.fetched(2, 9, ErrorCode::NONE, vec![gone], due_ms);
+        let mut events = Vec::new();
+        fetcher.take_events(&mut events);
+        assert!(matches!(events.last(), Some(Event::OutOfRange(A, 5))), "{events:?}");
+        fetcher.want(A, 6, 10);
+        assert!(fetcher.next_request(2, elsewhere, due_ms).is_some());
+    }
+
+    #[test]
+    fn damage_behind_whole_records_shows_only_when_it_is_reached() {
+        let mut fetcher = fetcher();
+        fetcher.next_request(1, leader, 0).unwrap();
+        let damage = Some(trine_proto::kafka::Error::Checksum);
+        let mut first = records(A, 5, 6, 9);
+        first.read.damage = damage;
+        fetcher.fetched(1, 0, ErrorCode::NONE, vec![first], 0);
+        fetcher.want(A, 6, 1000);
+        fetcher.next_request(1, leader, 0).unwrap();
+        let mut second = records(A, 6, 6, 9);
+        second.read.damage = damage;
+        fetcher.fetched(1, 0, ErrorCode::NONE, vec![second], 0);
+        let mut events = Vec::new();
+        fetcher.take_events(&mut events);
+        assert!(matches!(events[0], Event::Records(A, _)));
+        assert!(matches!(events[1], Event::Damaged(A, 6, _)));
+        assert!(fetcher.deadline_ms(0) <= KAFKA_REFUSED_MS);
+    }
+}

@@ -1,0 +1,160 @@
+//! The records of a fetched record set.
+//!
+//! **Runs on: shard.** Bodies are slices of the response, or of what a compressed batch inflates to:
+//! nothing is copied. Damage ends the reading; what was before it is whole.
+
+use bytes::Bytes;
+use std::borrow::Cow;
+use trine_proto::kafka;
+use trine_proto::kafka::record::{AbortedTransaction, AbortedTransactions, Batch, Batches};
+
+/// A record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Its place in its partition.
+    pub offset: i64,
+    /// When it was made, or appended where the topic says so, in milliseconds since 1970.
+    pub timestamp_ms: i64,
+    /// Key, value and headers, for `trine_proto::kafka::record::Body::parse`. Keeps the memory of its
+    /// whole response.
+    pub body: Bytes,
+}
+
+/// What was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Read {
+    /// The records from the wanted offset on, ascending.
+    pub records: Vec<Record>,
+    /// Where to go on; behind the wanted offset also where all records were left out.
+    pub next_offset: i64,
+    /// What ended the reading.
+    pub damage: Option<kafka::Error>,
+}
+
+/// Reads `set`, a slice of `response`, from `offset` on, without the records of the transactions that
+/// were aborted.
+pub fn read(response: &Bytes, set: &[u8], aborted: &[AbortedTransaction], offset: i64) -> Read {
+    let mut read = Read { next_offset: offset, ..Read::default() };
+    let mut aborted = AbortedTransactions::new(aborted);
+    for batch in Batches::new(set) {
+        let kept = batch.and_then(|batch| {
+            let is_ahead = batch.last_offset >= offset;
+            if aborted.keeps(&batch) && is_ahead {
+                add(response, &batch, offset, &mut read.records)?;
+            }
+            Ok(batch.last_offset.saturating_add(1))
+        });
+        match kept {
+            Ok(next_offset) => read.next_offset = read.next_offset.max(next_offset),
+            Err(error) => {
+                read.damage = Some(error);
+                break;
+            }
+        }
+    }
+    read
+}
+
+/// Adds all records of a batch from `offset` on, or none.
+fn add(
+    response: &Bytes,
+    batch: &Batch<'_>,
+    offset: i64,
+    records: &mut Vec<Record>,
+) -> Result<(), kafka::Error> {
+    let before = records.len();
+    let result = match batch.inflate()? {
+        Cow::Borrowed(bytes) => push(response, bytes, batch, offset, records),
+        Cow::Owned(bytes) => {
+            let inflated = Bytes::from(bytes);
+            push(&inflated, &inflated, batch, offset, records)
+        }
+    };
+    if result.is_err() {
+        records.truncate(before);
+    }
+    result
+}
+
+/// Adds the records in `bytes`, a slice of `memory`.
+fn push(
+    memory: &Bytes,
+    bytes: &[u8],
+    batch: &Batch<'_>,
+    offset: i64,
+    records: &mut Vec<Record>,
+) -> Result<(), kafka::Error> {
+    // A count is the sender's word; each record has seven bytes at least.
+    records.reserve((batch.count.max(0) as usize).min(bytes.len() / 7));
+    for record in batch.iter(bytes) {
+        let record = record?;
+        if record.offset >= offset {
+            let body = memory.slice_ref(record.body);
+            records.push(Record { offset: record.offset, timestamp_ms: record.timestamp_ms, body });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use trine_proto::kafka::record::{BatchWriter, Compression, Stamp, write_body};
+
+    fn batch(base_offset: i64, values: &[&str], compression: Compression) -> Vec<u8> {
+        let mut writer = BatchWriter::default();
+        let mut body = Vec::new();
+        for value in values {
+            body.clear();
+            write_body(&mut body, None, Some(value.as_bytes()), std::iter::empty());
+            writer.push(1000, &body);
+        }
+        let mut bytes = writer.finish(Stamp::NONE, compression, false).unwrap();
+        bytes[..8].copy_from_slice(&base_offset.to_be_bytes());
+        bytes
+    }
+
+    fn values(read: &Read) -> Vec<(i64, String)> {
+        let value = |record: &Record| {
+            let body = kafka::record::Body::parse(&record.body).unwrap();
+            (record.offset, String::from_utf8(body.value().unwrap().to_vec()).unwrap())
+        };
+        read.records.iter().map(value).collect()
+    }
+
+    #[test]
+    fn records_share_the_response_and_begin_where_it_was_asked_for() {
+        let long = "x".repeat(300);
+        let set = [
+            batch(10, &["a", "b", "c"], Compression::None),
+            batch(13, &[&long, &long], Compression::Zstd),
+            batch(15, &["e"], Compression::None),
+        ];
+        let mut whole = set.concat();
+        whole.truncate(whole.len() - 1);
+        let response = Bytes::from([b"head".to_vec(), whole].concat());
+        let read = read(&response, &response[4..], &[], 11);
+        let offsets: Vec<_> = values(&read).iter().map(|value| value.0).collect();
+        assert_eq!(offsets, [11, 12, 13, 14], "the last batch is cut short");
+        assert_eq!(values(&read)[0].1, "b");
+        assert_eq!((read.next_offset, read.damage), (15, None));
+        let first = read.records[0].body.as_ptr() as usize;
+        let within = response.as_ptr() as usize..response.as_ptr() as usize + response.len();
+        assert!(within.contains(&first), "not copied");
+    }
+
+    #[test]
+    fn damage_ends_the_reading_behind_what_is_whole() {
+        let mut set = batch(0, &["a"], Compression::None);
+        let end = set.len();
+        set.extend(batch(1, &["b"], Compression::None));
+        for at in end + 20..set.len() {
+            let mut set = set.clone();
+            set[at] ^= 1;
+            let response = Bytes::from(set);
+            let read = read(&response, &response, &[], 0);
+            assert_eq!((values(&read), read.next_offset), (vec![(0, "a".to_owned())], 1));
+            assert_eq!(read.damage, Some(kafka::Error::Checksum), "flip at {at}");
+        }
+    }
+}

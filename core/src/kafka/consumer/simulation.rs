@@ -1,0 +1,427 @@
+//! Groups of members against a simulated coordinator, with delays, deaths, stops and lost
+//! connections.
+//!
+//! **Runs on: any.** The coordinator follows the broker's rules of the classic protocol as far as
+//! members can see them. Checked at every step: no two members that are alive hold a partition; and
+//! after the faults: every partition has its member.
+
+use super::assignor::Assignor;
+use super::membership::{Event, Membership, Options, Partition, Request};
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use trine_proto::kafka::{ErrorCode, join_group, sync_group};
+
+const SESSION_MS: u64 = 1000;
+const REBALANCE_MS: u64 = 3000;
+const DELAY_MS: u64 = 40;
+const TOPICS: [&str; 2] = ["orders", "tickets"];
+
+/// A node and the number of its connection.
+type At = (usize, u32);
+
+enum Answer {
+    Found,
+    Joined { error: ErrorCode, member: String, leader: String, members: Vec<(String, Vec<u8>)> },
+    Synced(ErrorCode, Vec<u8>),
+    Beaten(ErrorCode),
+    Left,
+    Disconnected,
+}
+
+struct Seat {
+    at: At,
+    metadata: Vec<u8>,
+    alive_ms: u64,
+    is_joining: bool,
+    is_syncing: bool,
+    assignment: Vec<u8>,
+}
+
+#[derive(PartialEq)]
+enum Phase {
+    Stable,
+    Preparing(u64),
+    Completing,
+}
+
+/// The broker's side of one group.
+struct Coordinator {
+    seats: BTreeMap<String, Seat>,
+    generation: i32,
+    phase: Phase,
+    leader: String,
+    next_id: u32,
+    protocol: &'static str,
+    answers: Vec<(At, i32, Answer)>,
+}
+
+impl Coordinator {
+    fn prepare(&mut self, now_ms: u64) {
+        if matches!(self.phase, Phase::Preparing(_)) {
+            return;
+        }
+        self.phase = Phase::Preparing(now_ms + REBALANCE_MS);
+        for seat in self.seats.values_mut().filter(|seat| seat.is_syncing) {
+            seat.is_syncing = false;
+            let answer = Answer::Synced(ErrorCode::REBALANCE_IN_PROGRESS, Vec::new());
+            self.answers.push((seat.at, self.generation, answer));
+        }
+    }
+
+    fn look_at_clock(&mut self, now_ms: u64) {
+        let before = self.seats.len();
+        // A little more patient than its members' clocks, as the way of a request takes time.
+        let limit_ms = SESSION_MS + 3 * DELAY_MS;
+        self.seats.retain(|_, seat| {
+            seat.is_joining || seat.is_syncing || seat.alive_ms + limit_ms > now_ms
+        });
+        if self.seats.len() < before {
+            self.prepare(now_ms);
+        }
+        if let Phase::Preparing(until_ms) = self.phase {
+            if until_ms <= now_ms {
+                self.seats.retain(|_, seat| seat.is_joining);
+            }
+            if self.seats.values().all(|seat| seat.is_joining) {
+                self.complete(now_ms);
+            }
+        }
+    }
+
+    fn complete(&mut self, now_ms: u64) {
+        self.generation += 1;
+        self.phase = Phase::Completing;
+        let Some(first) = self.seats.keys().next() else {
+            self.phase = Phase::Stable;
+            return;
+        };
+        if !self.seats.contains_key(&self.leader) {
+            self.leader = first.clone();
+        }
+        let all: Vec<_> =
+            self.seats.iter().map(|(id, seat)| (id.clone(), seat.metadata.clone())).collect();
+        for (id, seat) in &mut self.seats {
+            (seat.is_joining, seat.alive_ms) = (false, now_ms);
+            seat.assignment.clear();
+            let answer = Answer::Joined {
+                error: ErrorCode::NONE,
+                member: id.clone(),
+                leader: self.leader.clone(),
+                members: if *id == self.leader { all.clone() } else { Vec::new() },
+            };
+            self.answers.push((seat.at, self.generation, answer));
+        }
+    }
+
+    fn refuse_join(&mut self, node: At, error: ErrorCode, member: String) {
+        let (leader, members) = (String::new(), Vec::new());
+        self.answers.push((node, -1, Answer::Joined { error, member, leader, members }));
+    }
+
+    fn take(&mut self, node: At, of: &Membership, request: Request, now_ms: u64) {
+        let (member, generation) = (of.member().to_string(), of.generation());
+        let check = match self.seats.get(&member) {
+            None => ErrorCode::UNKNOWN_MEMBER_ID,
+            Some(_) if generation != self.generation => ErrorCode::ILLEGAL_GENERATION,
+            Some(_) => ErrorCode::NONE,
+        };
+        match request {
+            Request::FindCoordinator => self.answers.push((node, -1, Answer::Found)),
+            Request::Join(metadata) if member.is_empty() => {
+                self.next_id += 1;
+                let id = format!("member-{}", self.next_id);
+                let seat = Seat {
+                    at: node,
+                    metadata,
+                    alive_ms: now_ms,
+                    is_joining: false,
+                    is_syncing: false,
+                    assignment: Vec::new(),
+                };
+                self.seats.insert(id.clone(), seat);
+                self.prepare(now_ms);
+                self.refuse_join(node, ErrorCode::MEMBER_ID_REQUIRED, id);
+            }
+            Request::Join(metadata) => match self.seats.get_mut(&member) {
+                None => self.refuse_join(node, ErrorCode::UNKNOWN_MEMBER_ID, String::new()),
+                Some(seat) => {
+                    (seat.metadata, seat.is_joining, seat.is_syncing) = (metadata, true, false);
+                    seat.at = node;
+                    self.prepare(now_ms);
+                }
+            },
+            Request::Sync(assignments) => {
+                let error = match self.phase {
+                    Phase::Preparing(_) if check.is_none() => ErrorCode::REBALANCE_IN_PROGRESS,
+                    _ => check,
+                };
+                if !error.is_none() {
+                    self.answers.push((node, generation, Answer::Synced(error, Vec::new())));
+                    return;
+                }
+                if member == self.leader && self.phase == Phase::Completing {
+                    for (id, bytes) in assignments {
+                        if let Some(seat) = self.seats.get_mut(&id) {
+                            seat.assignment = bytes;
+                        }
+                    }
+                    self.phase = Phase::Stable;
+                }
+                if let Some(seat) = self.seats.get_mut(&member) {
+                    (seat.is_syncing, seat.alive_ms, seat.at) = (true, now_ms, node);
+                }
+                if self.phase == Phase::Stable {
+                    for seat in self.seats.values_mut().filter(|seat| seat.is_syncing) {
+                        (seat.is_syncing, seat.alive_ms) = (false, now_ms);
+                        let answer = Answer::Synced(ErrorCode::NONE, seat.assignment.clone());
+                        self.answers.push((seat.at, generation, answer));
+                    }
+                }
+            }
+            Request::Heartbeat => {
+                if let Some(seat) = self.seats.get_mut(&member) {
+                    seat.alive_ms = now_ms;
+                }
+                let error = match self.phase {
+                    Phase::Preparing(_) if check.is_none() => ErrorCode::REBALANCE_IN_PROGRESS,
+                    _ => check,
+                };
+                self.answers.push((node, generation, Answer::Beaten(error)));
+            }
+            Request::Leave => {
+                self.seats.remove(&member);
+                self.prepare(now_ms);
+                self.answers.push((node, -1, Answer::Left));
+            }
+        }
+    }
+}
+
+/// A member and what a consumer around it would do.
+struct Node {
+    membership: Membership,
+    connection: u32,
+    inbox: VecDeque<(u64, i32, Answer)>,
+    held: BTreeSet<Partition>,
+    releasing: Vec<(u64, Partition)>,
+    stopped_until_ms: u64,
+    is_dead: bool,
+}
+
+struct World {
+    now_ms: u64,
+    seed: u64,
+    assignor: Assignor,
+    coordinator: Coordinator,
+    nodes: Vec<Node>,
+    counts: [u32; 2],
+}
+
+impl World {
+    fn new(seed: u64, assignor: Assignor) -> Self {
+        let coordinator = Coordinator {
+            seats: BTreeMap::new(),
+            generation: 0,
+            phase: Phase::Stable,
+            leader: String::new(),
+            next_id: 0,
+            protocol: assignor.name(),
+            answers: Vec::new(),
+        };
+        let counts = [7, 5];
+        Self { now_ms: 0, seed: seed | 1, assignor, coordinator, nodes: Vec::new(), counts }
+    }
+
+    fn random(&mut self, below: u64) -> u64 {
+        self.seed ^= self.seed << 13;
+        self.seed ^= self.seed >> 7;
+        self.seed ^= self.seed << 17;
+        (self.seed >> 20) % below
+    }
+
+    fn join(&mut self) {
+        let membership = Membership::new(Options {
+            group: "group".into(),
+            topics: TOPICS.map(Into::into).to_vec(),
+            assignor: self.assignor,
+            instance: None,
+            session_timeout_ms: SESSION_MS as u32,
+            rebalance_timeout_ms: REBALANCE_MS as u32,
+        });
+        self.nodes.push(Node {
+            membership,
+            connection: 0,
+            inbox: VecDeque::new(),
+            held: BTreeSet::new(),
+            releasing: Vec::new(),
+            stopped_until_ms: 0,
+            is_dead: false,
+        });
+    }
+
+    fn step(&mut self) {
+        self.now_ms += 1 + self.random(20);
+        self.coordinator.look_at_clock(self.now_ms);
+        for index in 0..self.nodes.len() {
+            let drain_ms = self.random(300);
+            self.turn(index, drain_ms);
+        }
+        for (node, generation, answer) in std::mem::take(&mut self.coordinator.answers) {
+            let due_ms = self.now_ms + 1 + self.random(DELAY_MS);
+            if self.nodes[node.0].connection == node.1 {
+                self.nodes[node.0].inbox.push_back((due_ms, generation, answer));
+            }
+        }
+        self.check();
+    }
+
+    fn turn(&mut self, index: usize, drain_ms: u64) {
+        let (now_ms, counts) = (self.now_ms, self.counts);
+        let node = &mut self.nodes[index];
+        if node.is_dead || node.stopped_until_ms > now_ms {
+            return;
+        }
+        while let Some((_, generation, answer)) = node.inbox.pop_front_if(|next| next.0 <= now_ms) {
+            node.answer(generation, answer, self.coordinator.protocol, now_ms);
+        }
+        let count =
+            |topic: &str| TOPICS.iter().position(|known| *known == topic).map(|at| counts[at]);
+        if let Some(request) = node.membership.poll(now_ms, true, &count) {
+            self.coordinator.take((index, node.connection), &node.membership, request, now_ms);
+        }
+        node.events(now_ms + drain_ms);
+        let due = node.releasing.extract_if(.., |next| next.0 <= now_ms);
+        for (_, partition) in due.collect::<Vec<_>>() {
+            node.held.remove(&partition);
+            node.membership.released(&partition);
+        }
+    }
+
+    fn check(&self) {
+        let awake = |node: &&Node| !node.is_dead && node.stopped_until_ms <= self.now_ms;
+        let mut holders = BTreeSet::new();
+        for node in self.nodes.iter().filter(awake) {
+            for partition in &node.held {
+                assert!(holders.insert(partition), "{partition:?} has two at {}", self.now_ms);
+            }
+        }
+    }
+
+    fn fault(&mut self) {
+        let index = self.random(self.nodes.len() as u64) as usize;
+        match self.random(8) {
+            0 if self.nodes.len() < 9 => self.join(),
+            1 => self.nodes[index].is_dead = true,
+            2 => self.nodes[index].membership.leave(self.now_ms),
+            3 => self.nodes[index].stopped_until_ms = self.now_ms + 2 * SESSION_MS,
+            4 | 5 => {
+                // What was asked and answered is lost with the connection.
+                let due_ms = self.now_ms;
+                let node = &mut self.nodes[index];
+                node.inbox.clear();
+                node.connection += 1;
+                node.inbox.push_back((due_ms, -1, Answer::Disconnected));
+            }
+            6 => self.counts[0] += 1,
+            _ => {}
+        }
+    }
+}
+
+impl Node {
+    fn answer(&mut self, generation: i32, answer: Answer, protocol: &str, now_ms: u64) {
+        match answer {
+            Answer::Found => self.membership.found(Ok(1), now_ms),
+            Answer::Joined { error, member, leader, members } => {
+                let of =
+                    |(member, metadata): &'_ (String, Vec<u8>)| (member.clone(), metadata.clone());
+                let members: Vec<_> = members.iter().map(of).collect();
+                let members = members
+                    .iter()
+                    .map(|(member, metadata)| join_group::Member {
+                        member,
+                        instance: None,
+                        metadata,
+                    })
+                    .collect();
+                let response = join_group::Response {
+                    throttle_ms: 0,
+                    error,
+                    generation,
+                    protocol,
+                    leader: &leader,
+                    skip_assignment: false,
+                    member: &member,
+                    members,
+                };
+                self.membership.joined(&response, now_ms);
+            }
+            Answer::Synced(error, assignment) => {
+                let response =
+                    sync_group::Response { throttle_ms: 0, error, assignment: &assignment };
+                self.membership.synced(&response, now_ms);
+            }
+            Answer::Beaten(error) => self.membership.beaten(error, now_ms),
+            Answer::Left => self.membership.left(),
+            Answer::Disconnected => self.membership.disconnected(now_ms),
+        }
+    }
+
+    fn events(&mut self, release_ms: u64) {
+        let mut events = Vec::new();
+        self.membership.take_events(&mut events);
+        for event in events {
+            match event {
+                Event::Assigned(partitions) => {
+                    for partition in partitions {
+                        assert!(self.held.insert(partition), "assigned twice");
+                    }
+                }
+                Event::Revoke(partitions) => {
+                    for partition in partitions {
+                        assert!(self.held.contains(&partition), "revoked but not held");
+                        self.releasing.push((release_ms, partition));
+                    }
+                }
+                Event::Lost(partitions) => {
+                    for partition in partitions {
+                        assert!(self.held.remove(&partition), "lost but not held");
+                        self.releasing.retain(|releasing| releasing.1 != partition);
+                    }
+                }
+                Event::Failed(api, error) => panic!("{api}: {error}"),
+            }
+        }
+    }
+}
+
+fn run(seed: u64, assignor: Assignor) {
+    let mut world = World::new(seed, assignor);
+    (0..3).for_each(|_| world.join());
+    for _ in 0..1500 {
+        world.step();
+        if world.random(60) == 0 {
+            world.fault();
+        }
+    }
+    world.join();
+    let settled = (0..4000).any(|_| {
+        world.step();
+        let held: usize =
+            world.nodes.iter().filter(|node| !node.is_dead).map(|node| node.held.len()).sum();
+        held as u32 == world.counts.iter().sum::<u32>()
+            && world.coordinator.phase == Phase::Stable
+            && world.coordinator.seats.values().all(|seat| !world.nodes[seat.at.0].is_dead)
+    });
+    assert!(settled, "{assignor:?} does not settle");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn a_partition_never_has_two_members_and_in_the_end_one(seed in any::<u64>()) {
+        for assignor in Assignor::ALL {
+            run(seed, assignor);
+        }
+    }
+}
