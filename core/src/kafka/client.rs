@@ -215,8 +215,8 @@ impl Client {
         }
     }
 
-    /// A text that is never the same again.
-    fn nonce(&self) -> String {
+    /// A text that nobody can guess from the ones before, and a wait between half of and `wait_ms`.
+    pub(super) fn nonce(&self) -> String {
         let mut random = self.random.borrow_mut();
         format!("{:016x}{:016x}", random(), random())
     }

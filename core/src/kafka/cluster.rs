@@ -84,6 +84,13 @@ impl Cluster {
         }
     }
 
+    /// Another table of the same cluster, with its brokers and without its topics.
+    pub fn of_same_place(&self) -> Self {
+        let mut other = Self::new(self.bootstrap.clone(), self.resolve.clone());
+        other.brokers.clone_from(&self.brokers);
+        other
+    }
+
     /// The topic of this name, asked for from now on.
     pub fn topic(&mut self, name: &str) -> TopicId {
         if let Some(&topic) = self.by_name.get(name) {

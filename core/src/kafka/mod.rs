@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod collect;
 pub mod connection;
 pub mod consumer;
+pub mod lag;
 pub mod partitioner;
 pub mod producer;
 pub mod sasl;

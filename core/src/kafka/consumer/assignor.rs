@@ -222,6 +222,9 @@ fn hold_back(members: &[Member<'_>], given: &mut [Vec<(&str, i32)>]) {
 /// A member, the generation of its claim, and whether nobody else claims the same.
 type Owner = Option<(usize, i32, bool)>;
 
+/// Who gives one of which topic to whom.
+type Handover = (usize, usize, usize);
+
 /// The sticky assignment under way: everything by number.
 struct Sticky<'m, 'a> {
     members: &'m [Member<'a>],
@@ -331,17 +334,15 @@ impl<'m, 'a> Sticky<'m, 'a> {
 
     /// The shortest path from a member to one that has at least two fewer: who gives one of which
     /// topic to whom.
-    fn path(&self, source: usize) -> Option<(Vec<(usize, usize, usize)>, usize)> {
+    fn path(&self, source: usize) -> Option<(Vec<Handover>, usize)> {
         let mut came_from: Vec<Option<(usize, usize)>> = vec![None; self.load.len()];
         let mut is_seen = vec![false; self.topics.len()];
         let mut level = vec![source];
         while !level.is_empty() {
             let mut next = Vec::new();
             for &from in &level {
-                for topic in 0..self.topics.len() {
-                    if self.held[from][topic].is_empty()
-                        || std::mem::replace(&mut is_seen[topic], true)
-                    {
+                for (topic, is_seen) in is_seen.iter_mut().enumerate() {
+                    if self.held[from][topic].is_empty() || std::mem::replace(is_seen, true) {
                         continue;
                     }
                     for &to in &self.topics[topic].2 {

@@ -7,7 +7,9 @@
 
 use super::TopicPartition;
 use super::assignor::Assignor;
+use super::broker_led::BrokerLed;
 use super::fetcher::{self, Fetcher};
+use super::group::Group;
 use super::membership::{self, Membership};
 use super::offsets::{self, Commit, Offsets, Start};
 use super::records::Record;
@@ -19,7 +21,18 @@ use crate::rt::{self, Notify};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::{Rc, Weak};
-use trine_proto::kafka::{ErrorCode, Leader};
+use trine_proto::kafka::{ErrorCode, Leader, Topic, Uuid, consumer_group_heartbeat};
+
+/// How a group's partitions are given out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// By its members, one of which leads.
+    #[default]
+    Classic,
+    /// By the broker (KIP-848), where it offers that, else as in the classic protocol. The assignor
+    /// is the broker's choice then, and the session's length too.
+    Consumer,
+}
 
 /// What a consumer is and reads.
 #[derive(Clone, Debug)]
@@ -28,6 +41,8 @@ pub struct Options {
     pub group: Rc<str>,
     /// The topics.
     pub topics: Vec<Rc<str>>,
+    /// How the group's partitions are given out.
+    pub protocol: Protocol,
     /// The rule by which the group's leader gives out partitions.
     pub assignor: Assignor,
     /// Where the group begins that has committed nothing.
@@ -165,7 +180,7 @@ pub struct Consumer {
 }
 
 pub(super) struct State {
-    pub(super) membership: Membership,
+    pub(super) membership: Group,
     pub(super) offsets: Offsets,
     pub(super) fetcher: Fetcher,
     /// Partitions of this member, and whether the caller knows.
@@ -186,14 +201,18 @@ impl Consumer {
         for topic in &options.topics {
             client.topic(topic);
         }
-        let membership = Membership::new(membership::Options {
+        let member = membership::Options {
             group: options.group,
             topics: options.topics,
             assignor: options.assignor,
             instance: options.instance,
             session_timeout_ms: options.session_timeout_ms,
             rebalance_timeout_ms: options.rebalance_timeout_ms,
-        });
+        };
+        let membership = match options.protocol {
+            Protocol::Classic => Group::Classic(Membership::new(member)),
+            Protocol::Consumer => Group::BrokerLed(BrokerLed::new(member, client.nonce().into())),
+        };
         let state = State {
             membership,
             offsets: Offsets::new(options.start, options.started_unix_ms),
@@ -402,7 +421,16 @@ impl State {
                 (count, _) => Some(count),
             }
         };
-        if let Some(request) = self.membership.poll(now_ms, group.is_some(), &count) {
+        let name = |id: &Uuid| {
+            let cluster = client.cluster().borrow();
+            let found = cluster.find(&Topic { id: *id, name: "" })?;
+            Some(cluster.get(found).name.clone())
+        };
+        if let Some(connection) = &group {
+            self.fall_back(connection, now_ms);
+        }
+        let request = self.membership.poll(now_ms, group.is_some(), &count, &name);
+        if let Some(request) = request {
             return Some(match (request, group) {
                 (membership::Request::FindCoordinator, _) => Action::Find,
                 (request, Some(connection)) => Action::Group(connection, request),
@@ -411,6 +439,18 @@ impl State {
         }
         self.spread(client);
         self.next_at_leader(client, now_ms)
+    }
+
+    /// Becomes a classic member if the coordinator does not assign.
+    fn fall_back(&mut self, coordinator: &Connection, now_ms: u64) {
+        let Group::BrokerLed(member) = &self.membership else { return };
+        let knows =
+            coordinator.version(&consumer_group_heartbeat::API).is_some_and(|best| best > 0);
+        if let (false, false, Some(broker)) = (knows, member.may_commit(), member.coordinator()) {
+            let mut classic = Membership::new(member.options().clone());
+            classic.found(Ok(broker), now_ms);
+            self.membership = Group::Classic(classic);
+        }
     }
 
     /// The next request to a partition's leader.

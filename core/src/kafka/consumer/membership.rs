@@ -7,6 +7,7 @@
 //! one it keeps what does not move. Source: KIP-62, KIP-345, KIP-394, KIP-429, KIP-814.
 
 use super::assignor::{Assignor, Member};
+use super::broker_led::Beat;
 use crate::limits::{
     KAFKA_ASSIGN_WAIT_MS, KAFKA_HEARTBEAT_MS, KAFKA_REFUSED_MS, KAFKA_RETRY_MAX_MS, KAFKA_RETRY_MS,
 };
@@ -48,6 +49,8 @@ pub enum Request {
     Heartbeat,
     /// LeaveGroup.
     Leave,
+    /// ConsumerGroupHeartbeat, of a member whose broker assigns.
+    Beat(Beat),
 }
 
 /// What has happened.
@@ -448,10 +451,8 @@ impl Membership {
         match error.action() {
             Action::RefreshCoordinator => self.coordinator_moved(now_ms),
             Action::Rejoin if error == ErrorCode::REBALANCE_IN_PROGRESS => self.rejoin(now_ms),
-            Action::Rejoin | Action::Fenced => {
-                if self.generation >= 0 {
-                    self.failed("OffsetCommit", error, now_ms);
-                }
+            Action::Rejoin | Action::Fenced if self.generation >= 0 => {
+                self.failed("OffsetCommit", error, now_ms);
             }
             _ => {}
         }

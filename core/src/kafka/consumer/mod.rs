@@ -7,19 +7,21 @@
 //! caller said is delivered is committed before the partition is given up.
 
 pub mod assignor;
+pub mod broker_led;
 pub mod driver;
 pub mod fetcher;
+pub mod group;
 pub mod membership;
 pub mod offsets;
 pub mod records;
 mod requests;
 #[cfg(test)]
-mod simulation;
+mod simulation_tests;
 
 use crate::kafka::producer::TopicId;
 
 pub use assignor::Assignor;
-pub use driver::{Consumer, Event, Lag, Options};
+pub use driver::{Consumer, Event, Lag, Options, Protocol};
 pub use offsets::Start;
 pub use records::Record;
 

@@ -4,8 +4,10 @@
 //! connection ends or the response can't be read.
 
 use super::TopicPartition;
+use super::broker_led::Beat;
 use super::driver::{Action, Consumer};
 use super::fetcher::{self, Fetched};
+use super::group::Group;
 use super::membership;
 use super::offsets::{Commit, Committed};
 use super::records;
@@ -18,8 +20,8 @@ use bytes::Bytes;
 use std::rc::Rc;
 use trine_proto::kafka::frame::{self, Api};
 use trine_proto::kafka::{
-    ErrorCode, Membership, Topic, fetch, find_coordinator, heartbeat, join_group, leave_group,
-    list_offsets, offset_commit, offset_fetch, sync_group,
+    ErrorCode, Membership, Topic, consumer_group_heartbeat, fetch, find_coordinator, heartbeat,
+    join_group, leave_group, list_offsets, offset_commit, offset_fetch, sync_group,
 };
 
 /// The protocol type of consumers.
@@ -99,7 +101,7 @@ impl Consumer {
     }
 
     /// With the member's identity for requests to the coordinator.
-    fn as_member<T>(&self, with: impl FnOnce(Membership<'_>, &membership::Membership) -> T) -> T {
+    fn as_member<T>(&self, with: impl FnOnce(Membership<'_>, &Group) -> T) -> T {
         let state = self.state.borrow();
         let of = &state.membership;
         let options = of.options();
@@ -118,47 +120,100 @@ impl Consumer {
             membership::Request::FindCoordinator => {}
             membership::Request::Join(metadata) => self.ask_join(connection, &metadata),
             membership::Request::Sync(assignments) => self.ask_sync(connection, &assignments),
-            membership::Request::Heartbeat => {
-                let write: Write<'_> = &|out, version, id, client_id| {
-                    self.as_member(|membership, _| {
-                        let request = heartbeat::Request { membership };
-                        frame::write(out, &request, version, id, client_id);
-                    });
-                };
-                let timeout_ms = self.request_timeout_ms();
-                let most = heartbeat::API.max;
-                self.ask::<heartbeat::Request<'static>>(
-                    connection,
-                    most,
-                    timeout_ms,
-                    write,
-                    |consumer, answer| {
-                        let membership = &mut consumer.state.borrow_mut().membership;
-                        match answer {
-                            Some((answer, _)) => membership.beaten(answer.error, rt::now_ms()),
-                            None => membership.disconnected(rt::now_ms()),
-                        }
-                    },
-                );
-            }
-            membership::Request::Leave => {
-                let write: Write<'_> = &|out, version, id, client_id| {
-                    self.as_member(|membership, _| {
-                        let request = leave_group::Request { membership, reason: None };
-                        frame::write(out, &request, version, id, client_id);
-                    });
-                };
-                let timeout_ms = self.request_timeout_ms();
-                let most = leave_group::API.max;
-                self.ask::<leave_group::Request<'static>>(
-                    connection,
-                    most,
-                    timeout_ms,
-                    write,
-                    |consumer, _| consumer.state.borrow_mut().membership.left(),
-                );
-            }
+            membership::Request::Heartbeat => self.ask_heartbeat(connection),
+            membership::Request::Leave => self.ask_leave(connection),
+            membership::Request::Beat(beat) => self.ask_beat(connection, &beat),
         }
+    }
+
+    fn ask_heartbeat(&self, connection: &Rc<Connection>) {
+        let write: Write<'_> = &|out, version, id, client_id| {
+            self.as_member(|membership, _| {
+                let request = heartbeat::Request { membership };
+                frame::write(out, &request, version, id, client_id);
+            });
+        };
+        let timeout_ms = self.request_timeout_ms();
+        let most = heartbeat::API.max;
+        self.ask::<heartbeat::Request<'static>>(
+            connection,
+            most,
+            timeout_ms,
+            write,
+            |consumer, answer| {
+                let state = &mut *consumer.state.borrow_mut();
+                let Some(membership) = state.membership.classic() else { return };
+                match answer {
+                    Some((answer, _)) => membership.beaten(answer.error, rt::now_ms()),
+                    None => membership.disconnected(rt::now_ms()),
+                }
+            },
+        );
+    }
+
+    fn ask_leave(&self, connection: &Rc<Connection>) {
+        let write: Write<'_> = &|out, version, id, client_id| {
+            self.as_member(|membership, _| {
+                let request = leave_group::Request { membership, reason: None };
+                frame::write(out, &request, version, id, client_id);
+            });
+        };
+        let timeout_ms = self.request_timeout_ms();
+        let most = leave_group::API.max;
+        self.ask::<leave_group::Request<'static>>(
+            connection,
+            most,
+            timeout_ms,
+            write,
+            |consumer, _| {
+                if let Some(member) = consumer.state.borrow_mut().membership.classic() {
+                    member.left();
+                }
+            },
+        );
+    }
+
+    fn ask_beat(&self, connection: &Rc<Connection>, beat: &Beat) {
+        let write: Write<'_> = &|out, version, id, client_id| {
+            self.as_member(|membership, of| {
+                let options = of.options();
+                let topics: Vec<_> = options.topics.iter().map(|topic| &**topic).collect();
+                let timeout_ms = i32::try_from(options.rebalance_timeout_ms).unwrap_or(i32::MAX);
+                let cluster = self.client.cluster().borrow();
+                let place = |(name, partition): &membership::Partition| {
+                    let topic = cluster.find(&Topic::named(name))?;
+                    Some((cluster.get(topic).id, *partition))
+                };
+                let owned: Option<Vec<_>> =
+                    beat.owned.as_ref().map(|owned| owned.iter().filter_map(place).collect());
+                let request = consumer_group_heartbeat::Request {
+                    membership: Membership { generation: beat.epoch, ..membership },
+                    rack: None,
+                    rebalance_timeout_ms: if beat.is_full { timeout_ms } else { -1 },
+                    topics: beat.is_full.then_some(&topics),
+                    topics_regex: None,
+                    assignor: None,
+                    owned: owned.as_deref(),
+                };
+                frame::write(out, &request, version, id, client_id);
+            });
+        };
+        let timeout_ms = self.request_timeout_ms();
+        let most = consumer_group_heartbeat::API.max;
+        self.ask::<consumer_group_heartbeat::Request<'static>>(
+            connection,
+            most,
+            timeout_ms,
+            write,
+            |consumer, answer| {
+                let state = &mut *consumer.state.borrow_mut();
+                let Some(member) = state.membership.broker_led() else { return };
+                match answer {
+                    Some((answer, _)) => member.beaten(&answer, rt::now_ms()),
+                    None => member.disconnected(rt::now_ms()),
+                }
+            },
+        );
     }
 
     /// A broker answers when all members have joined, so that it may take the rebalance timeout.
@@ -193,7 +248,8 @@ impl Consumer {
             timeout_ms,
             write,
             |consumer, answer| {
-                let membership = &mut consumer.state.borrow_mut().membership;
+                let state = &mut *consumer.state.borrow_mut();
+                let Some(membership) = state.membership.classic() else { return };
                 match answer {
                     Some((answer, _)) => membership.joined(&answer, rt::now_ms()),
                     None => membership.disconnected(rt::now_ms()),
@@ -205,12 +261,16 @@ impl Consumer {
     fn ask_sync(&self, connection: &Rc<Connection>, assignments: &[(String, Vec<u8>)]) {
         let assignments: Vec<(&str, &[u8])> =
             assignments.iter().map(|(member, bytes)| (&**member, &**bytes)).collect();
+        let protocol = match &self.state.borrow().membership {
+            Group::Classic(member) => member.protocol().to_owned(),
+            Group::BrokerLed(_) => String::new(),
+        };
         let write: Write<'_> = &|out, version, id, client_id| {
-            self.as_member(|membership, of| {
+            self.as_member(|membership, _| {
                 let request = sync_group::Request {
                     membership,
                     protocol_type: CONSUMER,
-                    protocol: of.protocol(),
+                    protocol: &protocol,
                     assignments: &assignments,
                 };
                 frame::write(out, &request, version, id, client_id);
@@ -224,7 +284,8 @@ impl Consumer {
             timeout_ms,
             write,
             |consumer, answer| {
-                let membership = &mut consumer.state.borrow_mut().membership;
+                let state = &mut *consumer.state.borrow_mut();
+                let Some(membership) = state.membership.classic() else { return };
                 match answer {
                     Some((answer, _)) => membership.synced(&answer, rt::now_ms()),
                     None => membership.disconnected(rt::now_ms()),

@@ -151,32 +151,7 @@ impl Coordinator {
                 }
             },
             Request::Sync(assignments) => {
-                let error = match self.phase {
-                    Phase::Preparing(_) if check.is_none() => ErrorCode::REBALANCE_IN_PROGRESS,
-                    _ => check,
-                };
-                if !error.is_none() {
-                    self.answers.push((node, generation, Answer::Synced(error, Vec::new())));
-                    return;
-                }
-                if member == self.leader && self.phase == Phase::Completing {
-                    for (id, bytes) in assignments {
-                        if let Some(seat) = self.seats.get_mut(&id) {
-                            seat.assignment = bytes;
-                        }
-                    }
-                    self.phase = Phase::Stable;
-                }
-                if let Some(seat) = self.seats.get_mut(&member) {
-                    (seat.is_syncing, seat.alive_ms, seat.at) = (true, now_ms, node);
-                }
-                if self.phase == Phase::Stable {
-                    for seat in self.seats.values_mut().filter(|seat| seat.is_syncing) {
-                        (seat.is_syncing, seat.alive_ms) = (false, now_ms);
-                        let answer = Answer::Synced(ErrorCode::NONE, seat.assignment.clone());
-                        self.answers.push((seat.at, generation, answer));
-                    }
-                }
+                self.sync(node, (member, generation), check, assignments, now_ms);
             }
             Request::Heartbeat => {
                 if let Some(seat) = self.seats.get_mut(&member) {
@@ -188,10 +163,47 @@ impl Coordinator {
                 };
                 self.answers.push((node, generation, Answer::Beaten(error)));
             }
+            Request::Beat(_) => unreachable!("the protocol is the classic one"),
             Request::Leave => {
                 self.seats.remove(&member);
                 self.prepare(now_ms);
                 self.answers.push((node, -1, Answer::Left));
+            }
+        }
+    }
+
+    fn sync(
+        &mut self,
+        node: At,
+        (member, generation): (String, i32),
+        check: ErrorCode,
+        assignments: Vec<(String, Vec<u8>)>,
+        now_ms: u64,
+    ) {
+        let error = match self.phase {
+            Phase::Preparing(_) if check.is_none() => ErrorCode::REBALANCE_IN_PROGRESS,
+            _ => check,
+        };
+        if !error.is_none() {
+            self.answers.push((node, generation, Answer::Synced(error, Vec::new())));
+            return;
+        }
+        if member == self.leader && self.phase == Phase::Completing {
+            for (id, bytes) in assignments {
+                if let Some(seat) = self.seats.get_mut(&id) {
+                    seat.assignment = bytes;
+                }
+            }
+            self.phase = Phase::Stable;
+        }
+        if let Some(seat) = self.seats.get_mut(&member) {
+            (seat.is_syncing, seat.alive_ms, seat.at) = (true, now_ms, node);
+        }
+        if self.phase == Phase::Stable {
+            for seat in self.seats.values_mut().filter(|seat| seat.is_syncing) {
+                (seat.is_syncing, seat.alive_ms) = (false, now_ms);
+                let answer = Answer::Synced(ErrorCode::NONE, seat.assignment.clone());
+                self.answers.push((seat.at, generation, answer));
             }
         }
     }

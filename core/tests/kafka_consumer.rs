@@ -1,0 +1,510 @@
+//! The consumer against a real broker: members on threads of their own, killed and joining.
+//!
+//! **Runs on: any.** Runs only where `TRINE_KAFKA` names a broker (`host:port`); another client writes
+//! what is read. With `TRINE_KAFKA_MEMBER` (a Python with confluent-kafka) a foreign member joins too.
+
+use rskafka::client::ClientBuilder;
+use rskafka::client::partition::{Compression, UnknownTopicHandling};
+use rskafka::record::Record;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::process::{Command, Stdio};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use trine_core::kafka::client::{Client, Options};
+use trine_core::kafka::cluster::Literal;
+use trine_core::kafka::connection::Settings;
+use trine_core::kafka::consumer::{self, Assignor, Consumer, Event, Protocol, Start};
+use trine_core::kafka::producer;
+use trine_core::rt;
+use trine_proto::kafka::record::Body;
+
+const PARTITIONS: u32 = 16;
+const PATIENCE: Duration = Duration::from_secs(120);
+const FETCH_BYTES: usize = 256 << 10;
+const SESSION_MS: u32 = 3000;
+
+const RUN: u8 = 0;
+const LEAVE: u8 = 1;
+const KILL: u8 = 2;
+
+fn broker() -> Option<SocketAddr> {
+    let Ok(place) = std::env::var("TRINE_KAFKA") else {
+        println!("skipped: TRINE_KAFKA names no broker");
+        return None;
+    };
+    let mut addresses = place.to_socket_addrs().expect("TRINE_KAFKA is host:port");
+    Some(addresses.next().expect("TRINE_KAFKA has an address"))
+}
+
+/// What all members of a group have seen.
+#[derive(Default)]
+struct Seen {
+    /// How often each record came, by partition and offset.
+    records: HashMap<(u32, i64), u32>,
+    /// How often each token came.
+    tokens: HashMap<u64, u32>,
+    /// The highest offset that a member was told to be committed.
+    committed: BTreeMap<u32, i64>,
+    /// Who has which partition, and where it goes on.
+    assigned: BTreeMap<u32, (usize, i64)>,
+    failures: Vec<String>,
+    cpu: Duration,
+}
+
+impl Seen {
+    fn take_in(&mut self, member: usize, event: &Event) {
+        match event {
+            Event::Assigned { partition, next_offset, .. } => {
+                let committed = self.committed.get(partition).copied().unwrap_or(0);
+                assert!(*next_offset >= committed, "what was committed is not read again");
+                self.assigned.insert(*partition, (member, *next_offset));
+            }
+            Event::Records { partition, records, next_offset, .. } => {
+                let (owner, mut next) = self.assigned[partition];
+                assert!(owner == member, "partition {partition} is {owner}'s, not {member}'s");
+                for record in records {
+                    assert_eq!(record.offset, next, "without gap and in order");
+                    next = record.offset + 1;
+                    let value = Body::parse(&record.body).unwrap().value().unwrap();
+                    let token = std::str::from_utf8(&value[..20]).unwrap().parse().unwrap();
+                    *self.tokens.entry(token).or_default() += 1;
+                    *self.records.entry((*partition, record.offset)).or_default() += 1;
+                }
+                self.assigned.insert(*partition, (member, *next_offset));
+            }
+            Event::Committed { partition, next_offset, .. } => {
+                let committed = self.committed.entry(*partition).or_default();
+                assert!(*committed <= *next_offset, "a commit went back");
+                *committed = *next_offset;
+            }
+            Event::Revoke { .. } => {}
+            Event::Lost { partition, .. } => {
+                println!("member {member} has lost {partition}");
+                self.assigned.remove(partition);
+            }
+            Event::OutOfRange { .. } => panic!("{event:?}"),
+            Event::Failed { text } => self.failures.push(text.clone()),
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Spec {
+    broker: SocketAddr,
+    group: String,
+    topic: String,
+    options: fn(&mut consumer::Options),
+    /// A commit after so many answers to fetches.
+    commit_every: u32,
+    /// Only counts, so that what is measured is the consumer.
+    only_counts: bool,
+}
+
+struct Member {
+    command: Arc<AtomicU8>,
+    thread: JoinHandle<()>,
+}
+
+impl Member {
+    fn start(spec: &Spec, number: usize, seen: &Arc<Mutex<Seen>>) -> Self {
+        let command = Arc::new(AtomicU8::new(RUN));
+        let (spec, seen, order) = (spec.clone(), seen.clone(), command.clone());
+        let thread = std::thread::spawn(move || run(&spec, number, &seen, &order));
+        Self { command, thread }
+    }
+
+    fn end(self, how: u8) {
+        self.command.store(how, Ordering::SeqCst);
+        self.thread.join().expect("the member ended well");
+    }
+}
+
+fn cpu() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+fn start(spec: &Spec, number: usize) -> (Rc<Client>, Rc<Consumer>) {
+    let mut seed = 0x9e37_79b9_7f4a_7c15u64 + number as u64;
+    let random = move || {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed
+    };
+    let client = Client::start(Options {
+        bootstrap: vec![(spec.broker.ip().to_string().into(), spec.broker.port())],
+        settings: Settings {
+            client_id: format!("trine-test-{number}"),
+            connect_timeout_ms: 10_000,
+            request_timeout_ms: 30_000,
+            sasl: None,
+        },
+        producer: producer::Options::default(),
+        resolve: Rc::new(Literal),
+        random: Box::new(random),
+    });
+    let unix = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
+    let mut options = consumer::Options {
+        group: spec.group.as_str().into(),
+        topics: vec![spec.topic.as_str().into()],
+        protocol: Protocol::Classic,
+        assignor: Assignor::CooperativeSticky,
+        start: Start::Earliest,
+        instance: None,
+        session_timeout_ms: SESSION_MS,
+        rebalance_timeout_ms: 20_000,
+        read_committed: true,
+        started_unix_ms: unix.as_millis() as i64,
+    };
+    (spec.options)(&mut options);
+    let consumer = Consumer::start(&client, options);
+    (client, consumer)
+}
+
+/// One member's shard.
+fn run(spec: &Spec, number: usize, seen: &Mutex<Seen>, command: &AtomicU8) {
+    let began: Rc<RefCell<Option<(Rc<Client>, Rc<Consumer>)>>> = Rc::default();
+    let (place, of) = (began.clone(), spec.clone());
+    let begin = move |_: &rt::Driver| {
+        *place.borrow_mut() = Some(start(&of, number));
+        rt::request_turn();
+    };
+    let mut events = Vec::new();
+    let mut answers = HashMap::new();
+    let (mut before, mut is_leaving, mut count) = (None, false, 0u64);
+    rt::run(rt::Preference::from_environment(), begin, |turn| {
+        while turn.next_sent().is_some() {}
+        let began = began.borrow();
+        let Some((client, consumer)) = &*began else { return };
+        let order = command.load(Ordering::SeqCst);
+        if order == KILL || (is_leaving && consumer.has_left()) {
+            consumer.close();
+            client.close();
+            return rt::stop();
+        }
+        if order == LEAVE && !is_leaving {
+            is_leaving = true;
+            consumer.leave();
+        }
+        consumer.take_events(&mut events);
+        if !spec.only_counts && !events.is_empty() {
+            let mut seen = seen.lock().unwrap();
+            events.iter().for_each(|event| seen.take_in(number, event));
+        }
+        for event in events.drain(..) {
+            match event {
+                Event::Assigned { topic, partition, next_offset } => {
+                    consumer.fetch(topic, partition, next_offset, FETCH_BYTES);
+                }
+                Event::Records { topic, partition, records, next_offset, .. } => {
+                    before.get_or_insert_with(cpu);
+                    count += records.len() as u64;
+                    let answers: &mut u32 = answers.entry(partition).or_default();
+                    *answers += 1;
+                    if *answers % spec.commit_every == 0 {
+                        consumer.commit(topic, partition, next_offset);
+                    }
+                    consumer.fetch(topic, partition, next_offset, FETCH_BYTES);
+                }
+                Event::Revoke { topic, partition } => {
+                    let next = seen.lock().unwrap().assigned.remove(&partition);
+                    if let Some((_, next_offset)) = next {
+                        consumer.commit(topic, partition, next_offset);
+                    }
+                    consumer.released(topic, partition);
+                }
+                _ => {}
+            }
+        }
+        if spec.only_counts {
+            let mut seen = seen.lock().unwrap();
+            seen.tokens.insert(number as u64, count as u32);
+            let now = cpu();
+            seen.cpu = now - before.unwrap_or(now);
+        }
+        consumer.flush();
+        client.flush();
+    })
+    .expect("a driver");
+}
+
+/// Waits until something is so.
+fn until(what: &str, seen: &Mutex<Seen>, mut is_so: impl FnMut(&Seen) -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let state = seen.lock().unwrap();
+        if is_so(&state) {
+            return;
+        }
+        let (tokens, assigned) = (state.tokens.len(), &state.assigned);
+        assert!(
+            Instant::now() < deadline,
+            "not {what}: {tokens} tokens, {assigned:?}, {:?}",
+            state.failures
+        );
+        drop(state);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+fn unique(what: &str) -> String {
+    let unique = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos();
+    format!("trine-{what}-{unique}")
+}
+
+fn create_topic(broker: SocketAddr, topic: &str) {
+    runtime().block_on(async {
+        let client = ClientBuilder::new(vec![broker.to_string()]).build().await.unwrap();
+        let controller = client.controller_client().unwrap();
+        controller.create_topic(topic, PARTITIONS as i32, 1, 10_000).await.unwrap();
+    });
+}
+
+/// Writes the tokens, token by token to the partitions in turn.
+fn produce(broker: SocketAddr, topic: &str, tokens: std::ops::Range<u64>, value_bytes: usize) {
+    runtime().block_on(async {
+        let client = ClientBuilder::new(vec![broker.to_string()]).build().await.unwrap();
+        for partition in 0..u64::from(PARTITIONS) {
+            let retry = UnknownTopicHandling::Retry;
+            let to = client.partition_client(topic, partition as i32, retry).await.unwrap();
+            let own = tokens.clone().filter(|token| token % u64::from(PARTITIONS) == partition);
+            let record = |token: u64| {
+                let mut value = vec![b'.'; value_bytes];
+                value[..20].copy_from_slice(format!("{token:020}").as_bytes());
+                let timestamp = chrono_epoch();
+                Record { key: None, value: Some(value), headers: BTreeMap::new(), timestamp }
+            };
+            let records: Vec<_> = own.map(record).collect();
+            for records in records.chunks(500) {
+                let compression = Compression::NoCompression;
+                to.produce(records.to_vec(), compression).await.unwrap();
+            }
+        }
+    });
+}
+
+fn chrono_epoch() -> rskafka::chrono::DateTime<rskafka::chrono::Utc> {
+    rskafka::chrono::DateTime::default()
+}
+
+fn spec(broker: SocketAddr, what: &str, options: fn(&mut consumer::Options)) -> Spec {
+    let (topic, group) = (unique(what), unique("group"));
+    create_topic(broker, &topic);
+    Spec { broker, group, topic, options, commit_every: 3, only_counts: false }
+}
+
+fn owners(seen: &Seen) -> BTreeMap<usize, usize> {
+    let mut owners = BTreeMap::new();
+    for (owner, _) in seen.assigned.values() {
+        *owners.entry(*owner).or_default() += 1;
+    }
+    owners
+}
+
+/// 100,000 records, three members, one killed, one joining.
+fn survives(broker: SocketAddr, options: fn(&mut consumer::Options)) {
+    let spec = spec(broker, "survive", options);
+    let seen = Arc::new(Mutex::new(Seen::default()));
+    let mut members: Vec<_> =
+        (0..3).map(|number| Member::start(&spec, number, &seen)).map(Some).collect();
+    until("all are assigned", &seen, |seen| seen.assigned.len() == 16 && owners(seen).len() == 3);
+    let (address, topic) = (spec.broker, spec.topic.clone());
+    let writer = std::thread::spawn(move || produce(address, &topic, 0..40_000, 100));
+    until("half is read", &seen, |seen| seen.tokens.len() > 10_000);
+    members[1].take().unwrap().end(KILL);
+    seen.lock().unwrap().assigned.retain(|_, owner| owner.0 != 1);
+    writer.join().unwrap();
+    until("the dead one's part is read", &seen, |seen| seen.tokens.len() == 40_000);
+    members.push(Some(Member::start(&spec, 3, &seen)));
+    let (address, topic) = (spec.broker, spec.topic.clone());
+    let writer = std::thread::spawn(move || produce(address, &topic, 40_000..100_000, 100));
+    until("the new one has its part", &seen, |seen| {
+        seen.assigned.len() == 16 && owners(seen) == BTreeMap::from([(0, 5), (2, 5), (3, 6)])
+            || owners(seen).values().all(|count| *count >= 5) && owners(seen).len() == 3
+    });
+    writer.join().unwrap();
+    until("everything is read", &seen, |seen| seen.tokens.len() == 100_000);
+    members.into_iter().flatten().for_each(|member| member.end(LEAVE));
+    // What the last members committed is where the next one goes on.
+    let last = Member::start(&spec, 9, &seen);
+    until("the last one has all", &seen, |seen| owners(seen) == BTreeMap::from([(9, 16)]));
+    last.end(LEAVE);
+    let seen = seen.lock().unwrap();
+    let ends: i64 = seen.committed.values().sum();
+    let twice = seen.records.values().filter(|count| **count > 1).count();
+    println!("100000 records read, {twice} twice, failures: {:?}", seen.failures);
+    assert_eq!(seen.records.len(), 100_000);
+    assert_eq!(ends, 100_000, "everything is committed at the end");
+}
+
+#[test]
+fn a_cooperative_group_loses_nothing_when_members_die_and_join() {
+    let Some(broker) = broker() else { return };
+    survives(broker, |_| {});
+}
+
+#[test]
+fn an_eager_group_loses_nothing_when_members_die_and_join() {
+    let Some(broker) = broker() else { return };
+    survives(broker, |options| options.assignor = Assignor::Range);
+    survives(broker, |options| options.assignor = Assignor::Sticky);
+}
+
+#[test]
+fn a_group_led_by_the_broker_loses_nothing_when_members_die_and_join() {
+    let Some(broker) = broker() else { return };
+    survives(broker, |options| options.protocol = Protocol::Consumer);
+}
+
+#[test]
+fn the_latest_start_is_committed_and_stays_the_start() {
+    let Some(broker) = broker() else { return };
+    let spec = spec(broker, "latest", |options| options.start = Start::Latest);
+    produce(broker, &spec.topic, 0..1600, 100);
+    let seen = Arc::new(Mutex::new(Seen::default()));
+    let member = Member::start(&spec, 0, &seen);
+    until("all are assigned", &seen, |seen| seen.assigned.len() == 16);
+    member.end(KILL);
+    seen.lock().unwrap().assigned.clear();
+    produce(broker, &spec.topic, 1600..3200, 100);
+    let member = Member::start(&spec, 1, &seen);
+    until("what came meanwhile is read", &seen, |seen| seen.tokens.len() == 1600);
+    member.end(LEAVE);
+    assert!(seen.lock().unwrap().tokens.keys().all(|token| *token >= 1600));
+}
+
+#[test]
+fn a_static_member_comes_back_to_what_it_had() {
+    let Some(broker) = broker() else { return };
+    let named = |options: &mut consumer::Options| options.instance = Some("desk-1".into());
+    let spec = spec(broker, "static", named);
+    let seen = Arc::new(Mutex::new(Seen::default()));
+    let first = Member::start(&spec, 0, &seen);
+    let other = Member::start(&Spec { options: |_| {}, ..spec.clone() }, 1, &seen);
+    until("both have a part", &seen, |seen| owners(seen) == BTreeMap::from([(0, 8), (1, 8)]));
+    let parts = |seen: &Seen, number| -> Vec<u32> {
+        let own = seen.assigned.iter().filter(|(_, owner)| owner.0 == number);
+        own.map(|(partition, _)| *partition).collect()
+    };
+    let before = parts(&seen.lock().unwrap(), 0);
+    first.end(LEAVE);
+    let first = Member::start(&spec, 2, &seen);
+    until("it is back", &seen, |seen| parts(seen, 2).len() == 8);
+    assert_eq!(parts(&seen.lock().unwrap(), 2), before);
+    first.end(KILL);
+    other.end(LEAVE);
+}
+
+#[test]
+fn a_foreign_member_shares_the_group_by_each_assignor() {
+    let Some(broker) = broker() else { return };
+    let Ok(python) = std::env::var("TRINE_KAFKA_MEMBER") else {
+        println!("skipped: TRINE_KAFKA_MEMBER names no Python");
+        return;
+    };
+    let all: [(&str, fn(&mut consumer::Options)); 3] = [
+        ("range", |options| options.assignor = Assignor::Range),
+        ("roundrobin", |options| options.assignor = Assignor::RoundRobin),
+        ("cooperative-sticky", |_| {}),
+    ];
+    for (assignor, options) in all {
+        // Each leads once: the first one of the group does.
+        for foreign_first in [false, true] {
+            shares(broker, &python, assignor, options, foreign_first);
+        }
+    }
+}
+
+fn shares(
+    broker: SocketAddr,
+    python: &str,
+    assignor: &str,
+    options: fn(&mut consumer::Options),
+    foreign_first: bool,
+) {
+    let spec = spec(broker, "mixed", options);
+    produce(broker, &spec.topic, 0..1600, 100);
+    let seen = Arc::new(Mutex::new(Seen::default()));
+    let foreign_seen = Arc::new(Mutex::new((Vec::<u64>::new(), 0u64)));
+    let ours = (!foreign_first).then(|| Member::start(&spec, 0, &seen));
+    if ours.is_some() {
+        until("ours has all", &seen, |seen| seen.assigned.len() == 16);
+    }
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/kafka/member.py");
+    let mut foreign = Command::new(python)
+        .args([script, &broker.to_string(), &spec.group, &spec.topic, "--assignor", assignor])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the foreign member");
+    let lines = BufReader::new(foreign.stdout.take().unwrap()).lines();
+    let place = foreign_seen.clone();
+    let reader = std::thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            let mut seen = place.lock().unwrap();
+            let held = line.split_once('[').map(|(_, rest)| rest.split(']').next().unwrap_or(""));
+            let numbers = held.unwrap_or("").split(',').filter_map(|n| n.trim().parse().ok());
+            if line.contains("record") {
+                seen.1 += 1;
+            } else {
+                seen.0 = numbers.collect();
+            }
+        }
+    });
+    if foreign_first {
+        until("the foreign one has all", &seen, |_| foreign_seen.lock().unwrap().0.len() == 16);
+    }
+    let ours = ours.unwrap_or_else(|| Member::start(&spec, 0, &seen));
+    until("both have half", &seen, |seen| {
+        let foreign = foreign_seen.lock().unwrap();
+        seen.assigned.len() == 8
+            && foreign.0.len() == 8
+            && foreign.0.iter().all(|partition| !seen.assigned.contains_key(&(*partition as u32)))
+    });
+    produce(broker, &spec.topic, 1600..3200, 100);
+    until("both read", &seen, |seen| {
+        seen.tokens.len() as u64 + foreign_seen.lock().unwrap().1 >= 3200
+    });
+    drop(foreign.stdin.take());
+    foreign.wait().unwrap();
+    reader.join().unwrap();
+    until("ours has all again", &seen, |seen| seen.assigned.len() == 16);
+    ours.end(LEAVE);
+    println!("{assignor}, foreign first: {foreign_first}: shared");
+}
+
+/// No assertion: what a record costs the shard, for the eye.
+#[test]
+fn cpu_for_each_record() {
+    let Some(broker) = broker() else { return };
+    let records = if cfg!(debug_assertions) { 50_000 } else { 1_000_000 };
+    let mut spec = spec(broker, "cost", |_| {});
+    (spec.only_counts, spec.commit_every) = (true, 1);
+    produce(broker, &spec.topic, 0..records, 128);
+    for round in 0..3 {
+        spec.group = unique("group");
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let began = Instant::now();
+        let member = Member::start(&spec, 0, &seen);
+        until("all is read", &seen, |seen| seen.tokens.get(&0) == Some(&(records as u32)));
+        let elapsed = began.elapsed();
+        member.end(LEAVE);
+        let cpu = seen.lock().unwrap().cpu;
+        println!(
+            "round {round}: {records} records of 128 B: {} ns of CPU each, {:.0} records/s",
+            cpu.as_nanos() / u128::from(records),
+            records as f64 / elapsed.as_secs_f64(),
+        );
+    }
+}
