@@ -16,3 +16,4 @@ pub mod load;
 pub mod message;
 pub mod payload;
 pub mod ring;
+pub mod thread;

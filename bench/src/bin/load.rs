@@ -2,16 +2,15 @@
 //! found as one line of JSON. `bench/run` calls it; `load --help` for people.
 //!
 //! **Runs on: any.**
-#![allow(unsafe_code)] // pinning the thread
 
 use std::net::SocketAddrV4;
 use std::process::ExitCode;
 use std::time::Duration;
-use std::{io, mem};
 
 use clap::{Parser, ValueEnum};
 use trine_bench::load::{self, Options, Row};
 use trine_bench::message::Format;
+use trine_bench::thread::pin;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum FormatName {
@@ -128,18 +127,4 @@ fn options(address: SocketAddrV4, row: Row, arguments: Arguments) -> Options {
         channel_prefix: arguments.channel_prefix,
         tamper: None,
     }
-}
-
-/// Pins this thread, and makes its short sleeps short.
-fn pin(cpu: u32) -> io::Result<()> {
-    // SAFETY: plain system calls on a local set of the right size.
-    unsafe {
-        let mut set: libc::cpu_set_t = mem::zeroed();
-        libc::CPU_SET(cpu as usize, &mut set);
-        libc::prctl(libc::PR_SET_TIMERSLACK, 1);
-        if libc::sched_setaffinity(0, size_of_val(&set), &raw const set) != 0 {
-            return Err(io::Error::last_os_error());
-        }
-    }
-    Ok(())
 }
