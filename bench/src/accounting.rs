@@ -14,6 +14,7 @@ const TICKS_PER_SECOND: f64 = 100.0;
 /// Whom to account for.
 pub struct Watch {
     server: Vec<u32>,
+    broker: Option<u32>,
     softirq: Option<u32>,
     server_cpu: u32,
     own_cpu: u32,
@@ -23,6 +24,7 @@ pub struct Watch {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Reading {
     server_ticks: u64,
+    broker_ticks: u64,
     softirq_ticks: u64,
     own_ticks: u64,
     server_cpu_ticks: u64,
@@ -35,22 +37,30 @@ pub struct Reading {
 pub struct Usage {
     /// All processes and threads of the server.
     pub server_s: f64,
+    /// What stands behind the server, on whatever cores.
+    pub broker_s: f64,
     /// `ksoftirqd` of the server's core.
     pub softirq_s: f64,
     /// This process.
     pub own_s: f64,
-    /// Time on both cores that was neither the server's nor ours.
+    /// Time on both cores that was neither the server's, the broker's nor ours.
     pub others_s: f64,
     /// Time that the hypervisor gave to other machines.
     pub steal_s: f64,
 }
 
 impl Watch {
-    /// Watches a server process and its descendants, as they are now.
-    pub fn new(server_pid: Option<u32>, server_cpu: u32, own_cpu: u32) -> Watch {
+    /// Watches a server process and its descendants, as they are now, and the
+    /// broker behind it.
+    pub fn new(
+        server_pid: Option<u32>,
+        broker: Option<u32>,
+        server_cpu: u32,
+        own_cpu: u32,
+    ) -> Watch {
         let softirq = find_by_name(&format!("ksoftirqd/{server_cpu}"));
         let server = server_pid.map(process_tree).unwrap_or_default();
-        Watch { server, softirq, server_cpu, own_cpu }
+        Watch { server, broker, softirq, server_cpu, own_cpu }
     }
 
     /// Reads everything.
@@ -59,6 +69,7 @@ impl Watch {
         let (own_cpu_ticks, own_steal) = cpu_ticks(self.own_cpu);
         Reading {
             server_ticks: self.server.iter().map(|&pid| process_ticks(pid)).sum(),
+            broker_ticks: self.broker.map_or(0, process_ticks),
             softirq_ticks: self.softirq.map_or(0, process_ticks),
             own_ticks: process_ticks(std::process::id()),
             server_cpu_ticks,
@@ -78,15 +89,17 @@ impl Reading {
     pub fn since(&self, earlier: &Reading) -> Usage {
         let seconds = |now: u64, then: u64| now.saturating_sub(then) as f64 / TICKS_PER_SECOND;
         let server_s = seconds(self.server_ticks, earlier.server_ticks);
+        let broker_s = seconds(self.broker_ticks, earlier.broker_ticks);
         let softirq_s = seconds(self.softirq_ticks, earlier.softirq_ticks);
         let own_s = seconds(self.own_ticks, earlier.own_ticks);
         let both = seconds(self.server_cpu_ticks, earlier.server_cpu_ticks)
             + seconds(self.own_cpu_ticks, earlier.own_cpu_ticks);
         Usage {
             server_s,
+            broker_s,
             softirq_s,
             own_s,
-            others_s: (both - server_s - softirq_s - own_s).max(0.0),
+            others_s: (both - server_s - broker_s - softirq_s - own_s).max(0.0),
             steal_s: seconds(self.steal_ticks, earlier.steal_ticks),
         }
     }

@@ -10,6 +10,7 @@
 
 pub mod accounting;
 pub mod check;
+pub mod disk;
 pub mod floor;
 pub mod frame;
 pub mod load;

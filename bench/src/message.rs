@@ -117,18 +117,20 @@ impl Encoder {
         self.finish(out);
     }
 
-    /// `rpc` with method `echo`.
-    pub fn rpc(&mut self, out: &mut Vec<u8>, id: u64, data: &[u8]) {
+    /// `rpc`.
+    pub fn rpc(&mut self, out: &mut Vec<u8>, id: u64, method: &str, data: &[u8]) {
         match self.format {
             Format::Json => {
                 self.body.extend_from_slice(b"{\"id\":");
                 put_number(&mut self.body, id);
-                self.body.extend_from_slice(b",\"rpc\":{\"method\":\"echo\",\"data\":");
+                self.body.extend_from_slice(b",\"rpc\":{\"method\":\"");
+                self.body.extend_from_slice(method.as_bytes());
+                self.body.extend_from_slice(b"\",\"data\":");
                 self.body.extend_from_slice(data);
                 self.body.extend_from_slice(b"}}");
             }
             Format::Protobuf => {
-                put_command(&mut self.body, id, 13, &[(1, data), (2, b"echo")]);
+                put_command(&mut self.body, id, 13, &[(1, data), (2, method.as_bytes())]);
             }
         }
         self.finish(out);

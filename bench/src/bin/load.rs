@@ -24,7 +24,7 @@ struct Arguments {
     /// The server's client listener.
     #[arg(long, required_unless_present = "self_test")]
     address: Option<SocketAddrV4>,
-    /// rpc, publish, fanout, chat, idle or churn.
+    /// rpc, ticket, publish, fanout, chat, idle or churn.
     #[arg(long, value_parser = |name: &str| Row::by_name(name).ok_or("no such row"), required_unless_present = "self_test")]
     row: Option<Row>,
     #[arg(long, value_enum, default_value = "protobuf")]
@@ -53,6 +53,9 @@ struct Arguments {
     /// The server's first process, to account for.
     #[arg(long)]
     server_pid: Option<u32>,
+    /// What stands behind the server, to account for by itself.
+    #[arg(long)]
+    broker_pid: Option<u32>,
     /// The core that the server is pinned to.
     #[arg(long, default_value_t = 0)]
     server_cpu: u32,
@@ -122,6 +125,7 @@ fn options(address: SocketAddrV4, row: Row, arguments: Arguments) -> Options {
         rate: arguments.rate,
         spin: arguments.spin,
         server_pid: arguments.server_pid,
+        broker_pid: arguments.broker_pid,
         server_cpu: arguments.server_cpu,
         own_cpu: arguments.cpu,
         channel_prefix: arguments.channel_prefix,

@@ -7,13 +7,14 @@
 //! there, each counted once; in a closed loop a sender never has more than its
 //! window outstanding; in an open loop messages go out by the clock alone.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
+use super::places::{self, Place};
 use super::report::{Latency, Memory, Report};
 use super::tamper::Tamperer;
 use super::{Options, Row};
@@ -88,6 +89,8 @@ pub struct Driver {
     by_connection: Vec<u32>,
     channels: Vec<Vec<u8>>,
     checker: Checker,
+    /// Where the log said that it has a record.
+    places: HashSet<Place>,
     tamperer: Tamperer,
     phase: Phase,
     epoch: Instant,
@@ -112,7 +115,8 @@ pub struct Driver {
 impl Driver {
     /// Prepares the clients; nothing is connected yet.
     pub fn new(options: Options) -> Driver {
-        let watch = Watch::new(options.server_pid, options.server_cpu, options.own_cpu);
+        let watch =
+            Watch::new(options.server_pid, options.broker_pid, options.server_cpu, options.own_cpu);
         let run = std::process::id() ^ (started_ns() as u32);
         let mut driver = Driver {
             encoder: Encoder::new(options.format),
@@ -126,6 +130,7 @@ impl Driver {
             by_connection: Vec::new(),
             channels: Vec::new(),
             checker: Checker::new(run),
+            places: HashSet::new(),
             tamperer: Tamperer::new(options.tamper),
             phase: Phase::Opening,
             epoch: Instant::now(),
@@ -164,6 +169,10 @@ impl Driver {
         self.report.faults = self.checker.finish(|sender| self.clients[sender as usize].sent);
         self.report.faults.misrouted += wrong_replies.misrouted;
         self.report.faults.lost += wrong_replies.lost;
+        self.report.faults.duplicated += wrong_replies.duplicated;
+        if self.options.row.is_replies_only() {
+            self.report.faults.lost += self.in_flight;
+        }
         Ok(self.report)
     }
 
@@ -177,13 +186,13 @@ impl Driver {
         let prefix = &self.options.channel_prefix;
         self.channels = (0..channels).map(|n| format!("{prefix}bench{n}").into_bytes()).collect();
         for n in 0..connections {
-            let receives = !matches!(self.options.row, Row::Rpc | Row::Publish);
+            let receives = !self.options.row.is_replies_only();
             self.add_client(n % channels, receives);
         }
         if self.options.row == Row::FanOut {
             self.add_client(0, false);
         }
-        if !matches!(self.options.row, Row::Rpc | Row::Publish | Row::Churn) {
+        if !self.options.row.is_replies_only() && self.options.row != Row::Churn {
             for sender in self.senders() {
                 self.checker.add_sender(sender, self.clients[sender as usize].channel);
             }
@@ -248,7 +257,7 @@ impl Driver {
     /// Sends one message of a client.
     fn send(&mut self, net: &mut Net, sender: u32, due_ns: u64) {
         let deliveries = match self.options.row {
-            Row::Rpc | Row::Publish | Row::Churn => 0,
+            Row::Rpc | Row::Ticket | Row::Publish | Row::Churn => 0,
             Row::Idle => 1,
             Row::FanOut | Row::Chat => self.options.units_a_message(),
         };
@@ -261,11 +270,13 @@ impl Driver {
         self.payload.clear();
         payload::write(&mut self.payload, self.options.payload_bytes, &stamp);
         let out = net.output(client.connection);
-        if self.options.row == Row::Rpc {
-            self.encoder.rpc(out, id, &self.payload);
-        } else {
-            let channel = &self.channels[client.channel as usize];
-            self.encoder.publish(out, id, channel, &self.payload);
+        match self.options.row {
+            Row::Rpc => self.encoder.rpc(out, id, "echo", &self.payload),
+            Row::Ticket => self.encoder.rpc(out, id, "ticket.create", &self.payload),
+            _ => {
+                let channel = &self.channels[client.channel as usize];
+                self.encoder.publish(out, id, channel, &self.payload);
+            }
         }
     }
 
@@ -349,8 +360,16 @@ impl Driver {
             self.report.faults.misrouted += 1;
             return;
         };
-        if matches!(self.options.row, Row::Rpc | Row::Publish) {
+        self.report.replies += 1;
+        if self.options.row.is_replies_only() {
             self.unit(due_ns, now_ns);
+        }
+        if self.options.row == Row::Ticket {
+            match places::read(data) {
+                Some(place) if self.places.insert(place) => {}
+                Some(_) => self.report.faults.duplicated += 1,
+                None => self.report.faults.misrouted += 1,
+            }
         }
         if self.options.row == Row::Rpc {
             let own = Stamp { run: self.run, sender: client, sequence, due_ns };

@@ -8,6 +8,7 @@
 //! that was sent, also during warm-up, is checked.
 
 mod driver;
+mod places;
 mod report;
 mod self_test;
 mod tamper;
@@ -29,6 +30,9 @@ use crate::ring::Net;
 pub enum Row {
     /// Every client calls rpc `echo`. Unit: a reply.
     Rpc,
+    /// Every client calls rpc `ticket.create`, whose reply says where the log
+    /// has it; no place may be said twice. Unit: a reply.
+    Ticket,
     /// Every client publishes into a channel of its own that nobody hears.
     /// Unit: a reply.
     Publish,
@@ -49,6 +53,7 @@ impl Row {
     pub fn by_name(name: &str) -> Option<Row> {
         Some(match name {
             "rpc" => Row::Rpc,
+            "ticket" => Row::Ticket,
             "publish" => Row::Publish,
             "fanout" => Row::FanOut,
             "chat" => Row::Chat,
@@ -56,6 +61,11 @@ impl Row {
             "churn" => Row::Churn,
             _ => return None,
         })
+    }
+
+    /// Whether clients only send and are answered.
+    fn is_replies_only(self) -> bool {
+        matches!(self, Row::Rpc | Row::Ticket | Row::Publish)
     }
 }
 
@@ -84,6 +94,8 @@ pub struct Options {
     pub spin: bool,
     /// The server's first process.
     pub server_pid: Option<u32>,
+    /// What stands behind the server, and is not the server's cost.
+    pub broker_pid: Option<u32>,
     /// The core that the server is pinned to.
     pub server_cpu: u32,
     /// The core that this tool is pinned to.

@@ -67,6 +67,8 @@ pub struct Report {
     pub units_per_s: f64,
     /// Of the server's processes and its core's `ksoftirqd`.
     pub server_us_per_unit: f64,
+    /// Of the broker behind the server.
+    pub broker_us_per_unit: f64,
     /// CPU time within it.
     pub usage: Usage,
     /// The share of a core that the server took, `ksoftirqd` included.
@@ -74,7 +76,7 @@ pub struct Report {
     /// The share of its core that this tool took. A tool that never sleeps
     /// counts the turns in which it found something to do.
     pub tool_share: f64,
-    /// What neither the server nor this tool took of both cores.
+    /// What neither the server, its broker nor this tool took of both cores.
     pub others_share: f64,
     /// The rate is the tool's limit, not the server's.
     pub lower_bound: bool,
@@ -88,6 +90,9 @@ pub struct Report {
     pub memory: Option<Memory>,
     /// What went wrong with deliveries and replies, warm-up included.
     pub faults: Faults,
+    /// Messages that were answered, warm-up included; of an acknowledged one
+    /// the log must have the record.
+    pub replies: u64,
     /// Error replies, and connections that ended by themselves.
     pub errors: u64,
     /// What the first of them said.
@@ -99,11 +104,12 @@ pub struct Report {
 impl Report {
     /// Fills in what follows from units, seconds and usage.
     pub fn derive(&mut self, busy_share: Option<f64>) {
-        let Usage { server_s, softirq_s, own_s, others_s, .. } = self.usage;
+        let Usage { server_s, broker_s, softirq_s, own_s, others_s, .. } = self.usage;
         let seconds = self.seconds.max(f64::MIN_POSITIVE);
         self.units_per_s = self.units as f64 / seconds;
         if self.units > 0 {
             self.server_us_per_unit = (server_s + softirq_s) * 1e6 / self.units as f64;
+            self.broker_us_per_unit = broker_s * 1e6 / self.units as f64;
         }
         self.server_share = (server_s + softirq_s) / seconds;
         self.tool_share = busy_share.unwrap_or(own_s / seconds);

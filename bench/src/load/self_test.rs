@@ -79,6 +79,7 @@ fn options(address: SocketAddrV4, format: Format, tamper: Option<Tamper>) -> Opt
         rate: None,
         spin: false,
         server_pid: None,
+        broker_pid: None,
         server_cpu: 0,
         own_cpu: 0,
         channel_prefix: String::new(),
