@@ -27,14 +27,14 @@ struct histogram {
     uint64_t total;
 };
 
-static void histogram_add(struct histogram *histogram, uint64_t value) {
+static inline void histogram_add(struct histogram *histogram, uint64_t value) {
     int power = value < 64 ? -1 : 57 - __builtin_clzll(value);
     uint64_t index = value < 64 ? value : (uint64_t)(power + 1) * 64 + (value >> power) - 64;
     histogram->counts[index]++;
     histogram->total++;
 }
 
-static uint64_t histogram_at(const struct histogram *histogram, double quantile) {
+static inline uint64_t histogram_at(const struct histogram *histogram, double quantile) {
     uint64_t rest = (uint64_t)(quantile * (double)histogram->total);
     for (uint64_t index = 0; index < 64 * 64; index++) {
         if (histogram->counts[index] > rest)
@@ -50,13 +50,13 @@ struct reading {
 };
 
 /* Takes a reading once. */
-static void read_meters(struct reading *into, int64_t records) {
+static inline void read_meters(struct reading *into, int64_t records) {
     if (into->taken)
         return;
     *into = (struct reading){1, clock_ns(CLOCK_MONOTONIC), cpu_ns(), records};
 }
 
-static void report(const struct reading *before, const struct reading *after,
+static inline void report(const struct reading *before, const struct reading *after,
                    const struct histogram *latencies, int64_t acknowledged, int64_t errors,
                    const char *first_error) {
     double seconds = (double)(after->at_ns - before->at_ns) / 1e9;
@@ -83,7 +83,7 @@ static const char *option(int count, char **words, const char *name, const char 
     return other;
 }
 
-static int has_flag(int count, char **words, const char *name) {
+static inline int has_flag(int count, char **words, const char *name) {
     for (int at = 1; at < count; at++)
         if (strcmp(words[at], name) == 0)
             return 1;

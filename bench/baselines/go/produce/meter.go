@@ -3,12 +3,12 @@ package main
 import (
 	"encoding/binary"
 	"io"
-	"log"
 	"math/bits"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
+
+	"trine.bench/baselines/measure"
 )
 
 // A meter counts what was acknowledged, and what it cost this process.
@@ -71,12 +71,7 @@ func (m *meter) read(into *reading) {
 	if into.taken {
 		return
 	}
-	var usage syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
-		log.Fatal(err)
-	}
-	cpu := time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
-	*into = reading{true, time.Now(), cpu, m.acknowledged.Load()}
+	*into = reading{true, time.Now(), measure.CPU(), m.acknowledged.Load()}
 }
 
 func (m *meter) report(client string) report {
