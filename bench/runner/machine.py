@@ -6,6 +6,7 @@ import re
 import subprocess
 from pathlib import Path
 
+from .broker import LIBRARY
 from .peers import BENCH, ROOT
 
 
@@ -30,7 +31,17 @@ def versions() -> dict:
         "go": output("go", "version"),
         "centrifuge": module.get("github.com/centrifugal/centrifuge"),
         "gws": module.get("github.com/lxzan/gws"),
+        "franz-go": module.get("github.com/twmb/franz-go"),
+        "sarama": module.get("github.com/IBM/sarama"),
+        "librdkafka": output("pkg-config", "--modversion", "rdkafka"),
+        "kafka": kafka(),
     }
+
+
+def kafka() -> str:
+    """The broker's version, by the name of its server's archive."""
+    archives = [path.stem for path in LIBRARY.glob("kafka-server-[0-9]*.jar")]
+    return archives[0].removeprefix("kafka-server-") if archives else ""
 
 
 def read(path) -> str:

@@ -58,9 +58,14 @@ def build(peers: list, profile: str) -> None:
         packages += ["-p", "trine"]
     subprocess.run(["cargo", "build", "--profile", profile, *packages], cwd=ROOT, check=True)
     if any(peer.kind == "go" for peer in peers):
-        GO_TARGET.mkdir(parents=True, exist_ok=True)
-        command = ["go", "build", "-o", f"{GO_TARGET}/", "./..."]
-        subprocess.run(command, cwd=BENCH / "baselines" / "go", check=True)
+        build_go()
+
+
+def build_go() -> None:
+    """Builds all that is written in Go. Raises CalledProcessError."""
+    GO_TARGET.mkdir(parents=True, exist_ok=True)
+    command = ["go", "build", "-o", f"{GO_TARGET}/", "./..."]
+    subprocess.run(command, cwd=BENCH / "baselines" / "go", check=True)
 
 
 class Server:

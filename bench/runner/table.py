@@ -151,11 +151,11 @@ def mark(passed: bool, text: str) -> str:
     return f"{'pass' if passed else 'FAIL'}  {text}"
 
 
-def refresh(path, name: str, results: dict, source, plots: list) -> None:
+def refresh(path, name: str, lines: list) -> None:
     """Replaces what is between the markers of this benchmark."""
     begin, end = f"<!-- {name}: generated -->", f"<!-- {name}: end -->"
     text = path.read_text() if path.exists() else "# Results\n"
-    body = "\n".join([begin, "", *markdown(results, source, plots), "", end])
+    body = "\n".join([begin, "", *lines, "", end])
     if begin in text and end in text:
         head, rest = text.split(begin, 1)
         text = head + body + rest.split(end, 1)[1]

@@ -193,5 +193,5 @@ def save(results: dict) -> None:
     path = RESULTS / f"ws{mode}-{results['date'][:10]}.json"
     path.write_text(json.dumps(results, indent=1) + "\n")
     drawn = plots.draw(results, RESULTS, f"ws{mode}")
-    table.refresh(BENCH / "RESULTS.md", f"ws{mode}", results, path, drawn)
+    table.refresh(BENCH / "RESULTS.md", f"ws{mode}", table.markdown(results, path, drawn))
     print(f"wrote {path}, {len(drawn)} plots, and the generated part of RESULTS.md")
