@@ -179,7 +179,9 @@ class Bench:
         text = (CONFIGS / config).read_text().replace("BROKERS", self.broker.address)
         (data / config).write_text(text)
         arguments = ("run", "-c", str(data / config))
-        return peers.Peer(peer.name, peer.label, "trine", "trine", arguments, peer.environment)
+        # Until its journal is read durable events are refused.
+        ready = '"message":"journal","phase":"Ready"' if log_kind == "embedded" else ""
+        return peers.Peer(peer.name, peer.label, "trine", "trine", arguments, peer.environment, ready=ready)
 
     def producer(self, row, peer) -> dict:
         options, topic = self.options, self.topic()

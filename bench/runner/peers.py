@@ -31,6 +31,7 @@ class Peer:
     arguments: tuple = ()
     environment: dict = field(default_factory=dict)
     history: bool = False  # keeps history for channels named "history:…"
+    ready: str = ""  # what its output says once it does all that it does
 
     def command(self, profile: str) -> list:
         folder = GO_TARGET if self.kind == "go" else TARGET / profile
@@ -109,6 +110,8 @@ class Server:
         raise RuntimeError(f"{self.peer.name} did not start; see {self.log.name}")
 
     def serves(self) -> bool:
+        if self.peer.ready not in Path(self.log.name).read_text(errors="replace"):
+            return False
         host, port = self.address.split(":")
         try:
             if self.peer.kind == "trine":
