@@ -1,4 +1,5 @@
-// The demo chat over the official client SDK: one connection, one room channel.
+// The demo chat over the official client SDK: one connection, one room channel; `tickets.js` shares
+// the connection.
 //
 // The room is drawn from three things the gateway gives: history on entry, publications and
 // join/leave after it, and recovery after a cut. Messages are kept unique by their offset, so a
@@ -70,6 +71,7 @@ function enter(name, room) {
   });
   followRoom(subscription);
   subscription.subscribe();
+  enterDesk(centrifuge, name);
   centrifuge.connect();
   clockTimer = setInterval(tellTime, CLOCK_INTERVAL_MS);
   $('text').focus();
@@ -161,6 +163,7 @@ $('toggle').addEventListener('click', () => {
 $('leave').addEventListener('click', () => {
   clearInterval(clockTimer);
   centrifuge.disconnect();
+  leaveDesk();
   centrifuge = subscription = null;
   people.clear();
   $('chat').hidden = true;

@@ -62,8 +62,8 @@ pub const JOURNAL_GATHER_MS: u64 = 0;
 pub const CONNECTIONS_MAX: usize = 1 << 24;
 /// Pause after an accept that failed.
 pub const ACCEPT_PAUSE_MS: u64 = 50;
-/// Bytes of a request body that are read and dropped to keep the connection; more closes it.
-pub const BODY_DROPPED_BYTES: u64 = 65_536;
+/// Bytes of a request body that are read to keep the connection; more closes it.
+pub const BODY_BYTES: u64 = 65_536;
 /// How long the client may take to answer a close frame, or to read the last answer.
 pub const LINGER_MS: u64 = 2_000;
 /// Longest wait for room in another shard's mailbox; then the command gets error 100.
@@ -72,6 +72,8 @@ pub const MAILBOX_WAIT_MS: u64 = 1_000;
 pub const MAILBOX_TURN: usize = 4_096;
 /// Connections looked at by one slice of the sweep for sends that make no progress.
 pub const SWEEP_CONNECTIONS: usize = 4_096;
+/// How long the demo's slow service takes: long enough to be seen, well within an upstream's wait.
+pub const DEMO_SLOW_MS: u64 = 1_500;
 /// Bytes of a call's body: the longest payload in base64, and what names its channel.
 pub const API_BODY_BYTES: usize = (16 << 20) / 3 * 4 + 4096;
 /// Pause between two slices.

@@ -1,4 +1,5 @@
-// Drives the demo page in headless Chromium: people talk, one is cut off and recovers.
+// Drives the demo page in headless Chromium: people talk, one is cut off and recovers, one opens a
+// ticket that three consumer groups read.
 //
 // usage: node demo.cjs URL SCREENSHOT_FOLDER
 // Prints one JSON line {"ok": bool, "steps": [...], "error": "..."} and exits 0 or 1.
@@ -62,6 +63,39 @@ async function visit(browser, screen, bob) {
   await grace.screenshot({ path: path.join(folder, `${screen.name}-entry.png`) });
 }
 
+const LANES = {
+  notification: /Printer on fire \(from Ada\)/,
+  log: /"customer":"Ada"/,
+  quality: /says enough to begin with/,
+};
+
+async function openTicket(ada, bob, screen) {
+  for (const page of [ada, bob]) await page.click('#views [data-view="tickets"]');
+  await ada.fill('#subject', 'Printer on fire');
+  await ada.fill('#happened', 'It began this morning, when we printed the report.');
+  await ada.click('#open');
+  const ack = ada.locator('#ack');
+  await ack.locator('.good', { hasText: 'is acknowledged' }).waitFor();
+  const said = await ack.locator('dl').innerText();
+  for (const word of [/at\s+journal/, /partition\s+[0-3]\b/, /log_offset\s+\d+/, /took\s+[\d.]+ ms/]) {
+    check(word.test(said), `the acknowledgement says ${word}`);
+  }
+  const id = (await ack.locator('.good').innerText()).split(' ')[0];
+  for (const [who, page] of [['Ada', ada], ['Bob', bob]]) {
+    for (const [group, text] of Object.entries(LANES)) {
+      const output = page.locator(`#lane-${group} [data-ticket="${id}"]:not(.waiting)`);
+      await output.filter({ hasText: text }).waitFor();
+      check((await output.count()) === 1, `${who} sees one output of ${group}`);
+      await page.locator(`#lag-${group}`, { hasText: /^lag 0 · [1-9]/ }).waitFor();
+    }
+  }
+  check(true, 'no group lags');
+  check((await sideways(ada)) <= 0, 'no sideways scrolling among tickets');
+  await ada.screenshot({ path: path.join(folder, `${screen.name}-tickets.png`) });
+  for (const page of [ada, bob]) await page.click('#views [data-view="room"]');
+}
+
+const sideways = (page) => page.evaluate(() => document.scrollingElement.scrollWidth - window.innerWidth);
 const roomOf = (screen) => `help-desk-${screen.name}`;
 
 async function conversation(browser, screen) {
@@ -72,10 +106,10 @@ async function conversation(browser, screen) {
   await talk(ada, bob);
   await recover(ada, bob);
   await visit(browser, screen, bob);
+  await openTicket(ada, bob, screen);
   await bob.locator('#clock', { hasText: /Server time \d\d:\d\d/ }).waitFor();
   check(true, 'server time by rpc');
-  const wide = await bob.evaluate(() => document.scrollingElement.scrollWidth - window.innerWidth);
-  check(wide <= 0, 'no sideways scrolling');
+  check((await sideways(bob)) <= 0, 'no sideways scrolling');
   await bob.screenshot({ path: path.join(folder, `${screen.name}.png`) });
 }
 

@@ -1,5 +1,5 @@
-//! The demo page in headless Chromium: people talk, one is cut off and recovers, at two sizes; and
-//! when the gateway forgot, the page says so.
+//! The demo page in headless Chromium: people talk, one is cut off and recovers, one opens a ticket,
+//! at two sizes; and when the gateway forgot, the page says so.
 //!
 //! **Runs on: any.** Screenshots are kept in `tests/.cache/screenshots`.
 
@@ -12,7 +12,7 @@ use trine_tests::gateway::Gateway;
 use trine_tests::script;
 
 #[test]
-fn two_pages_talk_and_recover() {
+fn two_pages_talk_recover_and_open_a_ticket() {
     let gateway = Gateway::embedded();
     let screenshots = script::cache_folder().join("screenshots");
     fs::create_dir_all(&screenshots).expect("the folder for screenshots is made");

@@ -9,6 +9,7 @@ mod file;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod tickets;
 
 pub use consumer::{Assignor, Batch, Consumer, Lag, NullValues, Retry, Start, Target, Upstream};
 pub use durable::{
@@ -233,7 +234,7 @@ impl Config {
         written.map(|namespace| (namespace.name.as_str(), namespace.route.topic.as_str()))
     }
 
-    /// What runs without a file: on loopback, everything open.
+    /// What runs without a file: on loopback, everything open, with the ticket flow.
     pub fn embedded() -> Self {
         let mut config = Self::with_file_defaults();
         config.embedded_default = true;
@@ -250,6 +251,7 @@ impl Config {
         open.join_leave = true;
         open.recovery = true;
         open.positioning = true;
+        config.add_ticket_flow();
         config
     }
 

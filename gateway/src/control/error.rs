@@ -111,7 +111,8 @@ impl fmt::Display for Error {
             Error::SecondInstance { path, pid } => write!(
                 f,
                 "another trine (pid {pid}) runs with runtime_dir {}; stop it (kill {pid}) or \
-                 give this one another runtime_dir and address",
+                 give this one a runtime_dir, a data_dir and an address of its own, in a file \
+                 with -c",
                 path.display()
             ),
             Error::Listen { key, address, source } => {

@@ -213,11 +213,16 @@ impl Control {
             state.identity = self.next_identity(&state.identity);
             self.handles(state)
         });
+        let mut config = self.config.clone();
+        // Only now is a port known that the system chose.
+        if let Some(client) = self.listeners.client.first().and_then(listen::local_address) {
+            config.reach_itself_at(client);
+        }
         let start = Start {
             identity: self.shared.with(|state| state.identity.clone()),
             cpus: self.plan.shards.iter().map(|place| place.cpu).collect(),
             control_cpus: self.plan.control.clone(),
-            config: self.config.clone(),
+            config,
             echo_listeners: self.listeners.echo.len(),
             api_listeners: self.listeners.api.len(),
         };

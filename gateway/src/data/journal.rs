@@ -43,8 +43,8 @@ impl Journals {
         };
         let (log, stores) = start(setup).map_err(|error| match error.kind() {
             std::io::ErrorKind::WouldBlock => format!(
-                "data_dir {} is in use by another process; give this one a data_dir of its own, \
-                 or end that one",
+                "data_dir {} is in use by another process; end that one, or give this one a \
+                 data_dir of its own, in a file with -c or by XDG_STATE_HOME",
                 config.data_dir.display()
             ),
             _ => format!("data_dir {}: {error}", config.data_dir.display()),

@@ -227,6 +227,9 @@ impl Shard {
                 self.observe(feed, now_ms);
             }
         }
+        if look && self.config.demo {
+            self.publish_lag(now_ms);
+        }
     }
 
     fn feed_event(&mut self, event: FeedEvent, now_ms: u64) {

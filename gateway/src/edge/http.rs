@@ -1,4 +1,4 @@
-//! The HTTP/1.1 face: health, the demo page, and the upgrade to WebSocket.
+//! The HTTP/1.1 face: health, the demo, and the upgrade to WebSocket.
 //!
 //! **Runs on: shard**, in the connection's reader. Invariants: a head is never scanned twice; a
 //! request that is ambiguous is answered 400 and the connection ends; at most one head is kept.
@@ -10,9 +10,9 @@ use trine_proto::http1::{
 };
 use trine_proto::ws;
 
-use super::demo;
+use super::demo::{self, SlowCall};
 use crate::config::Config;
-use crate::limits::BODY_DROPPED_BYTES;
+use crate::limits::BODY_BYTES;
 use crate::session::RequestHeaders;
 
 /// Where the client protocol is spoken.
@@ -26,9 +26,10 @@ pub(super) struct Http {
     scanner: HeadScanner,
     /// The beginning of a head that is not complete.
     head: Vec<u8>,
-    /// The body of the last request, which is dropped.
+    /// The body of the last request, which is dropped unless the demo's slow service wants it.
     body: Option<BodyDecoder>,
     body_bytes: u64,
+    slow: Option<SlowCall>,
 }
 
 /// What the connection does next.
@@ -38,6 +39,8 @@ pub(super) enum Next {
     Read,
     /// Speak WebSocket from byte `consumed` of the input on; `None`: echo.
     Upgraded { consumed: usize, agreed: Option<Agreed> },
+    /// Let the demo's slow service answer; byte `consumed` of the input on waits for it.
+    Slow { consumed: usize, call: SlowCall },
     /// End the connection when the answer has left.
     End,
 }
@@ -91,6 +94,11 @@ impl Http {
                     progress.next = Next::Upgraded { consumed, agreed };
                     return progress;
                 }
+                Ok(Some(Next::Slow { call, .. })) => {
+                    let consumed = whole - input.len();
+                    progress.next = Next::Slow { consumed, call };
+                    return progress;
+                }
                 Ok(Some(Next::End)) => {
                     progress.next = Next::End;
                     return progress;
@@ -117,14 +125,28 @@ impl Http {
     ) -> Result<Option<Next>, Error> {
         if let Some(body) = &mut self.body {
             let (consumed, event) = body.decode(input)?;
-            *input = &input[consumed..];
+            let (taken, rest) = input.split_at(consumed);
+            *input = rest;
             match event {
                 Some(BodyEvent::Data(data)) => {
                     self.body_bytes += data.len() as u64;
-                    let too_long = self.body_bytes > BODY_DROPPED_BYTES;
-                    return Ok(Some(if too_long { Next::End } else { Next::Read }));
+                    if self.body_bytes > BODY_BYTES {
+                        if self.slow.is_some() {
+                            write_response_head(out, 413, &[], ResponseBody::Length(0), false);
+                        }
+                        return Ok(Some(Next::End));
+                    }
+                    if let Some(call) = &mut self.slow {
+                        call.body.extend_from_slice(&taken[data]);
+                    }
+                    return Ok(Some(Next::Read));
                 }
-                Some(BodyEvent::Done) => self.body = None,
+                Some(BodyEvent::Done) => {
+                    self.body = None;
+                    if let Some(call) = self.slow.take() {
+                        return Ok(Some(Next::Slow { consumed: 0, call }));
+                    }
+                }
                 None => return Ok(None),
             }
             return Ok(Some(Next::Read));
@@ -176,6 +198,15 @@ impl Http {
                     out,
                 )),
             };
+        }
+        if path == demo::SLOW_PATH && request.method == "POST" && config.demo && !echo {
+            if request.expect_continue {
+                out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            }
+            self.body = Some(BodyDecoder::new(request.body));
+            self.body_bytes = 0;
+            self.slow = Some(SlowCall { body: Vec::new(), keep_alive: request.keep_alive });
+            return Ok(Next::Read);
         }
         if !matches!(request.method, "GET" | "HEAD") {
             let headers = [("Allow", "GET, HEAD")];
@@ -413,6 +444,27 @@ mod tests {
             }
         }
         assert_eq!(String::from_utf8(out).unwrap(), answers);
+    }
+
+    #[test]
+    fn the_slow_service_takes_one_call_at_a_time() {
+        let mut config = Config::embedded();
+        let call = "POST /demo/slow HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}";
+        let (answer, next) = input(&call.repeat(2), &config, false);
+        let slow = SlowCall { body: b"{}".to_vec(), keep_alive: true };
+        assert_eq!(next, Next::Slow { consumed: call.len(), call: slow });
+        assert_eq!(answer, "", "it is answered later");
+        let next = input("POST /demo/slow HTTP/1.1\r\nHost: a\r\n\r\n", &config, false).1;
+        assert!(matches!(next, Next::Slow { call: SlowCall { body, .. }, .. } if body.is_empty()));
+        let long = call.replace("Length: 2", "Length: 65537").replace("{}", &"x".repeat(65_537));
+        let (answer, next) = input(&long, &config, false);
+        assert_eq!((statuses(&answer), next), (vec!["413"], Next::End));
+        assert_eq!(
+            statuses(&input("GET /demo/slow HTTP/1.1\r\nHost: a\r\n\r\n", &config, false).0),
+            ["404"]
+        );
+        config.demo = false;
+        assert_eq!(statuses(&input(call, &config, false).0), ["405"]);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::Shared;
 use super::api::Api;
 use super::client::Taken;
 use super::connection::{Entrance, Face};
+use super::demo::{self, SlowCall};
 use super::http::{Http, Next};
 use super::shard::Shard;
 use crate::limits::{ECHO_FRAGMENTS, ECHO_MESSAGE_LIMIT_BYTES, MAILBOX_WAIT_MS};
@@ -36,10 +37,12 @@ enum Protocol {
 enum Step {
     /// Everything was taken.
     Taken,
-    /// So many bytes were taken and the rest is of another protocol.
-    Switched(usize),
+    /// So many bytes were taken and the rest is of WebSocket, with this format; `None`: echo.
+    Switched { consumed: usize, format: Option<Format> },
     /// So many bytes were taken; what follows waits for the answer to a call.
     Called(usize),
+    /// … of the demo's slow service.
+    CalledSlow { consumed: usize, call: SlowCall },
     /// So many bytes were taken; then these commands must wait.
     Stalled { consumed: usize, commands: Vec<u8>, full: bool },
 }
@@ -80,10 +83,14 @@ async fn read_all(shard: &Shared, id: u32, stream: &Stream, protocol: &mut Proto
             let step = protocol.input(&mut shard.borrow_mut(), id, &mut chunk[from..]);
             match step {
                 Step::Taken => break,
-                Step::Switched(consumed) => from += consumed,
+                Step::Switched { consumed, .. } => from += consumed,
                 Step::Called(consumed) => {
                     from += consumed;
                     Box::pin(answered(shard, id)).await;
+                }
+                Step::CalledSlow { consumed, call } => {
+                    from += consumed;
+                    Box::pin(demo::answer_slowly(shard, id, call)).await;
                 }
                 Step::Stalled { consumed, commands, full } => {
                     from += consumed;
@@ -158,13 +165,13 @@ async fn wait(shard: &Shared, id: u32) {
 impl Protocol {
     fn input(&mut self, shard: &mut Shard, id: u32, input: &mut [u8]) -> Step {
         match self {
-            Protocol::Http(http) => match http_input(http, shard, id, input) {
-                None => Step::Taken,
-                Some((consumed, format)) => {
+            Protocol::Http(http) => {
+                let step = http_input(http, shard, id, input);
+                if let Step::Switched { format, .. } = step {
                     *self = Protocol::WebSocket { decoder: Decoder::new(), format };
-                    Step::Switched(consumed)
                 }
-            },
+                step
+            }
             Protocol::Api(api) => match api.input(shard, id, input) {
                 Some(consumed) => Step::Called(consumed),
                 None => Step::Taken,
@@ -180,14 +187,9 @@ impl Protocol {
     }
 }
 
-/// Answers requests. After an upgrade, returns the bytes taken and the client protocol's format.
-fn http_input(
-    http: &mut Http,
-    shard: &mut Shard,
-    id: u32,
-    input: &[u8],
-) -> Option<(usize, Option<Format>)> {
-    let Face::Http { begun } = shard.clients.entry(id).face else { return None };
+/// Answers requests, until an upgrade or a call that takes its time.
+fn http_input(http: &mut Http, shard: &mut Shard, id: u32, input: &[u8]) -> Step {
+    let Face::Http { begun } = shard.clients.entry(id).face else { return Step::Taken };
     let (config, now_ms) = (shard.config.clone(), rt::now_ms());
     let echo = shard.clients.entry(id).entrance == Entrance::Echo;
     let progress = scratch::with(|out| {
@@ -207,11 +209,17 @@ fn http_input(
                 connection.deadline_ms = now_ms + config.client.head_timeout_ms;
                 shard.clients.arm(id);
             }
-            None
+            Step::Taken
         }
         Next::End => {
             shard.clients.linger(id, true, now_ms);
-            None
+            Step::Taken
+        }
+        Next::Slow { consumed, call } => {
+            let connection = shard.clients.entry(id);
+            connection.face = Face::Http { begun: false };
+            connection.deadline_ms = u64::MAX;
+            Step::CalledSlow { consumed, call }
         }
         Next::Upgraded { consumed, agreed } => {
             let format = agreed.as_ref().map(|agreed| agreed.format);
@@ -224,7 +232,7 @@ fn http_input(
                     shard.clients.metrics.add(Counter::Upgrades, 1);
                 }
             }
-            Some((consumed, format))
+            Step::Switched { consumed, format }
         }
     }
 }

@@ -184,4 +184,6 @@ pub struct Ticket {
 impl Ticket {
     /// The number, which no client has, of those who deliver records of the log.
     pub const DELIVER: u32 = u32::MAX;
+    /// The number, which no client has, of those who want no answer.
+    pub const NOBODY: u32 = u32::MAX - 1;
 }
