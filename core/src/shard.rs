@@ -10,7 +10,7 @@ use crate::rt::WakeHandle;
 use crossbeam_utils::CachePadded;
 use rtrb::{Consumer, Producer, PushError, RingBuffer};
 use std::collections::VecDeque;
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
@@ -33,16 +33,10 @@ impl Ownership {
     /// The shard that owns `name`.
     #[inline]
     pub fn owner(&self, name: &str) -> usize {
-        self.owner_of(name)
-    }
-
-    /// The shard that owns whatever is hashed.
-    #[inline]
-    pub fn owner_of<T: Hash + ?Sized>(&self, what: &T) -> usize {
         if self.shards == 1 {
             return 0;
         }
-        (self.keys.hash_one(what) % self.shards as u64) as usize
+        (self.keys.hash_one(name) % self.shards as u64) as usize
     }
 
     /// How many shards there are.

@@ -140,6 +140,10 @@ pub const SPOOL_PAUSE_MS: u64 = 250;
 pub const SPOOL_LOOK_MS: u64 = 16;
 /// How long a connection to a broker may take to open.
 pub const KAFKA_CONNECT_MS: u64 = 2_000;
+/// How long a group waits for a sign of life of a member: what Kafka's own clients take.
+pub const KAFKA_SESSION_MS: u32 = 45_000;
+/// How long a member may take to give up partitions: a slow backend's longest call.
+pub const KAFKA_REBALANCE_MS: u32 = 60_000;
 /// How long a broker may take to answer.
 pub const KAFKA_REQUEST_MS: u64 = 10_000;
 

@@ -49,6 +49,7 @@ impl Running {
             api_listener: None,
             store: None,
             names: Default::default(),
+            resharding: Default::default(),
             metrics: page.writer().unwrap(),
             config: Arc::new(config),
             stop: stop.add_shard().unwrap(),

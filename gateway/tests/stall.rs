@@ -42,6 +42,7 @@ impl Shard {
             api_listener: None,
             store: None,
             names: Default::default(),
+            resharding: Default::default(),
             metrics: page.writer().unwrap(),
             config: Arc::new(config),
             stop: stop.add_shard().unwrap(),

@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use trine_tests::backend::{Answer, Backend};
 use trine_tests::checker::{self, Allowed, Outcome, Sent};
+use trine_tests::client::Client;
 use trine_tests::durable::{Plan, Progress, publish};
 use trine_tests::gateway::Gateway;
 use trine_tests::kafka::Kafka;
@@ -89,7 +91,7 @@ fn kafka_has_what_was_acknowledged() {
 
 #[test]
 fn a_broker_that_hangs_is_bridged_by_the_spool() {
-    let mut kafka = Kafka::start(1);
+    let kafka = Kafka::start(1);
     kafka.create_topic(TOPIC, 8);
     let mut gateway = Gateway::start(&config(&kafka));
     let sent = publish_while(&mut gateway, "hang", |_, progress| {
@@ -109,7 +111,7 @@ fn a_broker_that_hangs_is_bridged_by_the_spool() {
 
 #[test]
 fn a_gateway_that_dies_with_a_full_spool_forwards_it_later() {
-    let mut kafka = Kafka::start(1);
+    let kafka = Kafka::start(1);
     kafka.create_topic(TOPIC, 8);
     let mut gateway = Gateway::start(&config(&kafka));
     let sent = publish_while(&mut gateway, "both", |gateway, progress| {
@@ -127,4 +129,55 @@ fn a_gateway_that_dies_with_a_full_spool_forwards_it_later() {
     println!("{:?}", places(&sent));
     let report = checker::check("both", &sent, &records);
     report.assert(Allowed { duplicates: 10 * 8 * 100, ..Allowed::default() });
+}
+
+#[test]
+fn a_ticket_reaches_every_group_through_kafka() {
+    let kafka = Kafka::start(1);
+    kafka.create_topic(TOPIC, 8);
+    kafka.create_topic(&format!("{TOPIC}.dlq"), 2);
+    let legacy = Backend::start();
+    // One record is refused for good, and goes to the dead letters.
+    legacy.next([Answer::Status(200, String::new()), Answer::Status(422, String::new())]);
+    let config = format!(
+        "{}[[consumer]]\nname = \"notification\"\ngroup = \"notification\"\nmembers = 2\n\
+         start = \"earliest\"\ntopics = [\"{TOPIC}\"]\n[consumer.to]\nchannel = \"tickets\"\n\
+         [[consumer]]\nname = \"quality\"\ngroup = \"quality\"\nassignor = \"broker\"\n\
+         start = \"earliest\"\ntopics = [\"{TOPIC}\"]\n[consumer.to]\nupstream = \"legacy\"\n\
+         [[upstream]]\nname = \"legacy\"\nendpoints = [\"{}\"]\n",
+        config(&kafka),
+        legacy.address()
+    );
+    let mut gateway = Gateway::start(&config);
+    let mut agent = Client::connect(gateway.client, "agent").unwrap();
+    agent.subscribe("tickets", None).unwrap();
+    let sent = publish_while(&mut gateway, "flow", |_, _| {});
+    let acknowledged: usize = places(&sent).values().sum();
+    let mut seen = BTreeMap::new();
+    for _ in 0..acknowledged {
+        let push = agent.push(Duration::from_secs(30)).expect("a record is pushed");
+        let data = &push["pub"]["data"];
+        let key = data["key"].as_str().expect("its key").to_owned();
+        let sequence = data["sequence"].as_u64().expect("its sequence");
+        assert!(seen.insert(key, sequence).is_none_or(|before| before < sequence), "in order");
+    }
+    legacy.await_requests(acknowledged);
+    let letters = || {
+        let records = kafka.read(&format!("{TOPIC}.dlq"));
+        (!records.is_empty()).then_some(records)
+    };
+    let letters = wait::within(Duration::from_secs(30), letters).expect("a dead letter");
+    assert_eq!(letters.len(), 1);
+    let header = |name: &str| {
+        let found = letters[0].headers.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| String::from_utf8_lossy(value).into_owned())
+    };
+    assert_eq!(header("trine-dlq-topic").as_deref(), Some(TOPIC));
+    assert_eq!(header("trine-dlq-reason").as_deref(), Some("refused"));
+    // An orderly end commits what was delivered and leaves the groups.
+    assert!(gateway.terminate(Duration::from_secs(10)).unwrap().success());
+    let committed: i64 = kafka.committed("notification").values().sum();
+    let records = kafka.read(TOPIC);
+    assert_eq!(committed, records.len() as i64);
+    checker::check("flow", &sent, &records).assert(Allowed::default());
 }

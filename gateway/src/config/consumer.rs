@@ -33,6 +33,8 @@ pub struct Consumer {
     pub members: u32,
     /// How the group shares the partitions out.
     pub assignor: Assignor,
+    /// A member that comes back within its session keeps its partitions (KIP-345).
+    pub static_membership: bool,
     /// Records of one partition that may wait in memory, and their bytes.
     pub prefetch_records: usize,
     /// Their bytes; the last batch fetched may exceed it.
@@ -79,6 +81,8 @@ pub enum Assignor {
     Sticky,
     /// … and without stopping those that stay.
     CooperativeSticky,
+    /// As the broker decides (KIP-848), where it offers that; else as `cooperative-sticky`.
+    Broker,
 }
 
 /// What is done with a record without a value (a tombstone).
@@ -179,6 +183,7 @@ impl Default for Consumer {
             start: Start::Latest,
             members: 1,
             assignor: Assignor::CooperativeSticky,
+            static_membership: false,
             prefetch_records: 1_000,
             prefetch_bytes: 4 << 20,
             concurrency: 16,
@@ -429,10 +434,13 @@ const CONSUMER: &[Key<Consumer>] = keys! { Consumer;
         |c| Some(quoted(&name_of(&c.start)));
     "" "members" Kind::Integer(1, 256), "Members of the group on this node.",
         |c, v| c.members = v.integer() as u32, |c| Some(c.members.to_string());
-    "" "assignor" Kind::Choice(&["range", "roundrobin", "sticky", "cooperative-sticky"]),
-        "How the group shares partitions out; its members agree on one.",
+    "" "assignor" Kind::Choice(&["range", "roundrobin", "sticky", "cooperative-sticky", "broker"]),
+        "How the group shares partitions out; its members agree on one. `broker`: as it decides.",
         |c, v| if let Some(assignor) = word(v) { c.assignor = assignor },
         |c| Some(quoted(&name_of(&c.assignor)));
+    "" "static_membership" Kind::Bool,
+        "A member that comes back within its session keeps its partitions; gateways need own names.",
+        |c, v| c.static_membership = v.bool(), |c| Some(c.static_membership.to_string());
     "" "concurrency" Kind::Integer(1, 1024),
         "Deliveries of one partition under way at once; records of one key never are.",
         |c, v| c.concurrency = v.size(), |c| Some(c.concurrency.to_string());
@@ -585,6 +593,7 @@ timeout_ms = 2
             start: Start::Earliest,
             members: 2,
             assignor: Assignor::Range,
+            static_membership: false,
             prefetch_records: 10,
             prefetch_bytes: 2048,
             concurrency: 3,

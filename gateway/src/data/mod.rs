@@ -31,6 +31,7 @@ use crate::control::wire::{self, Handles, Start, Started};
 use crate::edge::ShardStart;
 use crate::hub::ToShard;
 use crate::limits::{JOURNAL_LOOK, START_TIMEOUT};
+use crate::log::Resharding;
 use journal::Journals;
 use link::Link;
 
@@ -204,7 +205,7 @@ impl Shards {
         let (report, ended) = mpsc::channel(count);
         let (pinned, pins) = std::sync::mpsc::sync_channel(count);
         let mut stop = Stop::default();
-        let names = Names::default();
+        let (names, resharding) = (Names::default(), Arc::new(Resharding::default()));
         let Handles { client, echo, api, pages } = handles;
         let (mut echo, mut api) = (echo.into_iter(), api.into_iter());
         let shards = client.into_iter().zip(pages).zip(peers);
@@ -218,6 +219,7 @@ impl Shards {
                 api_listener: api.next(),
                 store: journals.next_store(),
                 names: names.clone(),
+                resharding: resharding.clone(),
                 metrics: page.writer()?,
                 config: Arc::clone(&config),
                 stop: stop.add_shard()?,

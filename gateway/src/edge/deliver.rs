@@ -264,6 +264,22 @@ impl Shard {
                 running.end_offset = running.end_offset.max(end_offset);
                 running.lane.fetched(records, next_offset, now_ms);
             }
+            FeedEvent::Committed { .. } => {
+                let Some(running) = deliveries.get(feed) else { return };
+                running.lane.committed(true, now_ms);
+            }
+            FeedEvent::Revoke { .. } => {
+                let Some(running) = deliveries.get(feed) else { return };
+                running.lane.revoke();
+            }
+            FeedEvent::Lost { .. } => {
+                let Some(running) = deliveries.get(feed) else { return };
+                running.lane.lose();
+                let totals = running.lane.totals();
+                deliveries.past = add(deliveries.past, totals);
+                deliveries.running[feed as usize] = None;
+                return;
+            }
             FeedEvent::End { end_offset, .. } => {
                 let Some(running) = deliveries.get(feed) else { return };
                 running.end_offset = running.end_offset.max(end_offset);
@@ -313,8 +329,10 @@ impl Shard {
                 }
                 Effect::Commit { next_offset } => {
                     self.ingest.log.commit(feed, next_offset);
-                    let running = self.deliveries.get(feed).expect("its lane has just asked");
-                    running.lane.committed(true, now_ms);
+                    if !self.ingest.log.answers_commits() {
+                        let running = self.deliveries.get(feed).expect("its lane has just asked");
+                        running.lane.committed(true, now_ms);
+                    }
                 }
                 Effect::GivenUp { offset, reason, detail } => {
                     let (consumer, reason) = (self.deliveries.name_of(feed), reason.as_str());
@@ -332,6 +350,7 @@ impl Shard {
                     let running = self.deliveries.running[feed as usize].take();
                     let totals = running.map(|running| running.lane.totals()).unwrap_or_default();
                     self.deliveries.past = add(self.deliveries.past, totals);
+                    self.ingest.log.released(feed);
                     return;
                 }
             }

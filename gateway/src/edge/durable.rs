@@ -90,11 +90,11 @@ impl Shard {
         event: &Event<'_>,
         asked: Asked,
     ) -> Result<bool, Refusal> {
-        let (draft, owner) = Draft::new(route, self.ingest.routes().get(route), event)?;
+        let (draft, owner) = Draft::new(route, self.ingest.routes(), event)?;
         if self.asked.len() >= INGEST_OUTSTANDING {
             return Ok(false);
         }
-        let owner = owner.map_or(self.index, |owner| self.hub.owner_of_key(&owner));
+        let owner = owner.map_or(self.index, |owner| self.hub.owner_of_key(owner));
         let request = self.asked.vacant_key() as u32;
         if owner == self.index {
             let asker = Asker { shard: self.index as u16, request };

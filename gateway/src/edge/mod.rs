@@ -27,6 +27,7 @@ use crate::config::Config;
 use crate::data::{Names, Peers, StopSignal};
 use crate::hub::ToShard;
 use crate::limits::{ACCEPT_PAUSE_MS, CONNECTIONS_MAX};
+use crate::log::Resharding;
 use connection::Entrance;
 pub use deliver::Standing;
 use shard::Shard;
@@ -58,6 +59,8 @@ pub struct ShardStart {
     pub store: Option<Store>,
     /// Where hosts are.
     pub names: Names,
+    /// What the shards' spools share.
+    pub resharding: Arc<Resharding>,
 }
 
 /// A shard as its tasks hold it.
@@ -80,6 +83,7 @@ pub fn run(start: ShardStart) {
         peers,
         store,
         names,
+        resharding,
         ..
     } = start;
     // A copy of its own, so that no cache line is shared with another shard.
@@ -93,7 +97,7 @@ pub fn run(start: ShardStart) {
             Driver::Epoll { .. } => DRIVER_EPOLL,
         };
         tasks.borrow().clients.metrics.set(Gauge::Driver, number);
-        tasks.borrow_mut().begin_log(store, names);
+        tasks.borrow_mut().begin_log(store, names, resharding);
         tracing::info!(shard = index, cpu, %driver, "shard serves");
         rt::spawn(accept(tasks.clone(), listener, Entrance::Client));
         if let Some(listener) = echo_listener {

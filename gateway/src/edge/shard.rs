@@ -5,6 +5,7 @@
 //! wake at the same point; nothing in a turn waits.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rand::rngs::StdRng;
@@ -12,7 +13,7 @@ use rand::{RngCore, SeedableRng};
 use slab::Slab;
 use trine_core::journal::storage::Store;
 use trine_core::kafka::connection::Settings;
-use trine_core::kafka::{client as kafka, producer, sasl};
+use trine_core::kafka::{client as kafka, consumer, producer, sasl};
 use trine_core::metrics::{Counter, Gauge, Histogram, Writer};
 use trine_core::rt::{self, Stream, Turn, WakeHandle};
 use trine_core::shard::{Balance, Mailboxes};
@@ -26,16 +27,19 @@ use super::deliver::Deliveries;
 use super::durable::Asked;
 use super::http::Agreed;
 use crate::broker::Broker;
-use crate::config::{Compression, Config, Kafka as KafkaConfig, LogKind, Sasl};
+use crate::config::{
+    Assignor, Compression, Config, Consumer as ConsumerConfig, Kafka as KafkaConfig, LogKind, Sasl,
+    Start,
+};
 use crate::data::{Names, Peers};
 use crate::deliver;
 use crate::hub::{Hub, Ticket, ToShard};
 use crate::ingest::{Ingest, Routes};
 use crate::limits::{
-    DRAIN_MS, GAUGES_INTERVAL_MS, KAFKA_CONNECT_MS, KAFKA_REQUEST_MS, MAILBOX_TURN, STALL_MS,
-    SWEEP_CONNECTIONS, SWEEP_INTERVAL_MS,
+    DRAIN_MS, GAUGES_INTERVAL_MS, KAFKA_CONNECT_MS, KAFKA_REBALANCE_MS, KAFKA_REQUEST_MS,
+    KAFKA_SESSION_MS, MAILBOX_TURN, STALL_MS, SWEEP_CONNECTIONS, SWEEP_INTERVAL_MS,
 };
-use crate::log::{Embedded, Feed, FeedSpec, Kafka, Log, Spool};
+use crate::log::{Embedded, Feed, FeedSpec, Kafka, Log, Resharding, Spool};
 use crate::session::{Session, Tick};
 
 /// A subscription that the hub made and the client's wish forbids.
@@ -116,7 +120,7 @@ impl Shard {
     }
 
     /// Begins with the log, inside the shard's runtime.
-    pub fn begin_log(&mut self, store: Option<Store>, names: Names) {
+    pub fn begin_log(&mut self, store: Option<Store>, names: Names, resharding: Arc<Resharding>) {
         let (config, routes) = (self.config.clone(), self.ingest.routes().clone());
         let index = self.index;
         self.ingest.log = match store {
@@ -127,10 +131,17 @@ impl Shard {
             }
             Some(store) => {
                 let rate = config.spool.forward_rate;
-                let spool = Spool::new(store, index, routes.topics(), rate);
+                let of = (index, self.hub.post().shards());
+                let spool = Spool::new(store, of, resharding, routes.topics(), rate);
                 let options = kafka_options(&config, names, StdRng::from_os_rng());
                 let after_ms = config.spool.after_ms;
-                Log::Kafka(Box::new(Kafka::start(options, spool, routes.topics(), after_ms)))
+                let mut kafka = Kafka::start(options, spool, routes.topics(), after_ms);
+                for (number, consumer) in config.consumers.iter().enumerate() {
+                    if index < consumer.members as usize {
+                        kafka.join(number as u16, member_options(&config, consumer, index));
+                    }
+                }
+                Log::Kafka(Box::new(kafka))
             }
             None => Log::None,
         };
@@ -234,7 +245,7 @@ impl Shard {
         }
         self.count(began_ns);
         if let Some(until_ms) = self.draining_until_ms
-            && (self.clients.len() == 0 || now_ms >= until_ms)
+            && ((self.clients.len() == 0 && self.ingest.log.has_left()) || now_ms >= until_ms)
         {
             self.gauges();
             self.end_deliveries(now_ms);
@@ -485,6 +496,7 @@ impl Shard {
             return;
         }
         self.draining_until_ms = Some(now_ms + DRAIN_MS);
+        self.ingest.log.leave();
         for id in self.clients.ids() {
             match self.clients.entry(id).face {
                 Face::Client => self.close(id, Disconnect::Shutdown),
@@ -534,6 +546,35 @@ fn kafka_options(config: &Config, names: Names, mut random: StdRng) -> kafka::Op
         },
         resolve: Rc::new(names),
         random: Box::new(move || random.next_u64()),
+    }
+}
+
+/// What a member of a group on this shard is.
+fn member_options(config: &Config, consumer: &ConsumerConfig, index: usize) -> consumer::Options {
+    let assignor = match consumer.assignor {
+        Assignor::Range => consumer::Assignor::Range,
+        Assignor::Roundrobin => consumer::Assignor::RoundRobin,
+        Assignor::Sticky => consumer::Assignor::Sticky,
+        Assignor::CooperativeSticky | Assignor::Broker => consumer::Assignor::CooperativeSticky,
+    };
+    let instance = format!("{}-{index}", config.gateway);
+    consumer::Options {
+        group: consumer.group.as_str().into(),
+        topics: consumer.topics.iter().map(|topic| topic.as_str().into()).collect(),
+        protocol: match consumer.assignor {
+            Assignor::Broker => consumer::Protocol::Consumer,
+            _ => consumer::Protocol::Classic,
+        },
+        assignor,
+        start: match consumer.start {
+            Start::Latest => consumer::Start::Latest,
+            Start::Earliest => consumer::Start::Earliest,
+        },
+        instance: consumer.static_membership.then(|| instance.into()),
+        session_timeout_ms: KAFKA_SESSION_MS,
+        rebalance_timeout_ms: KAFKA_REBALANCE_MS,
+        read_committed: true,
+        started_unix_ms: wall_ms() as i64,
     }
 }
 

@@ -203,8 +203,8 @@ impl<P: Post> Hub<P> {
     }
 
     /// Which shard owns a record's key.
-    pub fn owner_of_key(&self, key: &crate::ingest::Owner) -> usize {
-        self.ownership.owner_of(key)
+    pub fn owner_of_key(&self, key: crate::ingest::Owner) -> usize {
+        key.shard(self.ownership.shards())
     }
 
     /// Whether a request to `shard` would be taken.

@@ -10,7 +10,7 @@ use trine_proto::hash;
 use trine_proto::kafka::record;
 
 use super::Refusal;
-use super::routes::{Choose, Find, Route};
+use super::routes::{Choose, Find, Route, Routes};
 use crate::broker::{Info, InfoRef};
 use crate::config::RecordHeader;
 use crate::limits::RECORD_HEADERS_BYTES;
@@ -80,9 +80,10 @@ impl Draft {
     /// partition or its message id.
     pub fn new(
         number: u16,
-        route: &Route,
+        routes: &Routes,
         event: &Event<'_>,
     ) -> Result<(Self, Option<Owner>), Refusal> {
+        let route = routes.get(number);
         let key = event.find(&route.key, "the record's key")?;
         let wish = event.wish(route, key.as_deref())?;
         let dedupe: Option<Box<[u8]>> = match &route.dedupe {
@@ -93,7 +94,9 @@ impl Draft {
             },
         };
         let key = key.as_ref().map(|key| key.as_bytes());
-        let owner = key.or(dedupe.as_deref()).map(|name| Owner::new(route.topic, name));
+        let owner = key
+            .or(dedupe.as_deref())
+            .map(|name| Owner::new(&routes.topics()[route.topic as usize], name));
         let mut body = Vec::with_capacity(
             key.map_or(0, <[u8]>::len) + event.data.len() + RECORD_HEADERS_BYTES,
         );
@@ -133,15 +136,22 @@ impl Draft {
     }
 }
 
-/// What decides who owns a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// What decides who owns a key. It is the same after a restart, since what a shard has spooled of a
+/// key must be forwarded before anything more of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner(u64);
 
 impl Owner {
-    fn new(topic: u16, name: &[u8]) -> Self {
-        // FNV-1a; the shard's own hash with its secret comes after it.
+    fn new(topic: &str, name: &[u8]) -> Self {
+        // FNV-1a.
         let mix = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        Self(name.iter().fold(0xcbf2_9ce4_8422_2325 ^ u64::from(topic), mix))
+        let bytes = topic.as_bytes().iter().chain(b"/").chain(name);
+        Self(bytes.fold(0xcbf2_9ce4_8422_2325, mix))
+    }
+
+    /// Which of so many shards it is.
+    pub fn shard(self, shards: usize) -> usize {
+        ((self.0 ^ self.0 >> 32) % shards as u64) as usize
     }
 }
 

@@ -13,7 +13,8 @@ use trine_core::kafka::client::{Client, NotTaken, Options};
 use trine_core::kafka::producer::{Identity, Outcome, PartitionId, Refused};
 
 use super::Unavailable;
-use super::spool::{Spool, SpoolEvent};
+use super::groups::Groups;
+use super::spool::{Line, Spool, SpoolEvent};
 use crate::ingest::At;
 use crate::limits::SPOOL_LOOK_MS;
 use trine_core::journal::Refused as JournalRefused;
@@ -24,6 +25,7 @@ pub struct Kafka {
     /// By the number of the topic here.
     topics: Vec<u32>,
     spool: Spool,
+    groups: Groups,
     after_ms: u64,
     outcomes: Vec<Outcome>,
     ready: VecDeque<(u32, Result<(At, Option<u64>), Unavailable>)>,
@@ -88,8 +90,9 @@ impl Kafka {
     /// Starts the client; call it inside the shard's runtime.
     pub fn start(options: Options, spool: Spool, topics: &[Box<str>], after_ms: u64) -> Self {
         let client = Client::start(options);
-        let topics = topics.iter().map(|topic| client.topic(topic)).collect();
+        let topics: Vec<u32> = topics.iter().map(|topic| client.topic(topic)).collect();
         Self {
+            groups: Groups::new(topics.clone()),
             client,
             topics,
             spool,
@@ -105,9 +108,18 @@ impl Kafka {
         }
     }
 
-    /// The client, for consumers.
-    pub fn client(&self) -> &Rc<Client> {
-        &self.client
+    /// Joins a group with a member of this shard.
+    pub fn join(&mut self, consumer: u16, options: trine_core::kafka::consumer::Options) {
+        self.groups.join(consumer, &self.client, options);
+    }
+
+    /// The members of this shard.
+    pub fn groups(&mut self) -> &mut Groups {
+        &mut self.groups
+    }
+
+    pub(super) fn has_left(&self) -> bool {
+        self.groups.has_left()
     }
 
     /// The spool.
@@ -135,7 +147,7 @@ impl Kafka {
         only_log: bool,
         now_ms: u64,
     ) -> Result<(), Unavailable> {
-        if !self.spool.is_open() {
+        if !self.spool.is_settled() {
             return Err(Unavailable::Recovering);
         }
         let line = self.line(topic, partition);
@@ -179,6 +191,17 @@ impl Kafka {
         line
     }
 
+    /// All lines that forward into the producer's partition.
+    fn lines_of(&self, id: PartitionId) -> impl Iterator<Item = usize> {
+        let line = self.lines.iter().find(|&&(known, _)| known == id);
+        let &(_, line) = line.expect("a partition has its line before its first record");
+        let Line { topic, partition, .. } = *self.spool.get(line);
+        let its = move |other: &Line| other.topic == topic && other.partition == partition;
+        std::iter::once(line).chain(
+            (0..self.spool.len()).filter(move |&other| other != line && its(self.spool.get(other))),
+        )
+    }
+
     pub(super) fn next_outcome(&mut self) -> Option<(u32, Result<(At, Option<u64>), Unavailable>)> {
         self.ready.pop_front()
     }
@@ -190,6 +213,7 @@ impl Kafka {
             self.outcome(outcome, now_ms);
         }
         self.outcomes = outcomes;
+        self.groups.receive();
         self.spool.receive(now_ms);
         while let Some(event) = self.spool.next_event() {
             self.spool_event(event, now_ms);
@@ -211,6 +235,7 @@ impl Kafka {
         }
         self.spool.flush(now_ms);
         self.client.flush();
+        self.groups.flush();
     }
 
     fn outcome(&mut self, outcome: Outcome, now_ms: u64) {
@@ -283,6 +308,9 @@ impl Kafka {
         let (topic, partition) = (self.spool.get(line).topic, self.spool.get(line).partition);
         let topic_id = self.topics[topic as usize];
         self.line(topic, partition);
+        if self.given.len() <= line {
+            self.given.resize_with(line + 1, VecDeque::new);
+        }
         let (mut count, mut next, mut full) = (0, records[0].0, false);
         for (offset, time_ms, body) in records {
             let token = Token::Forward { line, offset }.pack();
@@ -317,11 +345,15 @@ impl Kafka {
         self.client.overdue(now_ms.saturating_sub(self.after_ms), &mut overdue);
         let any = !overdue.is_empty();
         for id in overdue.drain(..) {
-            let line = self.lines.iter().find(|&&(known, _)| known == id);
-            let &(_, line) = line.expect("a partition has its line before its first record");
+            let lines: smallvec::SmallVec<[usize; 2]> = self.lines_of(id).collect();
             self.totals.take_overs += 1;
-            self.spool.take_back(line, now_ms);
-            self.given[line].clear();
+            for &line in &lines {
+                self.spool.take_back(line, now_ms);
+                if let Some(given) = self.given.get_mut(line) {
+                    given.clear();
+                }
+            }
+            let line = lines[0];
             for taken in self.client.take_over(id) {
                 match Token::unpack(taken.token) {
                     Token::Live { record, only_log: false } => {

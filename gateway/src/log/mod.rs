@@ -5,6 +5,7 @@
 //! exactly once; what a feed gets is durable, in order and without gap.
 
 mod embedded;
+mod groups;
 mod kafka;
 mod spool;
 
@@ -12,8 +13,9 @@ use bytes::Bytes;
 use trine_proto::client::ErrorCode;
 
 pub use embedded::{Embedded, FeedSpec};
+pub use groups::Groups;
 pub use kafka::Kafka;
-pub use spool::Spool;
+pub use spool::{Resharding, Spool};
 
 use crate::ingest::{At, Refusal};
 
@@ -115,6 +117,22 @@ pub enum FeedEvent {
         /// The oldest record's offset.
         first: u64,
     },
+    /// Everything before this offset is committed.
+    Committed {
+        /// The feed.
+        feed: u32,
+    },
+    /// The partition goes to another member: what came of it is to be delivered and committed, then
+    /// [`Log::released`] is called.
+    Revoke {
+        /// The feed.
+        feed: u32,
+    },
+    /// The partition is another member's already.
+    Lost {
+        /// The feed.
+        feed: u32,
+    },
     /// Where the partition ends now.
     End {
         /// The feed.
@@ -137,6 +155,9 @@ impl FeedEvent {
         match *self {
             FeedEvent::Ready { feed, .. }
             | FeedEvent::Records { feed, .. }
+            | FeedEvent::Committed { feed }
+            | FeedEvent::Revoke { feed }
+            | FeedEvent::Lost { feed }
             | FeedEvent::End { feed, .. }
             | FeedEvent::OutOfRange { feed, .. }
             | FeedEvent::Failed { feed, .. } => feed,
@@ -232,7 +253,7 @@ impl Log {
             #[cfg(test)]
             Log::Scripted(_) => None,
             Log::Embedded(log) => log.next_event(),
-            Log::Kafka(_) => None,
+            Log::Kafka(log) => log.groups().next_event(),
         }
     }
 
@@ -243,7 +264,7 @@ impl Log {
             #[cfg(test)]
             Log::Scripted(_) => {}
             Log::Embedded(log) => log.fetch(feed, offset, limit_bytes),
-            Log::Kafka(_) => {}
+            Log::Kafka(log) => log.groups().fetch(feed, offset, limit_bytes),
         }
     }
 
@@ -254,8 +275,35 @@ impl Log {
             #[cfg(test)]
             Log::Scripted(_) => {}
             Log::Embedded(log) => log.look(feed),
-            Log::Kafka(_) => {}
+            Log::Kafka(log) => log.groups().look(feed),
         }
+    }
+
+    /// Says that a revoked partition is drained and its last commit was asked for.
+    pub fn released(&mut self, feed: u32) {
+        if let Log::Kafka(log) = self {
+            log.groups().released(feed);
+        }
+    }
+
+    /// The shard ends: its members leave their groups.
+    pub fn leave(&mut self) {
+        if let Log::Kafka(log) = self {
+            log.groups().leave();
+        }
+    }
+
+    /// Whether that is done.
+    pub fn has_left(&self) -> bool {
+        match self {
+            Log::Kafka(log) => log.has_left(),
+            _ => true,
+        }
+    }
+
+    /// Whether commits are answered, by [`FeedEvent::Committed`].
+    pub fn answers_commits(&self) -> bool {
+        matches!(self, Log::Kafka(_))
     }
 
     /// Says that everything before `next_offset` was delivered.
@@ -265,7 +313,7 @@ impl Log {
             #[cfg(test)]
             Log::Scripted(_) => {}
             Log::Embedded(log) => log.commit(feed, next_offset),
-            Log::Kafka(_) => {}
+            Log::Kafka(log) => log.groups().commit(feed, next_offset),
         }
     }
 }

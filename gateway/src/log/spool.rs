@@ -8,6 +8,8 @@
 
 use bytes::Bytes;
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use trine_core::journal::storage::{Answer, Request, Store};
 use trine_core::journal::{Refused, StreamId};
 
@@ -110,10 +112,30 @@ impl About {
     }
 }
 
+/// What all shards of a process must know when their number has changed: keys have other owners now,
+/// so nothing is taken until everything that the owners before have spooled was forwarded.
+#[derive(Debug, Default)]
+pub struct Resharding {
+    /// Shards that know what they have.
+    opened: AtomicUsize,
+    /// Records of an earlier start that Kafka has not acknowledged.
+    pending: AtomicU64,
+}
+
+impl Resharding {
+    fn is_over(&self, shards: usize) -> bool {
+        self.opened.load(Ordering::Acquire) == shards && self.pending.load(Ordering::Acquire) == 0
+    }
+}
+
 /// The spool of one shard.
 pub struct Spool {
     store: Store,
     shard: usize,
+    shards: usize,
+    resharding: Arc<Resharding>,
+    /// The number of shards has changed, and what was spooled before is not forwarded.
+    is_resharded: bool,
     topics: Vec<Box<str>>,
     /// By topic and partition.
     lines: Vec<Vec<usize>>,
@@ -121,8 +143,9 @@ pub struct Spool {
     /// Requests that found no room.
     waiting: VecDeque<Request>,
     events: VecDeque<SpoolEvent>,
-    /// The cursors that hold producer id and epoch, plus one each; and their values at the start.
-    producer: [Option<(StreamId, u64)>; 2],
+    /// The cursors that hold producer id and epoch, plus one each, and the number of shards; and
+    /// their values at the start.
+    producer: [Option<(StreamId, u64)>; 3],
     /// The line of each append that has no answer, by record.
     appends: std::collections::HashMap<u32, usize>,
     opening: usize,
@@ -136,23 +159,34 @@ pub struct Spool {
 
 impl Spool {
     /// Asks for what earlier starts have left.
-    pub fn new(store: Store, shard: usize, topics: &[Box<str>], rate: u64) -> Self {
+    pub fn new(
+        store: Store,
+        (shard, shards): (usize, usize),
+        resharding: Arc<Resharding>,
+        topics: &[Box<str>],
+        rate: u64,
+    ) -> Self {
         let mut waiting = VecDeque::new();
         for (number, part) in ["id", "epoch"].into_iter().enumerate() {
             let name = format!("producer/{shard}/{part}").into();
             let token = About::Producer.token(number);
             waiting.push_back(Request::Open { token, name, cursor: true });
         }
+        let token = About::Producer.token(2);
+        waiting.push_back(Request::Open { token, name: "shards".into(), cursor: true });
         waiting.push_back(Request::List { token: About::List.token(0), prefix: "".into() });
         Self {
             store,
             shard,
+            shards,
+            resharding,
+            is_resharded: false,
             topics: topics.to_vec(),
             lines: vec![Vec::new(); topics.len()],
             all: Vec::new(),
             waiting,
             events: VecDeque::new(),
-            producer: [None; 2],
+            producer: [None; 3],
             appends: std::collections::HashMap::new(),
             opening: 0,
             is_open: false,
@@ -173,6 +207,21 @@ impl Spool {
         self.is_open
     }
 
+    /// Whether keys' records may be taken: nothing is spooled where they had another owner.
+    pub fn is_settled(&mut self) -> bool {
+        if self.is_resharded && self.resharding.is_over(self.shards) {
+            self.is_resharded = false;
+            self.keep_shards();
+        }
+        self.is_open && !self.is_resharded
+    }
+
+    fn keep_shards(&mut self) {
+        if let Some((cursor, _)) = self.producer[2] {
+            self.send(Request::MoveCursor { cursor, value: self.shards as u64 });
+        }
+    }
+
     /// Records that Kafka has not acknowledged, and the age of the oldest line in milliseconds.
     pub fn backlog(&self, now_ms: u64) -> (u64, u64) {
         let records = self.all.iter().map(|line| line.spooled).sum();
@@ -188,40 +237,54 @@ impl Spool {
     /// The line of a partition, made known if it is new.
     pub fn line(&mut self, topic: u16, partition: u32) -> usize {
         while self.lines[topic as usize].len() <= partition as usize {
-            let number = self.all.len();
             let partition = self.lines[topic as usize].len() as u32;
+            let number = self.add(topic, partition, self.shard);
             self.lines[topic as usize].push(number);
-            self.all.push(Line {
-                topic,
-                partition,
-                stream: None,
-                cursor: None,
-                spooled: 0,
-                done: 0,
-                next: 0,
-                end: 0,
-                given: 0,
-                reading: false,
-                not_before_ms: 0,
-                since_ms: 0,
-                cursor_moved: false,
-                dead: None,
-                dead_waiting: Vec::new(),
-            });
-            let name: Box<str> =
-                format!("{}/{partition}/{}", self.topics[topic as usize], self.shard).into();
-            for (about, cursor) in [(About::Stream, false), (About::Cursor, true)] {
-                let token = about.token(number);
-                self.send(Request::Open { token, name: name.clone(), cursor });
-            }
-            self.opening += 2;
         }
         self.lines[topic as usize][partition as usize]
+    }
+
+    fn add(&mut self, topic: u16, partition: u32, shard: usize) -> usize {
+        let number = self.all.len();
+        self.all.push(Line {
+            topic,
+            partition,
+            stream: None,
+            cursor: None,
+            spooled: 0,
+            done: 0,
+            next: 0,
+            end: 0,
+            given: 0,
+            reading: false,
+            not_before_ms: 0,
+            since_ms: 0,
+            cursor_moved: false,
+            dead: None,
+            dead_waiting: Vec::new(),
+        });
+        let name: Box<str> = format!("{}/{partition}/{shard}", self.topics[topic as usize]).into();
+        for (about, cursor) in [(About::Stream, false), (About::Cursor, true)] {
+            let token = about.token(number);
+            self.send(Request::Open { token, name: name.clone(), cursor });
+        }
+        self.opening += 2;
+        number
     }
 
     /// A line by its number.
     pub fn get(&self, line: usize) -> &Line {
         &self.all[line]
+    }
+
+    /// How many lines there are.
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
     }
 
     /// Partitions of a topic that an earlier start has spooled records of, at least.
@@ -250,6 +313,9 @@ impl Spool {
         let state = &mut self.all[line];
         state.given = state.given.saturating_sub(1);
         state.spooled = state.spooled.saturating_sub(1);
+        if self.is_resharded {
+            self.resharding.pending.fetch_sub(1, Ordering::AcqRel);
+        }
         state.done = state.done.max(offset + 1);
         state.cursor_moved = true;
         if state.spooled == 0 {
@@ -470,10 +536,14 @@ impl Spool {
                 .and_then(|topic| self.topics.iter().position(|known| **known == *topic));
             let shard: Option<usize> = shard.and_then(|text| text.parse().ok());
             let partition: Option<u32> = partition.and_then(|text| text.parse().ok());
-            if let (Some(topic), Some(partition)) = (topic, partition)
-                && shard == Some(self.shard)
-            {
+            let (Some(topic), Some(partition), Some(shard)) = (topic, partition, shard) else {
+                continue;
+            };
+            if shard == self.shard {
                 self.line(topic as u16, partition);
+            } else if shard >= self.shards && shard % self.shards == self.shard {
+                // What a shard has spooled that is no more.
+                self.add(topic as u16, partition, shard);
             }
         }
         self.open_if_all(now_ms);
@@ -498,8 +568,16 @@ impl Spool {
         }
         self.is_open = true;
         let value = |part: usize| self.producer[part].map_or(0, |(_, value)| value);
-        let (id, epoch) = (value(0), value(1));
-        let pending = self.all.iter().any(Line::holds);
+        let (id, epoch, shards) = (value(0), value(1), value(2));
+        let records: u64 = self.all.iter().map(|line| line.spooled).sum();
+        let pending = records > 0;
+        self.is_resharded = shards != 0 && shards != self.shards as u64;
+        if self.is_resharded {
+            self.resharding.pending.fetch_add(records, Ordering::AcqRel);
+            self.resharding.opened.fetch_add(1, Ordering::AcqRel);
+        } else {
+            self.keep_shards();
+        }
         let last = (pending && id > 0 && epoch > 0).then(|| ((id - 1) as i64, (epoch - 1) as i16));
         self.events.push_back(SpoolEvent::Open { last });
     }

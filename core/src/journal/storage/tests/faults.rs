@@ -184,6 +184,7 @@ impl Client {
                 assert!(before.is_none_or(|before| before < offset), "in order");
                 self.durable.insert((name, offset), (self.number, token));
             }
+            Answer::Listed { .. } => unreachable!("nothing here asks for names"),
             Answer::Refused { token, .. } if token >> 50 == 1 => self.flushing = None,
             Answer::Refused { token, .. } => {
                 self.open.remove(&token).expect("each is answered once");
