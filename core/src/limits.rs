@@ -174,3 +174,6 @@ pub const KAFKA_ASSIGN_WAIT_MS: u64 = 2000;
 pub const KAFKA_COMMIT_DELAY_MS: u64 = 100;
 /// Milliseconds after which the end of a partition that is not fetched is asked for, for its lag.
 pub const KAFKA_LAG_MS: u64 = 5000;
+/// Bytes that the batches of one partition in a fetch's answer inflate to, if one batch is not more:
+/// small batches may inflate to a thousand times their size.
+pub const KAFKA_INFLATED_BYTES: usize = 8 << 20;

@@ -407,6 +407,35 @@ fn a_static_member_comes_back_to_what_it_had() {
 }
 
 #[test]
+fn a_broker_that_is_killed_and_comes_back_costs_nothing() {
+    let (Some(broker), Ok(restart)) = (broker(), std::env::var("TRINE_KAFKA_RESTART")) else {
+        println!("skipped: TRINE_KAFKA_RESTART has no command that kills the broker and starts it");
+        return;
+    };
+    let all: [fn(&mut consumer::Options); 2] =
+        [|_| {}, |options| options.protocol = Protocol::Consumer];
+    for options in all {
+        let spec = spec(broker, "restart", options);
+        produce(broker, &spec.topic, 0..40_000, 100);
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let members: Vec<_> = (0..2).map(|number| Member::start(&spec, number, &seen)).collect();
+        until("some are read", &seen, |seen| seen.tokens.len() > 1_000);
+        let status = Command::new("sh").args(["-c", &restart]).status();
+        assert!(status.expect("a shell").success());
+        until("a restart later the rest is read", &seen, |seen| seen.tokens.len() == 40_000);
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(error) = std::panic::catch_unwind(|| {
+            produce(broker, &spec.topic, 40_000..44_000, 100);
+        }) {
+            assert!(Instant::now() < deadline, "{error:?}");
+        }
+        until("and what comes then", &seen, |seen| seen.tokens.len() == 44_000);
+        members.into_iter().for_each(|member| member.end(LEAVE));
+        println!("failures: {:?}", seen.lock().unwrap().failures);
+    }
+}
+
+#[test]
 fn a_foreign_member_shares_the_group_by_each_assignor() {
     let Some(broker) = broker() else { return };
     let Ok(python) = std::env::var("TRINE_KAFKA_MEMBER") else {

@@ -215,7 +215,7 @@ impl Client {
         }
     }
 
-    /// A text that nobody can guess from the ones before, and a wait between half of and `wait_ms`.
+    /// A text that is never the same again.
     pub(super) fn nonce(&self) -> String {
         let mut random = self.random.borrow_mut();
         format!("{:016x}{:016x}", random(), random())

@@ -92,7 +92,8 @@ pub enum Event {
         /// The partition.
         partition: u32,
     },
-    /// A partition is another member's by now: nothing of it can be committed.
+    /// A partition is another member's by now: nothing of it can be committed, and what was revoked
+    /// of it need not be released any more.
     Lost {
         /// The topic.
         topic: TopicId,
@@ -243,7 +244,9 @@ impl Consumer {
 
     /// Moves the events that have come up to `into`.
     pub fn take_events(&self, into: &mut Vec<Event>) {
-        into.append(&mut self.state.borrow_mut().events);
+        let mut state = self.state.borrow_mut();
+        state.spread(&self.client);
+        into.append(&mut state.events);
     }
 
     /// Wants records of an assigned partition, from `offset` on: one [`Event::Records`] answers it,
@@ -328,11 +331,9 @@ impl Consumer {
             self.client.refresh_metadata();
         }
         let until_ms = state.deadline_ms(now_ms);
-        if until_ms < self.deadline_ms.replace(until_ms) {
+        // The end of a turn can't ask for another one; the task that watches can.
+        if until_ms < self.deadline_ms.replace(until_ms) || !state.events.is_empty() {
             self.watcher.notify();
-        }
-        if !state.events.is_empty() {
-            rt::request_turn();
         }
     }
 
@@ -633,7 +634,8 @@ async fn watch(consumer: Rc<Consumer>) {
     while !consumer.is_closed.get() {
         let now_ms = rt::now_ms();
         let until_ms = consumer.deadline_ms.get().clamp(now_ms + 1, now_ms + KAFKA_LOOK_MS);
-        if rt::until(until_ms, consumer.watcher.wait()).await.is_none() {
+        let is_due = rt::until(until_ms, consumer.watcher.wait()).await.is_none();
+        if is_due || !consumer.state.borrow().events.is_empty() {
             consumer.wake();
         }
     }
@@ -644,7 +646,12 @@ async fn serve(consumer: Rc<Consumer>, purpose: Purpose) {
     let mut wait_ms = KAFKA_RECONNECT_MS;
     while !consumer.is_closed.get() {
         let place = consumer.client.cluster().borrow().place(purpose.broker());
-        let Some(place) = place else { break };
+        let Some(place) = place else {
+            // Metadata will tell, or that nobody wants it.
+            consumer.client.refresh_metadata();
+            rt::sleep_until(rt::now_ms() + KAFKA_RECONNECT_MS).await;
+            break;
+        };
         match open(&consumer.client, place).await {
             Ok(connection) if consumer.is_closed.get() => connection.close(),
             Ok(connection) => {

@@ -1,8 +1,10 @@
 //! The records of a fetched record set.
 //!
 //! **Runs on: shard.** Bodies are slices of the response, or of what a compressed batch inflates to:
-//! nothing is copied. Damage ends the reading; what was before it is whole.
+//! nothing is copied. Damage ends the reading, and so does it when much was inflated: what was before
+//! is whole, and the rest is fetched again.
 
+use crate::limits::KAFKA_INFLATED_BYTES;
 use bytes::Bytes;
 use std::borrow::Cow;
 use trine_proto::kafka;
@@ -36,11 +38,12 @@ pub struct Read {
 pub fn read(response: &Bytes, set: &[u8], aborted: &[AbortedTransaction], offset: i64) -> Read {
     let mut read = Read { next_offset: offset, ..Read::default() };
     let mut aborted = AbortedTransactions::new(aborted);
+    let mut inflated_bytes = 0;
     for batch in Batches::new(set) {
         let kept = batch.and_then(|batch| {
             let is_ahead = batch.last_offset >= offset;
             if aborted.keeps(&batch) && is_ahead {
-                add(response, &batch, offset, &mut read.records)?;
+                inflated_bytes += add(response, &batch, offset, &mut read.records)?;
             }
             Ok(batch.last_offset.saturating_add(1))
         });
@@ -51,29 +54,32 @@ pub fn read(response: &Bytes, set: &[u8], aborted: &[AbortedTransaction], offset
                 break;
             }
         }
+        if inflated_bytes >= KAFKA_INFLATED_BYTES {
+            break;
+        }
     }
     read
 }
 
-/// Adds all records of a batch from `offset` on, or none.
+/// Adds all records of a batch from `offset` on, or none. Returns how many bytes were inflated.
 fn add(
     response: &Bytes,
     batch: &Batch<'_>,
     offset: i64,
     records: &mut Vec<Record>,
-) -> Result<(), kafka::Error> {
+) -> Result<usize, kafka::Error> {
     let before = records.len();
-    let result = match batch.inflate()? {
-        Cow::Borrowed(bytes) => push(response, bytes, batch, offset, records),
+    let (result, inflated_bytes) = match batch.inflate()? {
+        Cow::Borrowed(bytes) => (push(response, bytes, batch, offset, records), 0),
         Cow::Owned(bytes) => {
             let inflated = Bytes::from(bytes);
-            push(&inflated, &inflated, batch, offset, records)
+            (push(&inflated, &inflated, batch, offset, records), inflated.len())
         }
     };
     if result.is_err() {
         records.truncate(before);
     }
-    result
+    result.map(|()| inflated_bytes)
 }
 
 /// Adds the records in `bytes`, a slice of `memory`.
@@ -141,6 +147,17 @@ mod tests {
         let first = read.records[0].body.as_ptr() as usize;
         let within = response.as_ptr() as usize..response.as_ptr() as usize + response.len();
         assert!(within.contains(&first), "not copied");
+    }
+
+    #[test]
+    fn what_inflates_to_much_is_read_in_pieces() {
+        let large = "x".repeat(KAFKA_INFLATED_BYTES / 2);
+        let set: Vec<_> = (0..5).flat_map(|at| batch(at, &[&large], Compression::Zstd)).collect();
+        let response = Bytes::from(set);
+        let first = read(&response, &response, &[], 0);
+        assert_eq!((first.records.len(), first.next_offset, first.damage), (2, 2, None));
+        let last = read(&response, &response, &[], 4);
+        assert_eq!((last.records.len(), last.next_offset), (1, 5));
     }
 
     #[test]
