@@ -51,11 +51,11 @@ def parse(arguments: list) -> argparse.Namespace:
     parser.add_argument("--peers", type=names([peer.name for peer in PEERS]), default=None,
                         help="comma-separated, those that are not there yet are tried if they are "
                              "named; " + ", ".join(peer.name for peer in PEERS))
-    parser.add_argument("--format", choices=("protobuf", "json"), default="json",
-                        help="of the gateway rows' clients (json)")
+    parser.add_argument("--format", choices=("protobuf", "json"), default="protobuf",
+                        help="of the gateway rows' clients (protobuf)")
     parser.add_argument("--profile", default="release", help="cargo profile (release)")
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()),
-                        help="whose filesystem the broker and the journals are on")
+    parser.add_argument("--folder", type=Path, default=TARGET,
+                        help="whose filesystem the broker and the journals are on (the target folder)")
     parser.add_argument("--server-cpu", type=int, default=0)
     parser.add_argument("--load-cpu", type=int, default=1)
     parser.add_argument("--no-save", dest="save", action="store_false",
@@ -155,6 +155,7 @@ class Bench:
         command = [self.tool("load"), *row.arguments, "--format", options.format,
                    "--seconds", str(options.seconds), "--warm-up", str(options.warm_up),
                    "--cpu", str(options.load_cpu), "--server-cpu", str(options.server_cpu)]
+        command += ["--at", "journal" if log_kind == "embedded" else "kafka"]
         if row.rate:
             command += ["--rate", str(row.rate)]
         if log_kind == "kafka":
@@ -279,7 +280,8 @@ class Bench:
             "versions": machine.versions(),
             "options": {"rounds": self.options.rounds, "seconds": self.options.seconds,
                         "warm_up": self.options.warm_up, "format": self.options.format,
-                        "profile": self.options.profile, "spin": False},
+                        "profile": self.options.profile, "spin": False,
+                        "filesystem": machine.output("stat", "-f", "-c", "%T", str(self.options.folder))},
             "syncs": self.syncs,
             "rows": rows,
         }

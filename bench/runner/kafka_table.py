@@ -162,7 +162,7 @@ def render(results: dict) -> str:
     """The table for a terminal."""
     lines = [heading(results)]
     if results["syncs"]:
-        lines.append(disk(results["syncs"]))
+        lines.append(disk(results))
     for entry in results["rows"]:
         cells = table(entry)
         if not cells:
@@ -175,9 +175,9 @@ def render(results: dict) -> str:
     return "\n".join([*lines, "", "What was to be reached:", *(f"  {line}" for line in verdicts(results))])
 
 
-def disk(syncs: list) -> str:
-    p50, p99 = median(syncs, "p50_us"), median(syncs, "p99_us")
-    return f"The disk alone, 4 KiB written and synced: p50 {p50:,.0f} µs, p99 {p99:,.0f} µs"
+def disk(results: dict) -> str:
+    p50, p99 = (median(results["syncs"], key) for key in ("p50_us", "p99_us"))
+    return f"The disk alone ({results['options']['filesystem']}), 4 KiB written and synced: p50 {p50:,.0f} µs, p99 {p99:,.0f} µs"
 
 
 def markdown(results: dict, source) -> list:
@@ -188,7 +188,7 @@ def markdown(results: dict, source) -> list:
              f"Trine {versions['trine']}, {versions['rustc']}, {versions['go']}, {named}. "
              f"All samples: [{source.name}](results/{source.name}).", ""]
     if results["syncs"]:
-        lines += [disk(results["syncs"]) + ".", ""]
+        lines += [disk(results) + ".", ""]
     lines += ["### What was to be reached", "", *(f"- {line}" for line in verdicts(results))]
     for entry in results["rows"]:
         cells = table(entry)

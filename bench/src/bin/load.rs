@@ -65,6 +65,9 @@ struct Arguments {
     /// Goes in front of every channel's name.
     #[arg(long, default_value = "")]
     channel_prefix: String,
+    /// With ticket: what must have the records, kafka or journal.
+    #[arg(long, default_value = "kafka")]
+    at: String,
     /// Breaks deliveries on purpose and shows that the checker counts them.
     #[arg(long)]
     self_test: bool,
@@ -129,6 +132,7 @@ fn options(address: SocketAddrV4, row: Row, arguments: Arguments) -> Options {
         server_cpu: arguments.server_cpu,
         own_cpu: arguments.cpu,
         channel_prefix: arguments.channel_prefix,
+        at: arguments.at,
         tamper: None,
     }
 }

@@ -365,7 +365,7 @@ impl Driver {
             self.unit(due_ns, now_ns);
         }
         if self.options.row == Row::Ticket {
-            match places::read(data) {
+            match places::read(data, &self.options.at) {
                 Some(place) if self.places.insert(place) => {}
                 Some(_) => self.report.faults.duplicated += 1,
                 None => self.report.faults.misrouted += 1,

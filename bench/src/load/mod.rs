@@ -31,7 +31,7 @@ pub enum Row {
     /// Every client calls rpc `echo`. Unit: a reply.
     Rpc,
     /// Every client calls rpc `ticket.create`, whose reply says where the log
-    /// has it; no place may be said twice. Unit: a reply.
+    /// has it: at [`Options::at`], and no place twice. Unit: a reply.
     Ticket,
     /// Every client publishes into a channel of its own that nobody hears.
     /// Unit: a reply.
@@ -102,6 +102,8 @@ pub struct Options {
     pub own_cpu: u32,
     /// In front of every channel's name, to choose a namespace.
     pub channel_prefix: String,
+    /// What must have the records of [`Row::Ticket`]: `kafka`, `journal`.
+    pub at: String,
     /// Breaks deliveries on purpose, after they came in.
     pub tamper: Option<Tamper>,
 }

@@ -20,10 +20,10 @@ struct Reply<'a> {
 }
 
 /// Reads `{"at":…,"partition":…,"log_offset":…}`; `None` if it is not that, or
-/// says that no log has it.
-pub fn read(data: &[u8]) -> Option<Place> {
+/// is anywhere but `expected_at`.
+pub fn read(data: &[u8], expected_at: &str) -> Option<Place> {
     let Reply { at, partition, log_offset } = serde_json::from_slice(data).ok()?;
-    matches!(at, "kafka" | "journal").then_some(Place { partition, log_offset })
+    (at == expected_at).then_some(Place { partition, log_offset })
 }
 
 #[cfg(test)]
@@ -33,11 +33,14 @@ mod tests {
     #[test]
     fn reads_a_place_and_nothing_else() {
         let place = Place { partition: 3, log_offset: 42 };
-        assert_eq!(read(br#"{"at":"kafka","partition":3,"log_offset":42}"#), Some(place));
-        assert_eq!(read(br#"{"partition":3, "log_offset":42, "at":"journal"}"#), Some(place));
+        let kafka = br#"{"at":"kafka","partition":3,"log_offset":42}"#;
+        assert_eq!(read(kafka, "kafka"), Some(place));
+        assert_eq!(read(kafka, "journal"), None);
+        let journal = br#"{"partition":3, "log_offset":42, "at":"journal"}"#;
+        assert_eq!(read(journal, "journal"), Some(place));
         for wrong in [r#"{"at":"none"}"#, r#"{"at":"none","partition":3,"log_offset":4}"#, "", "{}"]
         {
-            assert_eq!(read(wrong.as_bytes()), None);
+            assert_eq!(read(wrong.as_bytes(), "kafka"), None);
         }
     }
 }

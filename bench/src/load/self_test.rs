@@ -83,6 +83,7 @@ fn options(address: SocketAddrV4, format: Format, tamper: Option<Tamper>) -> Opt
         server_cpu: 0,
         own_cpu: 0,
         channel_prefix: String::new(),
+        at: String::new(),
         tamper,
     }
 }
