@@ -15,12 +15,16 @@ TOPIC_LIMIT_S = 20
 PARTITIONS = 16
 
 
+def require_kafka() -> None:
+    """Raises RuntimeError when there is no broker to run."""
+    if not list(LIBRARY.glob("*.jar")):
+        raise RuntimeError(f"there is no Kafka in {LIBRARY}: `tests/run install` brings it")
+
+
 class Broker:
     """A running broker; a context manager."""
 
     def __init__(self, folder: Path):
-        if not list(LIBRARY.glob("*.jar")):
-            raise RuntimeError(f"there is no Kafka in {LIBRARY}: `tests/run install` brings it")
         self.folder = folder
         self.command = [sys.executable, str(CLUSTER), str(folder)]
         self.environment = {**os.environ, "TRINE_KAFKA_LIBRARY": str(LIBRARY)}

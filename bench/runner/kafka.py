@@ -8,10 +8,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 
 from . import kafka_table, machine, peers, table
-from .broker import PARTITIONS, Broker
+from .broker import PARTITIONS, Broker, require_kafka
 from .kafka_rows import CONSUMED_RECORDS, NOT_YET, PEERS, RECOVERED_RECORDS, ROWS
 from .peers import BENCH, GO_TARGET, TARGET, Server
 from .ws import LOAD_LIMIT_S, RESULTS, names
@@ -19,14 +20,22 @@ from .ws import LOAD_LIMIT_S, RESULTS, names
 C_TARGET = TARGET / "bench-c"
 CONFIGS = BENCH / "configs"
 SYNC_SECONDS = 2
+WITH_BROKER = ("gateway", "producer", "consumer")
 
 
 def main(arguments: list) -> int:
     options = parse(arguments)
-    skipped = build(options)
-    folder = Path(tempfile.mkdtemp(prefix="trine-bench-", dir=options.folder))
+    with_broker = any(row.kind in WITH_BROKER for row in options.rows)
     try:
-        with Broker(folder / "kafka") as broker:
+        if with_broker:
+            require_kafka()
+        skipped = build(options)
+        folder = Path(tempfile.mkdtemp(prefix="trine-bench-", dir=options.folder))
+    except (RuntimeError, OSError) as error:
+        print(f"bench/run kafka: {error}", file=sys.stderr)
+        return 1
+    try:
+        with Broker(folder / "kafka") if with_broker else nullcontext() as broker:
             bench = Bench(options, broker, folder, skipped)
             try:
                 bench.run()
@@ -99,7 +108,7 @@ def build_c() -> dict:
 class Bench:
     """The rounds, and what they gave."""
 
-    def __init__(self, options: argparse.Namespace, broker: Broker, folder: Path, skipped: dict):
+    def __init__(self, options: argparse.Namespace, broker: Broker | None, folder: Path, skipped: dict):
         self.options = options
         self.broker = broker
         self.folder = folder
@@ -109,7 +118,8 @@ class Bench:
         self.topics = 0
 
     def run(self) -> None:
-        self.warm_the_broker()
+        if self.broker:
+            self.warm_the_broker()
         for number in range(self.options.rounds):
             if any(row.kind == "gateway" for row in self.options.rows):
                 command = [self.tool("disk"), str(self.folder), "--seconds", str(SYNC_SECONDS)]
