@@ -11,7 +11,7 @@ const LAG_AGE_MAX_MS = 3_500; // a shard that has said nothing for so long count
 // A group, the channel of its outputs, and what an output shows.
 const LANES = [
   { group: 'notification', channel: 'desk:tickets', ticketOf: (data) => data.id, show: (data) => `${data.subject} (from ${data.customer})` },
-  { group: 'log', channel: `log:${CREATE}`, ticketOf: (data) => data.id, show: (data) => JSON.stringify(data) },
+  { group: 'log', channel: `log:${CREATE}`, ticketOf: (data) => data.id, show: (data) => JSON.stringify(data, null, 1) },
   { group: 'quality', channel: 'desk:quality', ticketOf: (data) => data.ticket, show: (data) => data.verdict },
 ];
 const LAG_CHANNEL = 'demo:lag';

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// A folder that goes away with the test.
@@ -74,16 +74,22 @@ fn a_bad_file_is_78_with_every_mistake() {
 }
 
 #[test]
-fn the_default_file_and_the_example_pass_the_check() {
+fn the_default_file_and_the_examples_pass_the_check() {
     let folder = Folder::new("default");
     let printed = trine(&["config", "default"]);
     assert_eq!(code(&printed), 0);
     let file = folder.file(&String::from_utf8(printed.stdout).unwrap());
     let output = trine(&["check", "-c", &file]);
     assert_eq!(code(&output), 0, "{}", said(&output));
-    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/trine.example.toml");
-    let output = trine(&["check", "-c", example]);
-    assert_eq!(code(&output), 0, "{}", said(&output));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut examples = vec![root.join("trine.example.toml")];
+    let files = fs::read_dir(root.join("examples")).unwrap();
+    examples.extend(files.map(|file| file.unwrap().path()));
+    assert!(examples.len() > 1);
+    for example in examples {
+        let output = trine(&["check", "-c", example.to_str().unwrap()]);
+        assert_eq!(code(&output), 0, "{}", said(&output));
+    }
 }
 
 #[test]

@@ -392,6 +392,34 @@ fn refusals_are_one_line_and_an_exit_code() {
 }
 
 #[test]
+fn a_second_embedded_default_is_told_what_it_lacks() {
+    let place = Place::new("embedded");
+    let command = |run: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_trine"));
+        command.args(["--listen", "127.0.0.1:0"]).stdin(Stdio::null());
+        command.env("XDG_STATE_HOME", &place.dir).env("XDG_RUNTIME_DIR", place.dir.join(run));
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    };
+    let mut gateway = place.start_with(&mut command("one"));
+    let pid = gateway.child.id().to_string();
+    let outputs = ["one", "other"].map(|run| command(run).output().unwrap());
+    gateway.signal(Signal::TERM);
+    assert_eq!(gateway.wait(), Some(0));
+    let data_dir = place.dir.join("trine").display().to_string();
+    for (output, parts) in outputs.iter().zip([
+        [&*pid, "runtime_dir", "-c"],
+        [&*data_dir, "in use by another process", "XDG_STATE_HOME"],
+    ]) {
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        for part in parts {
+            assert!(text.contains(part), "{part} is missing: {text}");
+        }
+    }
+}
+
+#[test]
 fn a_data_process_of_another_layout_is_not_adopted() {
     let place = Place::new("layout");
     let dir = place.runtime_dir();

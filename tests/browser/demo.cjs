@@ -65,7 +65,7 @@ async function visit(browser, screen, bob) {
 
 const LANES = {
   notification: /Printer on fire \(from Ada\)/,
-  log: /"customer":"Ada"/,
+  log: /"customer": "Ada"/,
   quality: /says enough to begin with/,
 };
 
@@ -91,6 +91,8 @@ async function openTicket(ada, bob, screen) {
   }
   check(true, 'no group lags');
   check((await sideways(ada)) <= 0, 'no sideways scrolling among tickets');
+  const [above, below] = [await ack.boundingBox(), await ada.locator('.lanes').boundingBox()];
+  check(above.y + above.height <= below.y, 'the acknowledgement lies above the lanes');
   await ada.screenshot({ path: path.join(folder, `${screen.name}-tickets.png`) });
   for (const page of [ada, bob]) await page.click('#views [data-view="room"]');
 }

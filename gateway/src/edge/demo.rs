@@ -69,15 +69,6 @@ pub(super) fn file(path: &str) -> Option<File> {
     Some(File { media_type, text })
 }
 
-/// A ticket that the slow service was given.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct SlowCall {
-    /// The request's body.
-    pub body: Vec<u8>,
-    /// Others may follow on the connection.
-    pub keep_alive: bool,
-}
-
 /// What the slow service reads of a ticket.
 #[derive(Deserialize)]
 struct Opened<'a> {
@@ -87,29 +78,25 @@ struct Opened<'a> {
     text: Cow<'a, str>,
 }
 
-/// Answers a call of the slow service, after a wait. The connection is not read meanwhile.
-pub(super) async fn answer_slowly(shard: &Shared, id: u32, call: SlowCall) {
+/// Answers a call of the slow service after a wait, then ends the connection: the service is of an
+/// age that knows one call of each. What else arrives meanwhile is not read.
+pub(super) async fn answer_slowly(shard: &Shared, id: u32, body: &[u8]) {
     rt::sleep_until(rt::now_ms() + DEMO_SLOW_MS).await;
     let now_ms = rt::now_ms();
     let mut shard = shard.borrow_mut();
     if shard.clients.entry(id).face == Face::Closing {
         return;
     }
-    let status = match verdict(&call.body) {
+    let status = match verdict(body) {
         None => 400,
         Some(verdict) if shard.publish_for_page(QUALITY_CHANNEL, &verdict, now_ms) => 200,
         Some(_) => 503,
     };
-    let head_timeout_ms = shard.config.client.head_timeout_ms;
-    shard.clients.entry(id).deadline_ms = now_ms + head_timeout_ms;
     scratch::with(|out| {
-        write_response_head(out, status, &[], ResponseBody::Length(0), call.keep_alive);
+        write_response_head(out, status, &[], ResponseBody::Length(0), false);
         shard.clients.push(id, out, &[]);
     });
-    shard.clients.arm(id);
-    if !call.keep_alive {
-        shard.clients.linger(id, true, now_ms);
-    }
+    shard.clients.linger(id, true, now_ms);
 }
 
 /// What the slow service says of a ticket; `None`: it is none.

@@ -10,7 +10,7 @@ use trine_proto::http1::{
 };
 use trine_proto::ws;
 
-use super::demo::{self, SlowCall};
+use super::demo;
 use crate::config::Config;
 use crate::limits::BODY_BYTES;
 use crate::session::RequestHeaders;
@@ -29,7 +29,7 @@ pub(super) struct Http {
     /// The body of the last request, which is dropped unless the demo's slow service wants it.
     body: Option<BodyDecoder>,
     body_bytes: u64,
-    slow: Option<SlowCall>,
+    slow: Option<Vec<u8>>,
 }
 
 /// What the connection does next.
@@ -39,8 +39,8 @@ pub(super) enum Next {
     Read,
     /// Speak WebSocket from byte `consumed` of the input on; `None`: echo.
     Upgraded { consumed: usize, agreed: Option<Agreed> },
-    /// Let the demo's slow service answer; byte `consumed` of the input on waits for it.
-    Slow { consumed: usize, call: SlowCall },
+    /// Let the demo's slow service answer this body, then end the connection.
+    Slow(Vec<u8>),
     /// End the connection when the answer has left.
     End,
 }
@@ -94,13 +94,8 @@ impl Http {
                     progress.next = Next::Upgraded { consumed, agreed };
                     return progress;
                 }
-                Ok(Some(Next::Slow { call, .. })) => {
-                    let consumed = whole - input.len();
-                    progress.next = Next::Slow { consumed, call };
-                    return progress;
-                }
-                Ok(Some(Next::End)) => {
-                    progress.next = Next::End;
+                Ok(Some(next)) => {
+                    progress.next = next;
                     return progress;
                 }
                 Ok(None) => return progress,
@@ -136,15 +131,15 @@ impl Http {
                         }
                         return Ok(Some(Next::End));
                     }
-                    if let Some(call) = &mut self.slow {
-                        call.body.extend_from_slice(&taken[data]);
+                    if let Some(kept) = &mut self.slow {
+                        kept.extend_from_slice(&taken[data]);
                     }
                     return Ok(Some(Next::Read));
                 }
                 Some(BodyEvent::Done) => {
                     self.body = None;
-                    if let Some(call) = self.slow.take() {
-                        return Ok(Some(Next::Slow { consumed: 0, call }));
+                    if let Some(kept) = self.slow.take() {
+                        return Ok(Some(Next::Slow(kept)));
                     }
                 }
                 None => return Ok(None),
@@ -205,7 +200,7 @@ impl Http {
             }
             self.body = Some(BodyDecoder::new(request.body));
             self.body_bytes = 0;
-            self.slow = Some(SlowCall { body: Vec::new(), keep_alive: request.keep_alive });
+            self.slow = Some(Vec::new());
             return Ok(Next::Read);
         }
         if !matches!(request.method, "GET" | "HEAD") {
@@ -447,15 +442,13 @@ mod tests {
     }
 
     #[test]
-    fn the_slow_service_takes_one_call_at_a_time() {
+    fn the_slow_service_takes_one_call_of_a_connection() {
         let mut config = Config::embedded();
         let call = "POST /demo/slow HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}";
         let (answer, next) = input(&call.repeat(2), &config, false);
-        let slow = SlowCall { body: b"{}".to_vec(), keep_alive: true };
-        assert_eq!(next, Next::Slow { consumed: call.len(), call: slow });
-        assert_eq!(answer, "", "it is answered later");
+        assert_eq!((&*answer, next), ("", Next::Slow(b"{}".to_vec())), "it is answered later");
         let next = input("POST /demo/slow HTTP/1.1\r\nHost: a\r\n\r\n", &config, false).1;
-        assert!(matches!(next, Next::Slow { call: SlowCall { body, .. }, .. } if body.is_empty()));
+        assert_eq!(next, Next::Slow(Vec::new()));
         let long = call.replace("Length: 2", "Length: 65537").replace("{}", &"x".repeat(65_537));
         let (answer, next) = input(&long, &config, false);
         assert_eq!((statuses(&answer), next), (vec!["413"], Next::End));

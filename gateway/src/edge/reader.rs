@@ -16,7 +16,7 @@ use super::Shared;
 use super::api::Api;
 use super::client::Taken;
 use super::connection::{Entrance, Face};
-use super::demo::{self, SlowCall};
+use super::demo;
 use super::http::{Http, Next};
 use super::shard::Shard;
 use crate::limits::{ECHO_FRAGMENTS, ECHO_MESSAGE_LIMIT_BYTES, MAILBOX_WAIT_MS};
@@ -41,8 +41,8 @@ enum Step {
     Switched { consumed: usize, format: Option<Format> },
     /// So many bytes were taken; what follows waits for the answer to a call.
     Called(usize),
-    /// … of the demo's slow service.
-    CalledSlow { consumed: usize, call: SlowCall },
+    /// The demo's slow service is to answer this body, and nothing after it.
+    Slow(Vec<u8>),
     /// So many bytes were taken; then these commands must wait.
     Stalled { consumed: usize, commands: Vec<u8>, full: bool },
 }
@@ -88,10 +88,7 @@ async fn read_all(shard: &Shared, id: u32, stream: &Stream, protocol: &mut Proto
                     from += consumed;
                     Box::pin(answered(shard, id)).await;
                 }
-                Step::CalledSlow { consumed, call } => {
-                    from += consumed;
-                    Box::pin(demo::answer_slowly(shard, id, call)).await;
-                }
+                Step::Slow(body) => Box::pin(demo::answer_slowly(shard, id, &body)).await,
                 Step::Stalled { consumed, commands, full } => {
                     from += consumed;
                     // Boxed, since it is rare and every idle connection would pay for its room.
@@ -215,11 +212,9 @@ fn http_input(http: &mut Http, shard: &mut Shard, id: u32, input: &[u8]) -> Step
             shard.clients.linger(id, true, now_ms);
             Step::Taken
         }
-        Next::Slow { consumed, call } => {
-            let connection = shard.clients.entry(id);
-            connection.face = Face::Http { begun: false };
-            connection.deadline_ms = u64::MAX;
-            Step::CalledSlow { consumed, call }
+        Next::Slow(body) => {
+            shard.clients.entry(id).deadline_ms = u64::MAX;
+            Step::Slow(body)
         }
         Next::Upgraded { consumed, agreed } => {
             let format = agreed.as_ref().map(|agreed| agreed.format);
