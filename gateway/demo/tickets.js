@@ -99,6 +99,7 @@ function newId() {
 function acknowledged(id, { at, partition, log_offset }, took_ms) {
   const said = element('dl');
   for (const [name, value] of Object.entries({ at, partition, log_offset, took: `${took_ms.toFixed(1)} ms` })) {
+    if (value === undefined) continue; // the spool knows no place in the log yet
     const pair = element('div');
     pair.append(element('dt', '', name), element('dd', '', String(value)));
     said.append(pair);

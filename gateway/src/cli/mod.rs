@@ -24,7 +24,8 @@ const CONFIG: u8 = 78;
 /// An edge gateway for real-time services.
 ///
 /// Without a command and without a file it serves on loopback with everything open, to try it: a
-/// chat page at http://127.0.0.1:8000/ and metrics at http://127.0.0.1:8001/metrics.
+/// page with chat and tickets at http://127.0.0.1:8000/ and metrics at
+/// http://127.0.0.1:8001/metrics.
 #[derive(Debug, Parser)]
 #[command(name = "trine", version, after_help = EXAMPLES, disable_help_subcommand = true)]
 struct Arguments {
