@@ -38,6 +38,8 @@ pub const DESCRIPTORS_COMFORTABLE: u64 = 65_536;
 pub const LOCKED_MEMORY_MIN_BYTES: u64 = 2 << 20;
 /// How long `trine status` waits for each part of the answer.
 pub const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest answer that `trine status` reads: a report's partitions with the longest names.
+pub const STATUS_ANSWER_BYTES: u64 = 16 << 20;
 /// Records that wait for the log's writer; more are dropped, since a shard must not wait.
 pub const LOG_QUEUE_RECORDS: usize = 16_384;
 /// Records that one call site may write in a second: enough to see what happens.
@@ -51,6 +53,13 @@ pub const SHARDS_MAX: usize = 256;
 pub const NAMES_MAX: usize = 4_096;
 /// How often the data process looks at its journals, to say what has changed.
 pub const JOURNAL_LOOK: Duration = Duration::from_millis(250);
+/// How often the data process reports its journals and consumers, and control asks for it.
+pub const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// Partitions in a report: with the longest names they fit a message of the link. The rest is
+/// counted.
+pub const REPORT_PARTITIONS: usize = 16_384;
+/// Damaged places of a journal in a report; their number is whole, and the log names all.
+pub const REPORT_DAMAGES: usize = 100;
 /// How long a journal may take to write what waits, at the end of the data process.
 pub const JOURNAL_CLOSE: Duration = Duration::from_secs(3);
 /// How long a record waits for others to be committed with, while the disk is idle.

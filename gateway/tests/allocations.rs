@@ -50,6 +50,7 @@ impl Running {
             store: None,
             names: Default::default(),
             resharding: Default::default(),
+            standings: Default::default(),
             metrics: page.writer().unwrap(),
             config: Arc::new(config),
             stop: stop.add_shard().unwrap(),

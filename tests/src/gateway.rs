@@ -179,6 +179,16 @@ impl Gateway {
         &self.arguments
     }
 
+    /// What `trine status` prints.
+    #[track_caller]
+    pub fn status(&self) -> String {
+        // The options that started a gateway name it to `status` too.
+        let output = Command::new(binary()).arg("status").args(&self.arguments[1..]).output();
+        let output = output.expect("the built program starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// What the processes said.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()

@@ -71,12 +71,32 @@ fn series(line: &str) -> ((String, Labels), f64) {
     let Some((name, labels)) = head.split_once('{') else {
         return ((head.trim().to_owned(), Labels::new()), value);
     };
-    let labels = labels.strip_suffix('}').unwrap_or_else(|| panic!("no closing brace: {line}"));
-    let pairs = labels.split(',').filter(|pair| !pair.is_empty()).map(|pair| {
-        let (key, value) = pair.split_once('=').unwrap_or_else(|| panic!("no label value: {line}"));
-        (key.to_owned(), value.trim_matches('"').to_owned())
-    });
-    ((name.to_owned(), pairs.collect()), value)
+    let mut rest = labels.strip_suffix('}').unwrap_or_else(|| panic!("no closing brace: {line}"));
+    let mut pairs = Labels::new();
+    while !rest.is_empty() {
+        let (key, quoted) =
+            rest.split_once("=\"").unwrap_or_else(|| panic!("no label value: {line}"));
+        let (value, after) = unquote(quoted).unwrap_or_else(|| panic!("no end: {line}"));
+        pairs.insert(key.to_owned(), value);
+        rest = after.strip_prefix(',').unwrap_or(after);
+    }
+    ((name.to_owned(), pairs), value)
+}
+
+/// A label's value up to its closing quote, and what follows that.
+fn unquote(text: &str) -> Option<(String, &str)> {
+    let mut value = String::new();
+    let mut chars = text.char_indices();
+    loop {
+        match chars.next()? {
+            (at, '"') => return Some((value, &text[at + 1..])),
+            (_, '\\') => match chars.next()?.1 {
+                'n' => value.push('\n'),
+                c => value.push(c),
+            },
+            (_, c) => value.push(c),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -96,6 +116,12 @@ mod tests {
         assert_eq!(metrics.sum("trine_io_bytes_total", &[("shard", "1")]), 5.0);
         assert_eq!(metrics.sum("trine_up", &[]), 1.0);
         assert_eq!(metrics.by("trine_io_bytes_total", "shard").len(), 2);
+    }
+
+    #[test]
+    fn a_labels_value_may_hold_anything() {
+        let metrics = Metrics::parse("x{a=\"1,b=\\\"2\\\"}\\\\\\n\",c=\"3\"} 4\n");
+        assert_eq!(metrics.sum("x", &[("a", "1,b=\"2\"}\\\n"), ("c", "3")]), 4.0);
     }
 
     #[test]

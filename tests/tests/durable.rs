@@ -1,5 +1,5 @@
 //! Durable events on the embedded log, on the built program: the ticket flow, the order of log and
-//! fan-out, the API for backends, kills at any time.
+//! fan-out, the API for backends, kills at any time, what operators see of it.
 //!
 //! **Runs on: any.**
 
@@ -190,4 +190,74 @@ fn what_was_acknowledged_survives_kills_at_any_time() {
     report.assert(Allowed { duplicates, ..Allowed::default() });
     let (whole, said) = journal::check(&gateway.data_dir());
     assert!(whole, "{said}");
+}
+
+/// The lag of each partition of all consumers together; none while nothing is known.
+fn lags(gateway: &Gateway) -> BTreeMap<String, f64> {
+    gateway.metrics().by("trine_consumer_lag", "partition")
+}
+
+/// The lag of a consumer that `trine status` tells.
+fn told(gateway: &Gateway, consumer: &str) -> Option<u64> {
+    let text = gateway.status();
+    let line = text.lines().find(|line| line.starts_with(consumer))?;
+    line.split_whitespace().last()?.parse().ok()
+}
+
+#[test]
+fn operators_see_the_lag_of_each_partition_whoever_dies() {
+    let legacy = Backend::start();
+    legacy.refuse();
+    let config = format!(
+        "{TICKETS}[[consumer]]\nname = \"quality\"\ngroup = \"desk\"\ntopics = [\"{TOPIC}\"]\n\
+         [consumer.to]\nupstream = \"legacy\"\npath = \"/tickets\"\n\
+         [consumer.retry]\ntries = 0\nmin_ms = 50\nmax_ms = 200\n\
+         [[upstream]]\nname = \"legacy\"\nendpoints = [\"{}\"]\n",
+        legacy.address()
+    );
+    let mut gateway = Gateway::start(&config);
+    let read = || (lags(&gateway).len() == PARTITIONS as usize).then_some(());
+    wait::until("every partition is seen", read);
+    let plan = Plan { rate_per_s: 500, ..Plan::rpc(gateway.client, "lag", "ann", TOPIC) };
+    publish(&plan, 60, &Progress::default());
+    // Sixty records over ten keys lie on several partitions, none of them delivered.
+    let behind = |gateway: &Gateway| {
+        let lags = lags(gateway);
+        (lags.values().sum::<f64>() == 60.0).then_some(lags)
+    };
+    let per_partition = wait::until("the lag has grown", || behind(&gateway));
+    assert!(per_partition.values().filter(|lag| **lag > 0.0).count() > 1, "{per_partition:?}");
+    let labels = [("group", "desk"), ("topic", TOPIC)];
+    assert_eq!(gateway.metrics().sum("trine_consumer_lag", &labels), 60.0);
+    assert_eq!(gateway.metrics().sum("trine_consumer_position", &labels), 0.0);
+    assert_eq!(told(&gateway, "quality"), Some(60), "{}", gateway.status());
+    let ready = [("journal", "log"), ("phase", "ready")];
+    assert_eq!(gateway.metrics().sum("trine_journal_state", &ready), 1.0);
+    assert_eq!(gateway.metrics().sum("trine_journal_records_total", &ready[..1]), 60.0);
+
+    gateway.kill_control();
+    gateway.start_control();
+    let adopted = wait::until("the new control sees it too", || behind(&gateway));
+    assert_eq!(adopted, per_partition);
+
+    let old = gateway.kill_data();
+    wait::until("another data process", || (gateway.data() != old).then_some(()));
+    let again = wait::until("its lag is seen", || behind(&gateway));
+    assert_eq!(again, per_partition, "nothing was delivered, nothing was lost");
+    // Offsets of consumers are records of the journal too.
+    let found = gateway.metrics().sum("trine_journal_recovery_records", &ready[..1]);
+    assert!(found >= 60.0, "{found}");
+    let (status, text) = http::get(gateway.admin, "/status").unwrap();
+    let json: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!((status, &json["log"]["kind"]), (200, &"embedded".into()), "{text}");
+    assert_eq!(json["log"]["recovery"]["damaged"], 0, "{text}");
+    assert_eq!(json["consumers"][0]["partitions"].as_array().map(Vec::len), Some(4), "{text}");
+
+    legacy.accept();
+    let none = || (lags(&gateway).values().sum::<f64>() == 0.0).then_some(());
+    legacy.await_requests(60);
+    wait::until("the lag has fallen", none);
+    assert_eq!(lags(&gateway).len(), PARTITIONS as usize);
+    assert_eq!(gateway.metrics().sum("trine_consumer_position", &labels), 60.0);
+    assert_eq!(told(&gateway, "quality"), Some(0), "{}", gateway.status());
 }

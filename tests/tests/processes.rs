@@ -125,7 +125,7 @@ fn control_killed_and_adopted() {
         let fallen = gateway.metrics().fallen_since(&before);
         assert!(fallen.is_empty(), "{fallen:#?}");
         assert!(gateway.is_serving() && process::is_alive(data));
-        let status = status_of(&gateway);
+        let status = gateway.status();
         assert!(status.contains(&data.to_string()), "status names the adopted process:\n{status}");
         wait::until("publications go on", || (load.published() > published + 700).then_some(()));
 
@@ -157,16 +157,6 @@ fn a_second_instance_is_told_why_it_may_not() {
     let said = String::from_utf8_lossy(&second.stderr);
     assert_eq!(said.trim().lines().count(), 1, "one line that names the thing: {said}");
     assert!(gateway.is_serving());
-}
-
-/// What `trine status` prints.
-fn status_of(gateway: &Gateway) -> String {
-    // The options that started a gateway name it to `status` too.
-    let options = &gateway.arguments()[1..];
-    let output = Command::new(gateway::binary()).arg("status").args(options).output();
-    let output = output.expect("the built program starts");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Clients that go on in the background while processes end.

@@ -6,6 +6,7 @@
 //! nanoseconds and given in seconds.
 
 use std::fmt::{Display, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
 use trine_core::metrics::{
@@ -13,6 +14,7 @@ use trine_core::metrics::{
 };
 
 use crate::control::State;
+use crate::control::report::{Consumer, Journal, PHASES, Partition, Recovery, Report};
 
 /// The format's media type.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -32,6 +34,8 @@ pub struct View {
     pub uptime: Duration,
     /// One snapshot a shard.
     pub shards: Vec<Snapshot>,
+    /// What the data process said last of its journals and consumers.
+    pub report: Option<Arc<Report>>,
 }
 
 impl View {
@@ -44,6 +48,7 @@ impl View {
             generation: state.identity.generation,
             uptime: state.uptime(),
             shards: state.pages.iter().map(trine_core::metrics::Page::snapshot).collect(),
+            report: state.report.clone(),
         }
     }
 }
@@ -64,6 +69,10 @@ pub fn render(view: &View) -> String {
         for (shard, seen) in view.shards.iter().enumerate() {
             text.histogram(*histogram, shard, seen);
         }
+    }
+    if let Some(report) = &view.report {
+        journals(&mut text, report);
+        consumers(&mut text, report);
     }
     text.out
 }
@@ -108,6 +117,147 @@ fn closes(text: &mut Text, view: &View) {
             text.sample(name, "", &labels, seen.closed_other());
         }
     }
+}
+
+/// Series of the log's journal and the spool's.
+fn journals(text: &mut Text, report: &Report) {
+    let log = report.log.as_ref().and_then(|log| log.journal.as_ref());
+    let all = [("log", log), ("spool", report.spool.as_ref())];
+    let all: Vec<(String, &Journal)> = all
+        .into_iter()
+        .filter_map(|(name, journal)| Some((label("journal", name), journal?)))
+        .collect();
+    let name = "trine_journal_info";
+    for (labels, journal) in &all {
+        text.family(name, "gauge", "Where a journal is and what drives its disk.");
+        let folder = label("data_dir", &journal.data_dir);
+        let driver = label("driver", journal.driver.as_deref().unwrap_or_default());
+        text.sample(name, "", &format!("{labels},{folder},{driver}"), 1);
+    }
+    let name = "trine_journal_state";
+    for (labels, journal) in &all {
+        text.family(name, "gauge", "What a journal does with records: 1 for the phase it is in.");
+        for phase in PHASES {
+            let labels = format!("{labels},{}", label("phase", phase));
+            text.sample(name, "", &labels, u8::from(journal.phase == phase));
+        }
+    }
+    for (name, kind, help, value) in JOURNAL {
+        for (labels, journal) in &all {
+            text.family(name, kind, help);
+            text.sample(name, "", labels, value(journal));
+        }
+    }
+    for (name, help, value) in RECOVERY {
+        for (labels, journal) in &all {
+            if let Some(recovery) = &journal.recovery {
+                text.family(name, "gauge", help);
+                text.sample(name, "", labels, value(recovery));
+            }
+        }
+    }
+}
+
+/// Name, kind, help and value of a journal's series.
+type OfJournal = (&'static str, &'static str, &'static str, fn(&Journal) -> f64);
+
+/// Totals are of the data process's life.
+const JOURNAL: [OfJournal; 7] = [
+    ("trine_journal_commits_total", "counter", "Commits that became durable.", |journal| {
+        journal.commits as f64
+    }),
+    ("trine_journal_records_total", "counter", "Records that became durable.", |journal| {
+        journal.records as f64
+    }),
+    ("trine_journal_syncs_total", "counter", "Syncs of the disk.", |journal| journal.syncs as f64),
+    ("trine_journal_sync_seconds_total", "counter", "Time of all syncs.", |journal| {
+        journal.sync_total_ns as f64 / 1e9
+    }),
+    ("trine_journal_sync_max_seconds", "gauge", "Time of the longest sync.", |journal| {
+        journal.sync_max_ns as f64 / 1e9
+    }),
+    ("trine_journal_failures_total", "counter", "Failed operations of the disk.", |journal| {
+        journal.failures as f64
+    }),
+    (
+        "trine_journal_lost_records_total",
+        "counter",
+        "Records taken and then refused since the disk failed.",
+        |journal| journal.lost_records as f64,
+    ),
+];
+
+/// Name, help and value of a series about what a journal's start found.
+type OfRecovery = (&'static str, &'static str, fn(&Recovery) -> f64);
+
+const RECOVERY: [OfRecovery; 7] = [
+    ("trine_journal_recovery_seconds", "Time that recovery took.", |found| {
+        found.duration_ms as f64 / 1e3
+    }),
+    ("trine_journal_recovery_records", "Records found by recovery.", |found| found.records as f64),
+    ("trine_journal_recovery_bytes", "Bytes read by recovery.", |found| found.bytes as f64),
+    ("trine_journal_recovery_damaged", "Damaged places found by recovery.", |found| {
+        found.damaged as f64
+    }),
+    ("trine_journal_recovery_missing_records", "Records found missing by recovery.", |found| {
+        found.missing_records as f64
+    }),
+    ("trine_journal_recovery_missing_segments", "Segments found missing by recovery.", |found| {
+        found.missing_segments as f64
+    }),
+    (
+        "trine_journal_recovery_torn_bytes",
+        "Bytes behind the last whole commit, dropped by recovery.",
+        |found| found.torn_bytes as f64,
+    ),
+];
+
+/// Series of each partition that a consumer reads.
+fn consumers(text: &mut Text, report: &Report) {
+    let help = "Partitions without series of their own: there are too many.";
+    let omitted = report.partitions_omitted;
+    text.one("trine_consumer_partitions_omitted", "gauge", help, "", omitted);
+    let labels_of = |of: &Consumer| {
+        let Consumer { name, group, topic, .. } = of;
+        let [name, group] = [label("consumer", name), label("group", group)];
+        format!("{name},{group},{}", label("topic", topic))
+    };
+    for (name, help, value) in PARTITION {
+        for consumer in &report.consumers {
+            text.family(name, "gauge", help);
+            let common = labels_of(consumer);
+            for partition in &consumer.partitions {
+                let labels = format!("{common},partition=\"{}\"", partition.partition);
+                text.sample(name, "", &labels, value(partition));
+            }
+        }
+    }
+}
+
+/// Name, help and value of a partition's series.
+type OfPartition = (&'static str, &'static str, fn(&Partition) -> u64);
+
+const PARTITION: [OfPartition; 3] = [
+    ("trine_consumer_lag", "Records that a consumer has not delivered.", Partition::lag),
+    ("trine_consumer_position", "Next offset that a consumer has not delivered.", |at| at.position),
+    ("trine_consumer_paused", "Whether a consumer begins nothing: it can't go on.", |at| {
+        u64::from(at.paused)
+    }),
+];
+
+/// A label with its value escaped: backslash, quote and line feed.
+fn label(name: &str, value: &str) -> String {
+    let mut text = format!("{name}=\"");
+    for c in value.chars() {
+        match c {
+            '\\' => text.push_str("\\\\"),
+            '"' => text.push_str("\\\""),
+            '\n' => text.push_str("\\n"),
+            c => text.push(c),
+        }
+    }
+    text.push('"');
+    text
 }
 
 struct Text {
@@ -199,6 +349,8 @@ impl Text {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::LogKind;
+    use crate::control::report::Log;
     use std::collections::{HashMap, HashSet};
     use trine_core::metrics::Writer;
 
@@ -223,6 +375,64 @@ mod tests {
             generation: 1,
             uptime: Duration::from_millis(1500),
             shards: shards.into(),
+            report: Some(Arc::new(report())),
+        }
+    }
+
+    fn report() -> Report {
+        let partition =
+            |partition, position, paused| Partition { partition, position, end_offset: 50, paused };
+        let consumer = |name: &str, partitions| Consumer {
+            name: name.to_owned(),
+            group: "desk".to_owned(),
+            topic: "ticket.create".to_owned(),
+            partitions,
+        };
+        let journal = Journal {
+            data_dir: "/a \\ b,\"c\"=}\n/d".to_owned(),
+            phase: "failing".to_owned(),
+            syncs: 4,
+            sync_total_ns: 6_000_000,
+            failures: 2,
+            recovery: Some(Recovery { damaged: 1, duration_ms: 12, ..Recovery::default() }),
+            ..Journal::default()
+        };
+        Report {
+            log: Some(Log { kind: LogKind::Embedded, journal: Some(journal) }),
+            spool: Some(Journal { phase: "ready".to_owned(), ..Journal::default() }),
+            consumers: vec![
+                consumer("mail", vec![partition(0, 50, false), partition(7, 20, true)]),
+                consumer("quality", vec![partition(0, 1, false)]),
+            ],
+            partitions_omitted: 0,
+        }
+    }
+
+    /// Reads `name="value",…}` to its end: a value ends at its first quote that is not escaped, and
+    /// only three characters are.
+    fn check_labels(mut rest: &str) {
+        let all = rest;
+        let mut names = HashSet::new();
+        loop {
+            let (name, value) = rest.split_once("=\"").unwrap();
+            assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{all}");
+            assert!(names.insert(name), "{name} comes twice: {all}");
+            let mut bytes = value.bytes().enumerate();
+            let end = loop {
+                match bytes.next().unwrap_or_else(|| panic!("no end: {all}")) {
+                    (at, b'"') => break at,
+                    (_, b'\\') => {
+                        let escaped = bytes.next().unwrap().1;
+                        assert!([b'\\', b'"', b'n'].contains(&escaped), "{all}");
+                    }
+                    _ => {}
+                }
+            };
+            rest = &value[end + 1..];
+            if rest == "}" {
+                return;
+            }
+            rest = rest.strip_prefix(',').unwrap_or_else(|| panic!("{all}"));
         }
     }
 
@@ -256,12 +466,7 @@ mod tests {
                 _ => assert_eq!(suffix, "", "{line}"),
             }
             if !labels.is_empty() {
-                for label in labels.strip_suffix('}').unwrap().split(',') {
-                    let (key, value) = label.split_once('=').unwrap();
-                    assert!(key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{line}");
-                    let value = value.strip_prefix('"').unwrap().strip_suffix('"').unwrap();
-                    assert!(!value.contains(['"', '\\', '\n']), "{line}");
-                }
+                check_labels(labels);
             }
             assert!(samples.insert(series.to_owned(), value).is_none(), "{series} comes twice");
         }
@@ -272,6 +477,13 @@ mod tests {
     fn the_text_is_well_formed_and_says_what_was_counted() {
         let text = render(&view());
         let samples = parse(&text);
+        let of = |what: &str, consumer: &str, partition: u32| {
+            format!(
+                "trine_consumer_{what}{{consumer=\"{consumer}\",group=\"desk\",\
+                 topic=\"ticket.create\",partition=\"{partition}\"}}"
+            )
+        };
+        assert!(!samples.contains_key("trine_journal_recovery_damaged{journal=\"spool\"}"));
         for (series, value) in [
             ("trine_build_info{version=\"0.1.0\",build=\"0.1.0+00c0ffee\"}", 1.0),
             ("trine_data_up", 1.0),
@@ -291,6 +503,24 @@ mod tests {
             ("trine_command_duration_seconds_bucket{shard=\"0\",le=\"+Inf\"}", 3.0),
             ("trine_command_duration_seconds_count{shard=\"0\"}", 3.0),
             ("trine_command_duration_seconds_sum{shard=\"0\"}", 4294.967297049),
+            (
+                "trine_journal_info{journal=\"log\",\
+                 data_dir=\"/a \\\\ b,\\\"c\\\"=}\\n/d\",driver=\"\"}",
+                1.0,
+            ),
+            ("trine_journal_state{journal=\"log\",phase=\"failing\"}", 1.0),
+            ("trine_journal_state{journal=\"log\",phase=\"ready\"}", 0.0),
+            ("trine_journal_state{journal=\"spool\",phase=\"ready\"}", 1.0),
+            ("trine_journal_syncs_total{journal=\"log\"}", 4.0),
+            ("trine_journal_sync_seconds_total{journal=\"log\"}", 0.006),
+            ("trine_journal_failures_total{journal=\"log\"}", 2.0),
+            ("trine_journal_recovery_damaged{journal=\"log\"}", 1.0),
+            ("trine_journal_recovery_seconds{journal=\"log\"}", 0.012),
+            (&of("lag", "mail", 7), 30.0),
+            (&of("lag", "mail", 0), 0.0),
+            (&of("position", "mail", 7), 20.0),
+            (&of("paused", "mail", 7), 1.0),
+            (&of("lag", "quality", 0), 49.0),
         ] {
             assert_eq!(samples.get(series), Some(&value), "{series}");
         }
@@ -318,6 +548,9 @@ mod tests {
         assert_eq!(imbalance(&[Snapshot::zero(), Snapshot::zero()]), 1.0);
         let mut empty = view();
         empty.shards.clear();
-        parse(&render(&empty));
+        empty.report = None;
+        let text = render(&empty);
+        parse(&text);
+        assert!(!text.contains("trine_consumer_lag{") && !text.contains("trine_journal_info"));
     }
 }

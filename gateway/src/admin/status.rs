@@ -3,9 +3,10 @@
 //! **Runs on: control.**
 
 use serde::{Deserialize, Serialize};
-use trine_core::metrics::{Counter, DRIVER_EPOLL, DRIVER_IO_URING, Gauge, Page};
+use trine_core::metrics::{Counter, DRIVER_EPOLL, DRIVER_IO_URING, Gauge, Page, Snapshot};
 
 use crate::control::State;
+use crate::control::report::Report;
 
 /// The answer's body.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,6 +31,12 @@ pub struct Status {
     pub adopted: bool,
     /// One entry a shard.
     pub shards: Vec<Shard>,
+    /// Durable events that were refused, of all data processes.
+    #[serde(default)]
+    pub events_refused: u64,
+    /// The log, the spool and the consumers; nothing of them while there is no data process.
+    #[serde(flatten)]
+    pub report: Report,
 }
 
 /// One shard.
@@ -62,22 +69,22 @@ pub fn render(state: &State) -> String {
 
 impl Status {
     fn of(state: &State) -> Status {
-        let shard = |(index, page): (usize, &Page)| {
-            let seen = page.snapshot();
-            Shard {
-                index,
-                cpu: state.cpus.get(index).copied(),
-                connections: seen.gauge(Gauge::Connections),
-                sessions: seen.gauge(Gauge::Sessions),
-                channels: seen.gauge(Gauge::Channels),
-                subscriptions: seen.gauge(Gauge::Subscriptions),
-                utilisation: seen.gauge(Gauge::UtilisationPpm) as f64 / 1e6,
-                messages_in: seen.counter(Counter::MessagesIn),
-                messages_out: seen.counter(Counter::MessagesOut),
-            }
+        let seen: Vec<Snapshot> = state.pages.iter().map(Page::snapshot).collect();
+        let shard = |(index, seen): (usize, &Snapshot)| Shard {
+            index,
+            cpu: state.cpus.get(index).copied(),
+            connections: seen.gauge(Gauge::Connections),
+            sessions: seen.gauge(Gauge::Sessions),
+            channels: seen.gauge(Gauge::Channels),
+            subscriptions: seen.gauge(Gauge::Subscriptions),
+            utilisation: seen.gauge(Gauge::UtilisationPpm) as f64 / 1e6,
+            messages_in: seen.counter(Counter::MessagesIn),
+            messages_out: seen.counter(Counter::MessagesOut),
         };
-        let mut drivers: Vec<u64> =
-            state.pages.iter().map(|page| page.snapshot().gauge(Gauge::Driver)).collect();
+        let refused = |seen: &Snapshot| {
+            seen.counter(Counter::EventsRefused) + seen.counter(Counter::EventsLate)
+        };
+        let mut drivers: Vec<u64> = seen.iter().map(|seen| seen.gauge(Gauge::Driver)).collect();
         drivers.dedup();
         let driver = match drivers.as_slice() {
             [] | [0] => "none",
@@ -95,7 +102,45 @@ impl Status {
             driver: driver.to_owned(),
             restarts: state.identity.restarts,
             adopted: state.adopted,
-            shards: state.pages.iter().enumerate().map(shard).collect(),
+            shards: seen.iter().enumerate().map(shard).collect(),
+            events_refused: seen.iter().map(refused).sum(),
+            report: state.report.as_deref().cloned().unwrap_or_default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::LogKind;
+    use crate::control::report::{Consumer, Journal, Log, Partition};
+
+    #[test]
+    fn what_is_written_is_what_is_read() {
+        let mut state = State::new(None);
+        for report in [false, true] {
+            let journal = Journal { phase: "ready".to_owned(), ..Journal::default() };
+            let partition = Partition { partition: 3, position: 5, end_offset: 9, paused: false };
+            let consumer = Consumer {
+                name: "mail".to_owned(),
+                group: "mail".to_owned(),
+                topic: "tickets".to_owned(),
+                partitions: vec![partition],
+            };
+            state.report = report.then(|| {
+                let log = Log { kind: LogKind::Embedded, journal: Some(journal) };
+                Report { log: Some(log), consumers: vec![consumer], ..Report::default() }.into()
+            });
+            let text = render(&state);
+            assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), Status::of(&state));
+            let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(json["log"]["phase"].is_string(), report, "{text}");
+            assert_eq!(json["log"]["kind"] == "embedded", report, "{text}");
+            assert_eq!(json["consumers"].as_array().map(Vec::len), Some(usize::from(report)));
+            assert!(json["spool"].is_null());
+        }
+        let older = r#"{"build":"1","control_pid":1,"data_pid":null,"uptime_s":0,"generation":1,
+            "config_fingerprint":"","driver":"none","restarts":0,"adopted":false,"shards":[]}"#;
+        assert_eq!(serde_json::from_str::<Status>(older).unwrap().report, Report::default());
     }
 }

@@ -7,8 +7,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::ExitCode;
 
 use crate::admin::Status;
-use crate::config::Config;
-use crate::limits::STATUS_TIMEOUT;
+use crate::config::{Config, LogKind};
+use crate::control::report::{Consumer, Journal, Report};
+use crate::limits::{STATUS_ANSWER_BYTES, STATUS_TIMEOUT};
 
 /// Prints what the gateway with this configuration says of itself.
 pub(super) fn show(config: &Config) -> ExitCode {
@@ -38,7 +39,7 @@ fn ask(admin: SocketAddr) -> Result<String, String> {
         stream.set_write_timeout(Some(STATUS_TIMEOUT))?;
         write!(stream, "GET /status HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();
-        stream.take(1 << 20).read_to_string(&mut answer)?;
+        stream.take(STATUS_ANSWER_BYTES).read_to_string(&mut answer)?;
         Ok(answer)
     };
     let answer = exchange().map_err(|error| error.to_string())?;
@@ -75,5 +76,152 @@ fn describe(status: &Status) -> String {
             shard.utilisation * 100.0,
         ));
     }
+    describe_log(&mut text, &status.report, status.events_refused);
+    describe_consumers(&mut text, &status.report);
     text
+}
+
+fn describe_log(text: &mut String, report: &Report, refused: u64) {
+    let Some(log) = &report.log else { return };
+    let kind = match log.kind {
+        LogKind::Embedded => "embedded",
+        LogKind::Kafka => "kafka",
+    };
+    match &log.journal {
+        Some(journal) => describe_journal(text, "log", &format!("{kind}, "), journal),
+        None => text.push_str(&format!("log         {kind}\n")),
+    }
+    if let Some(spool) = &report.spool {
+        describe_journal(text, "spool", "", spool);
+    }
+    text.push_str(&format!("refused     {refused} durable events\n"));
+}
+
+fn describe_journal(text: &mut String, name: &str, kind: &str, journal: &Journal) {
+    text.push_str(&format!(
+        "{name:<12}{kind}{}, {} of {}, {}\n            {} records in {} syncs, on average {:.1} ms, \
+         at most {:.1} ms; driver: {}\n",
+        journal.phase,
+        mebibytes(journal.used_bytes),
+        mebibytes(journal.quota_bytes),
+        journal.data_dir,
+        journal.records,
+        journal.syncs,
+        journal.sync_mean_ns as f64 / 1e6,
+        journal.sync_max_ns as f64 / 1e6,
+        journal.driver.as_deref().unwrap_or("none yet"),
+    ));
+    if let Some(found) = &journal.recovery {
+        text.push_str(&format!(
+            "            recovered {} records, {} in {} ms: {} damaged places, {} segments and {} \
+             records missing, {} bytes torn\n",
+            found.records,
+            mebibytes(found.bytes),
+            found.duration_ms,
+            found.damaged,
+            found.missing_segments,
+            found.missing_records,
+            found.torn_bytes,
+        ));
+    }
+    for damage in &journal.damages {
+        text.push_str(&format!("            damage: {damage}\n"));
+    }
+    if journal.failures > 0 {
+        text.push_str(&format!(
+            "            {} failures of the disk, {} records lost to them; the last: {}\n",
+            journal.failures,
+            journal.lost_records,
+            journal.error.as_deref().unwrap_or("unknown"),
+        ));
+    }
+}
+
+/// A line for each consumer and topic.
+fn describe_consumers(text: &mut String, report: &Report) {
+    if report.consumers.is_empty() {
+        return;
+    }
+    let width = |of: fn(&Consumer) -> &str, least: usize| {
+        report.consumers.iter().map(|consumer| of(consumer).len()).max().unwrap_or(0).max(least)
+    };
+    let name = width(|consumer| &consumer.name, 8);
+    let group = width(|consumer| &consumer.group, 5);
+    let topic = width(|consumer| &consumer.topic, 5);
+    text.push_str(&format!(
+        "{:<name$}  {:<group$}  {:<topic$}  partitions  paused         lag\n",
+        "consumer", "group", "topic"
+    ));
+    for consumer in &report.consumers {
+        let paused = consumer.partitions.iter().filter(|partition| partition.paused).count();
+        text.push_str(&format!(
+            "{:<name$}  {:<group$}  {:<topic$}  {:10}  {paused:6}  {:10}\n",
+            consumer.name,
+            consumer.group,
+            consumer.topic,
+            consumer.partitions.len(),
+            consumer.lag(),
+        ));
+    }
+    if report.partitions_omitted > 0 {
+        text.push_str(&format!("{} partitions more, with less lag\n", report.partitions_omitted));
+    }
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::report::{Log, Partition, Recovery};
+
+    #[test]
+    fn people_are_told_of_damage_failures_and_lag() {
+        let journal = Journal {
+            data_dir: "/data".to_owned(),
+            phase: "failing".to_owned(),
+            used_bytes: 3 << 20,
+            quota_bytes: 1 << 30,
+            records: 10,
+            syncs: 4,
+            sync_mean_ns: 1_500_000,
+            failures: 2,
+            error: Some("write: no space".to_owned()),
+            recovery: Some(Recovery { damaged: 1, ..Recovery::default() }),
+            damages: vec!["segment 1, bytes 2..3".to_owned()],
+            ..Journal::default()
+        };
+        let at = |partition, position| Partition {
+            partition,
+            position,
+            end_offset: 9,
+            paused: partition == 1,
+        };
+        let report = Report {
+            log: Some(Log { kind: LogKind::Embedded, journal: Some(journal) }),
+            consumers: vec![Consumer {
+                name: "notification".to_owned(),
+                group: "desk".to_owned(),
+                topic: "tickets".to_owned(),
+                partitions: vec![at(0, 9), at(1, 2)],
+            }],
+            ..Report::default()
+        };
+        let mut text = String::new();
+        describe_log(&mut text, &report, 7);
+        describe_consumers(&mut text, &report);
+        for line in [
+            "log         embedded, failing, 3.0 MiB of 1024.0 MiB, /data",
+            "10 records in 4 syncs, on average 1.5 ms",
+            "1 damaged places",
+            "damage: segment 1, bytes 2..3",
+            "2 failures of the disk, 0 records lost to them; the last: write: no space",
+            "refused     7 durable events",
+            "notification  desk   tickets           2       1           7",
+        ] {
+            assert!(text.contains(line), "{line}\n---\n{text}");
+        }
+    }
 }

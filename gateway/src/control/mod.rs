@@ -12,6 +12,7 @@ mod build;
 mod error;
 mod listen;
 mod process;
+pub mod report;
 mod runtime_dir;
 mod signals;
 mod state;
@@ -138,6 +139,8 @@ impl Control {
             }
         }
         crate::admin::serve(admin, control.shared.clone()).map_err(Error::System)?;
+        let socket = control.runtime_dir.data_socket();
+        tokio::spawn(report::follow(control.shared.clone(), socket));
         Ok(control)
     }
 
@@ -290,6 +293,7 @@ impl Control {
         }
         let pages = self.shared.with(|state| {
             state.data_pid = None;
+            state.report = None;
             process::fresh_pages(&state.pages, state.pages.len()).map(|pages| state.pages = pages)
         });
         if let Err(error) = pages {

@@ -16,11 +16,12 @@ use std::thread;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::de::IgnoredAny;
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::sync::oneshot;
 use trine_core::metrics::Page;
 
 use super::error::Error;
-use super::wire::{self, Adopt, Handles, Hello, Start, Started};
+use super::wire::{self, Handles, Hello, Request, Start, Started};
 use crate::limits::{LINK_TIMEOUT, START_TIMEOUT};
 
 /// Milliseconds after which mimalloc gives freed memory back to the system.
@@ -163,26 +164,54 @@ pub struct Adopted {
     pub handles: Handles,
 }
 
+/// Connects to the data process behind `socket`, each wait bounded by [`LINK_TIMEOUT`], that for
+/// room in its backlog too.
+///
+/// # Errors
+/// `NotFound` and `ConnectionRefused` when nobody is there: no file, or a file whose process is
+/// gone.
+fn connect(socket: &Path) -> io::Result<UnixStream> {
+    let stream = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    stream.set_read_timeout(Some(LINK_TIMEOUT))?;
+    stream.set_write_timeout(Some(LINK_TIMEOUT))?;
+    stream.connect(&SockAddr::unix(socket)?)?;
+    Ok(OwnedFd::from(stream).into())
+}
+
+/// Connects and hears who is there. Blocks for at most twice [`LINK_TIMEOUT`].
+///
+/// # Errors
+/// When nobody is there, or says nothing that can be understood.
+pub fn greet(socket: &Path) -> io::Result<(UnixStream, Hello)> {
+    let stream = connect(socket)?;
+    let (hello, _) = wire::receive::<Hello>(&stream)?;
+    Ok((stream, hello))
+}
+
 /// Asks the data process behind `socket`, if one lives, for its listeners and pages. Blocks for
-/// at most three times [`LINK_TIMEOUT`].
+/// at most four times [`LINK_TIMEOUT`].
 ///
 /// # Errors
 /// [`Error::OtherLayout`] and [`Error::Adopt`].
 pub fn adopt(socket: &Path) -> Result<Option<Adopted>, Error> {
-    // Nobody there: no file, or a file whose process is gone.
-    let Ok(stream) = UnixStream::connect(socket) else { return Ok(None) };
+    let stream = match connect(socket) {
+        Ok(stream) => stream,
+        // A process too busy to take connections is there all the same.
+        Err(source) if source.kind() == io::ErrorKind::WouldBlock => {
+            return Err(Error::Adopt { pid: None, source });
+        }
+        Err(_) => return Ok(None),
+    };
     let peer = rustix::net::sockopt::socket_peercred(&stream).map(|peer| peer.pid.as_raw_pid());
     let peer = peer.ok().and_then(|pid| u32::try_from(pid).ok());
     let failed = |source| Error::Adopt { pid: peer, source };
-    stream.set_read_timeout(Some(LINK_TIMEOUT)).map_err(failed)?;
-    stream.set_write_timeout(Some(LINK_TIMEOUT)).map_err(failed)?;
     let (hello, _) = wire::receive::<Hello>(&stream).map_err(failed)?;
     if hello.layout != wire::layout() {
         return Err(Error::OtherLayout { build: hello.build, pid: hello.pid });
     }
     // Taken before the hand-over: if the process ends from here on, the pidfd tells.
     let pidfd = pidfd(hello.pid).map_err(failed)?;
-    wire::send(&stream, &Adopt { pid: std::process::id() }, &[]).map_err(failed)?;
+    wire::send(&stream, &Request::Adopt { pid: std::process::id() }, &[]).map_err(failed)?;
     let (start, fds) = wire::receive::<Start<IgnoredAny>>(&stream).map_err(failed)?;
     let handles = Handles::from_fds(&start, fds).map_err(failed)?;
     let found = Found { pid: hello.pid, pidfd, child: None };

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use trine_core::metrics::Page;
 
 use super::build::build;
+use super::report::Report;
 use super::wire::Identity;
 
 /// The state behind `/metrics` and `/status`.
@@ -29,6 +30,9 @@ pub struct State {
     pub cpus: Vec<usize>,
     /// One page a shard.
     pub pages: Vec<Page>,
+    /// What the data process said last of its journals and consumers; absent while it says
+    /// nothing.
+    pub report: Option<Arc<Report>>,
 }
 
 impl State {
@@ -42,6 +46,7 @@ impl State {
             identity: Identity::default(),
             cpus: Vec::new(),
             pages: Vec::new(),
+            report: None,
         }
     }
 }

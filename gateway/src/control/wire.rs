@@ -2,10 +2,14 @@
 //!
 //! **Runs on: control** and the data process's main and link threads.
 //!
-//! Two exchanges, both JSON in [`trine_core::fd`] messages, each over a socket of its own:
+//! Three exchanges, all JSON in [`trine_core::fd`] messages, each over a socket of its own:
 //! - start, on the data process's standard input: [`Start`] with descriptors, then [`Started`];
-//! - adoption, on `runtime_dir/data.sock`: [`Hello`] from the data process, [`Adopt`], then
-//!   [`Start`] with the same descriptors back.
+//! - adoption, on `runtime_dir/data.sock`: [`Hello`] from the data process, [`Request::Adopt`],
+//!   then [`Start`] with the same descriptors back;
+//! - once a second, there too: [`Hello`], [`Request::Report`], then a [`Report`], or the end where
+//!   there is none yet.
+//!
+//! [`Report`]: super::report::Report
 //!
 //! [`Hello`] never loses a field: any build must be able to read any other's.
 
@@ -21,7 +25,7 @@ use trine_core::metrics::{LAYOUT, Page};
 use crate::config::Config;
 
 /// Changes whenever the messages here change their meaning.
-const WIRE_VERSION: u64 = 2;
+const WIRE_VERSION: u64 = 3;
 
 /// What two processes must agree on before they share listeners and pages: these messages and the
 /// pages' layout.
@@ -89,11 +93,16 @@ pub struct Hello {
     pub identity: Identity,
 }
 
-/// A control's request to have everything handed over.
+/// What a control asks the data process for, once in a connection.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Adopt {
-    /// The control's process id, for the log.
-    pub pid: u32,
+pub enum Request {
+    /// To have everything handed over.
+    Adopt {
+        /// The control's process id, for the log.
+        pid: u32,
+    },
+    /// What it says of its journals and consumers.
+    Report,
 }
 
 /// The descriptors that travel with [`Start`].

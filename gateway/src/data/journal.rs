@@ -2,7 +2,7 @@
 //!
 //! **Runs on: the data process's main thread**; each journal has a storage thread of its own.
 
-use trine_core::journal::storage::{Phase, Preference, Setup, Storage, Store, start};
+use trine_core::journal::storage::{Phase, Preference, Setup, State, Storage, Store, start};
 use trine_core::journal::{Options, Retention};
 
 use super::Peers;
@@ -56,6 +56,11 @@ impl Journals {
     /// The next shard's end.
     pub fn next_store(&mut self) -> Option<Store> {
         self.stores.next()
+    }
+
+    /// How the log's journal is.
+    pub fn log_state(&self) -> Option<&State> {
+        self.log.as_ref().map(Storage::state)
     }
 
     /// Says what has changed.

@@ -1,4 +1,5 @@
-//! The socket on which a living data process waits for a control that wants to adopt it.
+//! The socket on which a living data process waits for a control that wants to adopt it, or to
+//! know how its journals and consumers are.
 //!
 //! **Runs on: a thread of the data process** that blocks; one exchange at a time, each wait bounded.
 //!
@@ -15,14 +16,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crate::control::wire::{self, Adopt, Handles, Hello, Start};
+use crate::control::report::Report;
+use crate::control::wire::{self, Handles, Hello, Request, Start};
 use crate::limits::LINK_TIMEOUT;
 
 /// The open socket and what is given out on it.
 #[derive(Debug)]
 pub struct Link {
     path: PathBuf,
+    given: Given,
+}
+
+/// What is given out: by this thread and the main thread together.
+#[derive(Clone, Debug)]
+struct Given {
     estate: Arc<Mutex<Option<Estate>>>,
+    /// Apart from the estate, which is locked while it is sent.
+    report: Arc<Mutex<Option<Arc<Report>>>>,
 }
 
 /// What an adopting control gets.
@@ -52,12 +62,18 @@ impl Link {
             identity: start.identity.clone(),
         };
         let estate = Estate { hello, start: start.clone(), handles: handles.try_clone()? };
-        let estate = Arc::new(Mutex::new(Some(estate)));
-        let shared = Arc::clone(&estate);
+        let given = Given { estate: Arc::new(Mutex::new(Some(estate))), report: Arc::default() };
+        let shared = given.clone();
         thread::Builder::new()
             .name("link".to_owned())
             .spawn(move || answer_all(&listener, &shared))?;
-        Ok(Link { path: path.to_owned(), estate })
+        Ok(Link { path: path.to_owned(), given })
+    }
+
+    /// Has this report given out from now on.
+    pub fn publish(&self, report: Report) {
+        let mut current = self.given.report.lock().unwrap_or_else(PoisonError::into_inner);
+        *current = Some(Arc::new(report));
     }
 
     /// Gives nothing out any more: removes the socket and closes the duplicates.
@@ -65,13 +81,13 @@ impl Link {
         if let Err(error) = fs::remove_file(&self.path) {
             tracing::warn!(%error, path = %self.path.display(), "socket not removed");
         }
-        self.estate.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.given.estate.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 
-fn answer_all(listener: &UnixListener, estate: &Mutex<Option<Estate>>) {
+fn answer_all(listener: &UnixListener, given: &Given) {
     loop {
-        let answered = listener.accept().and_then(|(control, _)| answer(&control, estate));
+        let answered = listener.accept().and_then(|(control, _)| answer(&control, given));
         if let Err(error) = answered {
             tracing::warn!(%error, "a control was not answered");
             // Running out of descriptors fails at once, again and again.
@@ -80,7 +96,7 @@ fn answer_all(listener: &UnixListener, estate: &Mutex<Option<Estate>>) {
     }
 }
 
-fn answer(control: &UnixStream, estate: &Mutex<Option<Estate>>) -> io::Result<()> {
+fn answer(control: &UnixStream, given: &Given) -> io::Result<()> {
     let peer = rustix::net::sockopt::socket_peercred(control)?;
     if peer.uid != rustix::process::geteuid() && !peer.uid.is_root() {
         return Err(io::ErrorKind::PermissionDenied.into());
@@ -88,13 +104,22 @@ fn answer(control: &UnixStream, estate: &Mutex<Option<Estate>>) -> io::Result<()
     control.set_read_timeout(Some(LINK_TIMEOUT))?;
     control.set_write_timeout(Some(LINK_TIMEOUT))?;
     let hello = |estate: &Option<Estate>| estate.as_ref().map(|estate| estate.hello.clone());
-    let lock = || estate.lock().unwrap_or_else(PoisonError::into_inner);
+    let lock = || given.estate.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(hello) = hello(&lock()) else { return Ok(()) };
     wire::send(control, &hello, &[])?;
-    let (adopt, _) = wire::receive::<Adopt>(control)?;
-    if let Some(estate) = &*lock() {
-        wire::send(control, &estate.start, &estate.handles.as_fds())?;
-        tracing::info!(control_pid = adopt.pid, "adopted by a new control");
+    match wire::receive::<Request>(control)?.0 {
+        Request::Adopt { pid } => {
+            if let Some(estate) = &*lock() {
+                wire::send(control, &estate.start, &estate.handles.as_fds())?;
+                tracing::info!(control_pid = pid, "adopted by a new control");
+            }
+        }
+        Request::Report => {
+            let report = given.report.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if let Some(report) = report {
+                wire::send(control, &*report, &[])?;
+            }
+        }
     }
     Ok(())
 }

@@ -10,6 +10,7 @@
 mod journal;
 mod link;
 mod names;
+mod report;
 mod stop;
 
 use std::io::{self, Write};
@@ -30,12 +31,14 @@ use crate::control::supervise::SHARDS_DRAIN;
 use crate::control::wire::{self, Handles, Start, Started};
 use crate::edge::ShardStart;
 use crate::hub::ToShard;
-use crate::limits::{JOURNAL_LOOK, START_TIMEOUT};
+use crate::limits::{JOURNAL_LOOK, REPORT_INTERVAL, START_TIMEOUT};
 use crate::log::Resharding;
 use journal::Journals;
 use link::Link;
+use report::Reporter;
 
 pub use names::Names;
+pub use report::Standings;
 pub use stop::{Stop, StopSignal};
 
 /// What a shard holds of the others.
@@ -147,11 +150,16 @@ async fn until_drained(mut shards: Shards, link: Link) -> io::Result<ExitCode> {
     let mut draining = false;
     let mut deadline = tokio::time::Instant::now();
     let mut look = tokio::time::interval(JOURNAL_LOOK);
+    let mut report = tokio::time::interval(REPORT_INTERVAL);
     loop {
         tokio::select! {
             _ = look.tick() => {
                 shards.journals.look();
                 shards.names.look_up().await;
+                continue;
+            }
+            _ = report.tick() => {
+                link.publish(shards.reporter.report(&shards.journals));
                 continue;
             }
             _ = terminate.recv() => {}
@@ -190,6 +198,7 @@ struct Shards {
     stop: Stop,
     journals: Journals,
     names: Names,
+    reporter: Reporter,
 }
 
 impl Shards {
@@ -206,6 +215,7 @@ impl Shards {
         let (pinned, pins) = std::sync::mpsc::sync_channel(count);
         let mut stop = Stop::default();
         let (names, resharding) = (Names::default(), Arc::new(Resharding::default()));
+        let mut reporter = Reporter::new(&start.config);
         let Handles { client, echo, api, pages } = handles;
         let (mut echo, mut api) = (echo.into_iter(), api.into_iter());
         let shards = client.into_iter().zip(pages).zip(peers);
@@ -220,6 +230,7 @@ impl Shards {
                 store: journals.next_store(),
                 names: names.clone(),
                 resharding: resharding.clone(),
+                standings: reporter.add_shard(),
                 metrics: page.writer()?,
                 config: Arc::clone(&config),
                 stop: stop.add_shard()?,
@@ -237,7 +248,7 @@ impl Shards {
         let results: Vec<(usize, Result<(), String>)> = pins.iter().take(count).collect();
         let failed = |(index, result): (usize, Result<(), String>)| Some((index, result.err()?));
         let unpinned = results.into_iter().filter_map(failed).collect();
-        Ok(Shards { running: count, unpinned, ended, stop, journals, names })
+        Ok(Shards { running: count, unpinned, ended, stop, journals, names, reporter })
     }
 }
 

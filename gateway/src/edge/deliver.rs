@@ -18,6 +18,7 @@ use uuid::Uuid;
 use super::durable::{Asked, AskedKind};
 use super::shard::Shard;
 use crate::config::Config;
+use crate::data::Standings;
 use crate::deliver::{
     Alarm, Effect, LagEvent, LagMeter, Lane, Level, Outcome, Request, Route, Token, Totals,
     outcome_of,
@@ -46,6 +47,9 @@ pub(super) struct Deliveries {
     /// Counts lanes, to tell one from the one before it on the same feed.
     lives: u32,
     next_look_ms: u64,
+    /// For control; not told yet in this second.
+    standings: Standings,
+    untold: bool,
     /// Of lanes that are gone.
     past: Totals,
 }
@@ -77,17 +81,11 @@ struct Hook {
     path: Rc<str>,
 }
 
-/// How far a consumer is in a partition, for people.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+/// How far a consumer is in a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
-    /// The consumer.
-    pub consumer: String,
-    /// Its group.
-    pub group: String,
-    /// The topic.
-    pub topic: String,
-    /// The partition.
-    pub partition: u32,
+    /// Which consumer and partition.
+    pub of: Feed,
     /// The next offset that is not delivered.
     pub position: u64,
     /// Where the partition ends.
@@ -97,7 +95,7 @@ pub struct Standing {
 }
 
 impl Deliveries {
-    pub fn new(config: &Rc<Config>) -> Self {
+    pub fn new(config: &Rc<Config>, standings: Standings) -> Self {
         let consumers = 0..config.consumers.len();
         let hook = |consumer: usize| hook(&config.consumers[consumer].lag.hook);
         Self {
@@ -113,6 +111,8 @@ impl Deliveries {
             results: Rc::default(),
             lives: 0,
             next_look_ms: 0,
+            standings,
+            untold: false,
             past: Totals::default(),
         }
     }
@@ -207,6 +207,7 @@ impl Shard {
         let look = now_ms >= self.deliveries.next_look_ms;
         if look {
             self.deliveries.next_look_ms = now_ms + LAG_INTERVAL_MS;
+            self.deliveries.untold = true;
         }
         for feed in 0..self.deliveries.running.len() as u32 {
             let Some(running) = self.deliveries.get(feed) else { continue };
@@ -229,6 +230,9 @@ impl Shard {
         }
         if look && self.config.demo {
             self.publish_lag(now_ms);
+        }
+        if self.deliveries.untold {
+            self.deliveries.untold = !self.deliveries.tell_standings();
         }
     }
 
@@ -473,28 +477,23 @@ impl Shard {
             }
         }
     }
-
-    /// How far each consumer is in the partitions that are read here.
-    pub fn standings(&self) -> Vec<Standing> {
-        let running = self.deliveries.running.iter().flatten();
-        let standing = |running: &Running| {
-            let consumer = &self.config.consumers[running.feed.consumer as usize];
-            let position = running.lane.position();
-            Standing {
-                consumer: consumer.name.clone(),
-                group: consumer.group.clone(),
-                topic: self.ingest.routes().topics()[running.feed.topic as usize].to_string(),
-                partition: running.feed.partition,
-                position,
-                end_offset: running.end_offset.max(position),
-                paused: running.lane.is_paused(),
-            }
-        };
-        running.map(standing).collect()
-    }
 }
 
 impl Deliveries {
+    /// How far each consumer is in the partitions that are read here.
+    pub fn standings(&self) -> impl Iterator<Item = Standing> {
+        self.running.iter().flatten().map(|running| {
+            let position = running.lane.position();
+            let end_offset = running.end_offset.max(position);
+            Standing { of: running.feed, position, end_offset, paused: running.lane.is_paused() }
+        })
+    }
+
+    /// Leaves that for control; false when it is just being read.
+    fn tell_standings(&self) -> bool {
+        self.standings.try_replace(self.standings())
+    }
+
     fn name_of(&self, feed: u32) -> String {
         let running = self.running.get(feed as usize).and_then(Option::as_ref);
         let Some(running) = running else { return String::new() };

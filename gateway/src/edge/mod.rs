@@ -24,7 +24,7 @@ use trine_core::metrics::{Counter, DRIVER_EPOLL, DRIVER_IO_URING, Gauge, Writer}
 use trine_core::rt::{self, Driver, Listener, Preference, Stream, WakeHandle, Wakeup};
 
 use crate::config::Config;
-use crate::data::{Names, Peers, StopSignal};
+use crate::data::{Names, Peers, Standings, StopSignal};
 use crate::hub::ToShard;
 use crate::limits::{ACCEPT_PAUSE_MS, CONNECTIONS_MAX};
 use crate::log::Resharding;
@@ -61,6 +61,8 @@ pub struct ShardStart {
     pub names: Names,
     /// What the shards' spools share.
     pub resharding: Arc<Resharding>,
+    /// Where it leaves how far its consumers are.
+    pub standings: Standings,
 }
 
 /// A shard as its tasks hold it.
@@ -84,12 +86,14 @@ pub fn run(start: ShardStart) {
         store,
         names,
         resharding,
+        standings,
         ..
     } = start;
     // A copy of its own, so that no cache line is shared with another shard.
     let config = Rc::new(Config::clone(&config));
     let wake = peers.mailboxes.wake_handle();
-    let shard = Rc::new(RefCell::new(Shard::new(index, config, metrics, peers)));
+    let shard = Shard::new(index, config, metrics, peers, standings);
+    let shard = Rc::new(RefCell::new(shard));
     let tasks = shard.clone();
     let begin = move |driver: &Driver| {
         let number = match driver {

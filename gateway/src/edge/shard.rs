@@ -31,7 +31,7 @@ use crate::config::{
     Assignor, Compression, Config, Consumer as ConsumerConfig, Kafka as KafkaConfig, LogKind, Sasl,
     Start,
 };
-use crate::data::{Names, Peers};
+use crate::data::{Names, Peers, Standings};
 use crate::deliver;
 use crate::hub::{Hub, Ticket, ToShard};
 use crate::ingest::{Ingest, Routes};
@@ -84,7 +84,13 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    pub fn new(index: usize, config: Rc<Config>, metrics: Writer, peers: Peers) -> Self {
+    pub fn new(
+        index: usize,
+        config: Rc<Config>,
+        metrics: Writer,
+        peers: Peers,
+        standings: Standings,
+    ) -> Self {
         let now_ms = rt::now_ms();
         let mut ids = StdRng::from_os_rng();
         let share_bytes = config.broker.history_limit_bytes / peers.mailboxes.shards();
@@ -98,7 +104,7 @@ impl Shard {
             clients: Connections::new(config.clone(), metrics, now_ms),
             ingest,
             asked: Slab::new(),
-            deliveries: Deliveries::new(&config),
+            deliveries: Deliveries::new(&config, standings),
             next_call: 0,
             config,
             balance: peers.balance,

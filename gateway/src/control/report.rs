@@ -1,0 +1,264 @@
+//! What the data process says of its journals and consumers once a second, and how control asks.
+//!
+//! **Runs on: control**, and the data process's main and link threads, which make and send it.
+//!
+//! Metric pages hold series that are known beforehand; what gets its labels at run time is here.
+//! A report is of one process's life: it ends with the process, and the next one's totals begin
+//! at 0.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::time::MissedTickBehavior;
+use trine_core::journal::storage::{self, Phase};
+
+use super::process::greet;
+use super::state::Shared;
+use super::wire::{self, Request};
+use crate::config::LogKind;
+use crate::limits::{REPORT_DAMAGES, REPORT_INTERVAL};
+
+/// Everything that is reported.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Report {
+    /// Where durable events go; absent: there are none, or nothing is known.
+    pub log: Option<Log>,
+    /// The journal in front of Kafka, where there is one.
+    pub spool: Option<Journal>,
+    /// What consumers read, a topic each.
+    pub consumers: Vec<Consumer>,
+    /// Partitions that a report has no room for: those with the least lag.
+    pub partitions_omitted: u64,
+}
+
+/// The log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Log {
+    /// Which log it is.
+    pub kind: LogKind,
+    /// Its journal, where it has one of this process.
+    #[serde(flatten)]
+    pub journal: Option<Journal>,
+}
+
+/// A journal: how it is now, and totals since the data process started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Journal {
+    /// The folder that holds it.
+    pub data_dir: String,
+    /// What it does with records, one of [`PHASES`].
+    pub phase: String,
+    /// How it writes, and why not better.
+    pub driver: Option<String>,
+    /// Bytes that it has of its quota.
+    pub used_bytes: u64,
+    /// Bytes that it may have.
+    pub quota_bytes: u64,
+    /// Bytes that wait for the disk.
+    pub pending_bytes: u64,
+    /// Commits that became durable.
+    pub commits: u64,
+    /// Records that became durable.
+    pub records: u64,
+    /// Syncs, failed ones too.
+    pub syncs: u64,
+    /// Nanoseconds of all syncs together.
+    pub sync_total_ns: u64,
+    /// Nanoseconds of a sync on average.
+    pub sync_mean_ns: u64,
+    /// Nanoseconds of the longest sync.
+    pub sync_max_ns: u64,
+    /// Operations of the disk that failed.
+    pub failures: u64,
+    /// Records that were taken and then refused since the disk failed.
+    pub lost_records: u64,
+    /// The last failure.
+    pub error: Option<String>,
+    /// What was found at the start; absent until that is done.
+    pub recovery: Option<Recovery>,
+    /// A line for each damaged place, the first [`REPORT_DAMAGES`] of them.
+    pub damages: Vec<String>,
+}
+
+/// What a journal found when it was opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recovery {
+    /// Segments read.
+    pub segments: u64,
+    /// Records found.
+    pub records: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Damaged places.
+    pub damaged: u64,
+    /// Records missing between others.
+    pub missing_records: u64,
+    /// Segments that are not there.
+    pub missing_segments: u64,
+    /// Bytes behind the last whole commit, which nothing had confirmed.
+    pub torn_bytes: u64,
+    /// Milliseconds it took.
+    pub duration_ms: u64,
+}
+
+/// A consumer and one topic that it reads on this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Consumer {
+    /// Its name.
+    pub name: String,
+    /// Its group.
+    pub group: String,
+    /// The topic.
+    pub topic: String,
+    /// The partitions read here, by number.
+    pub partitions: Vec<Partition>,
+}
+
+/// How far a consumer is in a partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Partition {
+    /// Its number.
+    pub partition: u32,
+    /// The next offset that is not delivered.
+    pub position: u64,
+    /// Where the partition ends.
+    pub end_offset: u64,
+    /// Nothing is begun: a mailbox is full, or a dead letter can't be written.
+    pub paused: bool,
+}
+
+/// The words for what a journal does with records.
+pub const PHASES: [&str; 5] = ["recovering", "ready", "failing", "full", "closed"];
+
+impl Journal {
+    /// What `state` says of the journal below `data_dir`. Takes the state's locks for texts.
+    pub fn of(data_dir: &Path, state: &storage::State) -> Journal {
+        let phase = match state.phase() {
+            Phase::Recovering => 0,
+            Phase::Ready => 1,
+            Phase::Failing => 2,
+            Phase::Full => 3,
+            Phase::Closed => 4,
+        };
+        let (syncs, sync_total_ns) = (state.syncs(), state.sync_total_ns());
+        let mut damages = state.damages();
+        damages.truncate(REPORT_DAMAGES);
+        Journal {
+            data_dir: data_dir.display().to_string(),
+            phase: PHASES[phase].to_owned(),
+            driver: state.driver(),
+            used_bytes: state.used_bytes(),
+            quota_bytes: state.quota_bytes(),
+            pending_bytes: state.pending_bytes(),
+            commits: state.commits(),
+            records: state.records(),
+            syncs,
+            sync_total_ns,
+            sync_mean_ns: sync_total_ns.checked_div(syncs).unwrap_or(0),
+            sync_max_ns: state.sync_max_ns(),
+            failures: state.failures(),
+            lost_records: state.lost(),
+            error: state.error(),
+            recovery: state.recovery().map(Recovery::from),
+            damages,
+        }
+    }
+}
+
+impl From<storage::Recovery> for Recovery {
+    fn from(found: storage::Recovery) -> Recovery {
+        Recovery {
+            segments: found.segments,
+            records: found.records,
+            bytes: found.bytes,
+            damaged: found.damaged,
+            missing_records: found.missing_records,
+            missing_segments: found.missing_segments,
+            torn_bytes: found.torn_bytes,
+            duration_ms: found.duration_ms,
+        }
+    }
+}
+
+impl Consumer {
+    /// Records that are not delivered, of all partitions read here.
+    pub fn lag(&self) -> u64 {
+        self.partitions.iter().map(Partition::lag).sum()
+    }
+}
+
+impl Partition {
+    /// Records that are not delivered.
+    pub fn lag(&self) -> u64 {
+        self.end_offset.saturating_sub(self.position)
+    }
+}
+
+/// Asks for a report once a second, as long as this control runs. One that doesn't come is no
+/// report: what is not known is not shown.
+pub(super) async fn follow(shared: Shared, socket: PathBuf) {
+    let mut tick = tokio::time::interval(REPORT_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let Some(pid) = shared.with(|state| state.data_pid) else { continue };
+        let socket = socket.clone();
+        let asked = tokio::task::spawn_blocking(move || ask(&socket, pid)).await;
+        let report = match asked.map_err(io::Error::from).flatten() {
+            Ok(report) => Some(Arc::new(report)),
+            Err(error) => {
+                tracing::debug!(pid, %error, "no report");
+                None
+            }
+        };
+        shared.with(|state| {
+            // That process may have ended meanwhile, and what it said with it.
+            if state.data_pid == Some(pid) {
+                state.report = report;
+            }
+        });
+    }
+}
+
+/// Blocks for at most four times the link's timeout, so not on control's own thread.
+fn ask(socket: &Path, pid: u32) -> io::Result<Report> {
+    let (stream, hello) = greet(socket)?;
+    if hello.layout != wire::layout() || hello.pid != pid {
+        return Err(io::Error::other("another process answers"));
+    }
+    wire::send(&stream, &Request::Report, &[])?;
+    Ok(wire::receive::<Report>(&stream)?.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_keeps_its_journal_through_json_and_may_have_none() {
+        let journal = Journal {
+            data_dir: "/var/lib/trine".to_owned(),
+            phase: "failing".to_owned(),
+            error: Some("EIO".to_owned()),
+            recovery: Some(Recovery { damaged: 1, ..Recovery::default() }),
+            damages: vec!["segment 1, bytes 2..3".to_owned()],
+            ..Journal::default()
+        };
+        for journal in [Some(journal), None] {
+            let report =
+                Report { log: Some(Log { kind: LogKind::Embedded, journal }), ..Report::default() };
+            let text = serde_json::to_string(&report).unwrap();
+            assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), report, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_journal_that_nothing_was_written_to_has_a_report() {
+        let journal = Journal::of(Path::new("/data"), &storage::State::default());
+        assert_eq!((&*journal.phase, journal.sync_mean_ns), ("recovering", 0));
+        assert_eq!((journal.recovery, journal.error), (None, None));
+    }
+}
