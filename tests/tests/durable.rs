@@ -6,13 +6,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use trine_tests::backend::{Answer, Backend};
 use trine_tests::checker::{self, Allowed, Sent};
 use trine_tests::client::Client;
 use trine_tests::durable::{Plan, Progress, publish};
 use trine_tests::gateway::Gateway;
-use trine_tests::{http, journal, wait};
+use trine_tests::{http, journal, process, wait};
 
 const PARTITIONS: u32 = 4;
 const TOPIC: &str = "ticket.create";
@@ -235,13 +236,17 @@ fn operators_see_the_lag_of_each_partition_whoever_dies() {
     assert_eq!(gateway.metrics().sum("trine_journal_state", &ready), 1.0);
     assert_eq!(gateway.metrics().sum("trine_journal_records_total", &ready[..1]), 60.0);
 
+    let old = gateway.data();
     gateway.kill_control();
     gateway.start_control();
     let adopted = wait::until("the new control sees it too", || behind(&gateway));
     assert_eq!(adopted, per_partition);
 
-    let old = gateway.kill_data();
-    wait::until("another data process", || (gateway.data() != old).then_some(()));
+    // No child of the new control's, so it is ended by its id.
+    process::signal(old, Signal::KILL);
+    let restarted = || gateway.metrics().sum("trine_data_restarts_total", &[]) == 1.0;
+    wait::until("another data process", || restarted().then_some(()));
+    assert_ne!(gateway.data(), old);
     let again = wait::until("its lag is seen", || behind(&gateway));
     assert_eq!(again, per_partition, "nothing was delivered, nothing was lost");
     // Offsets of consumers are records of the journal too.

@@ -11,7 +11,7 @@
 mod build;
 mod error;
 mod listen;
-mod process;
+pub(crate) mod process;
 pub mod report;
 mod runtime_dir;
 mod signals;

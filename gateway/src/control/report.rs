@@ -223,8 +223,12 @@ pub(super) async fn follow(shared: Shared, socket: PathBuf) {
     }
 }
 
-/// Blocks for at most four times the link's timeout, so not on control's own thread.
-fn ask(socket: &Path, pid: u32) -> io::Result<Report> {
+/// Asks data process `pid` behind `socket`. Blocks for at most four times the link's timeout, so
+/// not on control's own thread.
+///
+/// # Errors
+/// When that process isn't there, has no report yet, or says nothing that can be understood.
+pub fn ask(socket: &Path, pid: u32) -> io::Result<Report> {
     let (stream, hello) = greet(socket)?;
     if hello.layout != wire::layout() || hello.pid != pid {
         return Err(io::Error::other("another process answers"));

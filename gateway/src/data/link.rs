@@ -123,3 +123,80 @@ fn answer(control: &UnixStream, given: &Given) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::control::process::adopt;
+    use crate::control::report::{Consumer, Partition, ask};
+    use crate::control::wire::Identity;
+    use crate::limits::REPORT_PARTITIONS;
+    use trine_core::metrics::Page;
+
+    fn link(name: &str) -> (Link, PathBuf) {
+        let path = std::env::temp_dir().join(format!("trine-{name}-{}.sock", std::process::id()));
+        let start = Start {
+            identity: Identity { generation: 3, ..Identity::default() },
+            cpus: vec![0],
+            control_cpus: vec![],
+            config: Config::embedded(),
+            echo_listeners: 0,
+            api_listeners: 0,
+        };
+        let client = vec![std::net::TcpListener::bind("127.0.0.1:0").unwrap().into()];
+        let pages = vec![Page::create(0).unwrap()];
+        let handles = Handles { client, echo: Vec::new(), api: Vec::new(), pages };
+        (Link::open(&path, &start, &handles).unwrap(), path)
+    }
+
+    /// As large as one gets.
+    fn largest() -> Report {
+        let name = "n".repeat(64);
+        let partition = Partition {
+            partition: u32::MAX,
+            position: 1 << 60,
+            end_offset: 1 << 61,
+            paused: false,
+        };
+        let consumer = Consumer {
+            name: name.clone(),
+            group: name.clone(),
+            topic: format!("{name}.dlq"),
+            partitions: vec![partition],
+        };
+        Report { consumers: vec![consumer; REPORT_PARTITIONS], ..Report::default() }
+    }
+
+    #[test]
+    fn a_control_asks_before_and_after_another_adopts() {
+        let (link, path) = link("asked");
+        let pid = std::process::id();
+        assert!(ask(&path, pid).is_err(), "there is no report yet");
+        let small = Report { partitions_omitted: 1, ..Report::default() };
+        link.publish(small.clone());
+        assert_eq!(ask(&path, pid).unwrap(), small);
+        assert!(ask(&path, pid + 1).is_err(), "another process was expected");
+        assert_eq!(adopt(&path).unwrap().unwrap().hello.identity.generation, 3);
+        link.publish(largest());
+        assert_eq!(ask(&path, pid).unwrap(), largest());
+        link.close();
+        assert!(ask(&path, pid).is_err(), "a draining process has closed it");
+    }
+
+    #[test]
+    fn one_that_hangs_up_hinders_nobody() {
+        let (link, path) = link("hung-up");
+        link.publish(largest());
+        for half in [false, true] {
+            let socket = UnixStream::connect(&path).unwrap();
+            wire::receive::<Hello>(&socket).unwrap();
+            if half {
+                wire::send(&socket, &Request::Report, &[]).unwrap();
+            }
+            drop(socket);
+            assert!(adopt(&path).unwrap().is_some());
+        }
+        link.close();
+    }
+}
