@@ -3,6 +3,8 @@
 //!
 //! **Runs on: any.**
 
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -56,4 +58,20 @@ pub fn check(data_dir: &Path) -> (bool, String) {
         .output()
         .expect("the gateway's binary runs");
     (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Flips a bit in the first place where the files of a stopped gateway have `text`.
+#[track_caller]
+pub fn damage(data_dir: &Path, text: &[u8]) {
+    let files = fs::read_dir(data_dir.join("log")).expect("the journal has a folder").flatten();
+    let damaged = files.map(|file| file.path()).any(|path| {
+        let bytes = fs::read(&path).expect("a segment is read");
+        let Some(at) = bytes.windows(text.len()).position(|window| window == text) else {
+            return false;
+        };
+        let file = File::options().write(true).open(&path).expect("a segment is written");
+        file.write_all_at(&[bytes[at] ^ 1], at as u64).expect("a segment is written");
+        true
+    });
+    assert!(damaged, "no file has {}", String::from_utf8_lossy(text));
 }

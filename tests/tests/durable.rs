@@ -266,3 +266,20 @@ fn operators_see_the_lag_of_each_partition_whoever_dies() {
     assert_eq!(gateway.metrics().sum("trine_consumer_position", &labels), 60.0);
     assert_eq!(told(&gateway, "quality"), Some(0), "{}", gateway.status());
 }
+
+#[test]
+fn operators_see_what_a_damaged_journal_lost() {
+    let mut gateway = Gateway::start(TICKETS);
+    let plan = Plan { rate_per_s: 500, ..Plan::rpc(gateway.client, "damage", "ann", TOPIC) };
+    publish(&plan, 50, &Progress::default());
+    assert!(gateway.terminate(Duration::from_secs(10)).unwrap().success());
+    journal::damage(&gateway.data_dir(), b"\"sender\"");
+    gateway.start_control();
+    let damaged = || gateway.metrics().sum("trine_journal_recovery_damaged", &[]);
+    wait::until("the damage is seen", || (damaged() >= 1.0).then_some(()));
+    let text = gateway.status();
+    assert!(text.contains("damage: segment ") && !text.contains(" 0 damaged places"), "{text}");
+    let (_, text) = http::get(gateway.admin, "/status").unwrap();
+    let json: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(json["log"]["damages"].as_array().map(Vec::is_empty), Some(false), "{text}");
+}

@@ -9,7 +9,7 @@ use crate::control::State;
 use crate::control::report::Report;
 
 /// The answer's body.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// Control's build.
     pub build: String,
@@ -34,6 +34,12 @@ pub struct Status {
     /// Durable events that were refused, of all data processes.
     #[serde(default)]
     pub events_refused: u64,
+    /// Spooled records that Kafka has not acknowledged.
+    #[serde(default)]
+    pub spool_records: u64,
+    /// Milliseconds since the oldest of them was spooled.
+    #[serde(default)]
+    pub spool_age_ms: u64,
     /// The log, the spool and the consumers; nothing of them while there is no data process.
     #[serde(flatten)]
     pub report: Report,
@@ -104,6 +110,8 @@ impl Status {
             adopted: state.adopted,
             shards: seen.iter().enumerate().map(shard).collect(),
             events_refused: seen.iter().map(refused).sum(),
+            spool_records: seen.iter().map(|seen| seen.gauge(Gauge::SpoolRecords)).sum(),
+            spool_age_ms: seen.iter().map(|s| s.gauge(Gauge::SpoolAge)).max().unwrap_or(0),
             report: state.report.as_deref().cloned().unwrap_or_default(),
         }
     }

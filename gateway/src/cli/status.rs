@@ -76,13 +76,13 @@ fn describe(status: &Status) -> String {
             shard.utilisation * 100.0,
         ));
     }
-    describe_log(&mut text, &status.report, status.events_refused);
+    describe_log(&mut text, status);
     describe_consumers(&mut text, &status.report);
     text
 }
 
-fn describe_log(text: &mut String, report: &Report, refused: u64) {
-    let Some(log) = &report.log else { return };
+fn describe_log(text: &mut String, status: &Status) {
+    let Some(log) = &status.report.log else { return };
     let kind = match log.kind {
         LogKind::Embedded => "embedded",
         LogKind::Kafka => "kafka",
@@ -91,15 +91,20 @@ fn describe_log(text: &mut String, report: &Report, refused: u64) {
         Some(journal) => describe_journal(text, "log", &format!("{kind}, "), journal),
         None => text.push_str(&format!("log         {kind}\n")),
     }
-    if let Some(spool) = &report.spool {
-        describe_journal(text, "spool", "", spool);
+    if let Some(spool) = &status.report.spool {
+        let age_s = status.spool_age_ms as f64 / 1e3;
+        let waiting = match status.spool_records {
+            0 => "empty, ".to_owned(),
+            records => format!("{records} records for Kafka, the oldest {age_s:.1} s old, "),
+        };
+        describe_journal(text, "spool", &waiting, spool);
     }
-    text.push_str(&format!("refused     {refused} durable events\n"));
+    text.push_str(&format!("refused     {} durable events\n", status.events_refused));
 }
 
-fn describe_journal(text: &mut String, name: &str, kind: &str, journal: &Journal) {
+fn describe_journal(text: &mut String, name: &str, what: &str, journal: &Journal) {
     text.push_str(&format!(
-        "{name:<12}{kind}{}, {} of {}, {}\n            {} records in {} syncs, on average {:.1} ms, \
+        "{name:<12}{what}{}, {} of {}, {}\n            {} records in {} syncs, on average {:.1} ms, \
          at most {:.1} ms; driver: {}\n",
         journal.phase,
         mebibytes(journal.used_bytes),
@@ -209,9 +214,8 @@ mod tests {
             }],
             ..Report::default()
         };
-        let mut text = String::new();
-        describe_log(&mut text, &report, 7);
-        describe_consumers(&mut text, &report);
+        let mut status = Status { events_refused: 7, report, ..Status::default() };
+        let text = describe(&status);
         for line in [
             "log         embedded, failing, 3.0 MiB of 1024.0 MiB, /data",
             "10 records in 4 syncs, on average 1.5 ms",
@@ -223,5 +227,13 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line}\n---\n{text}");
         }
+
+        let journal = status.report.log.take().and_then(|log| log.journal);
+        status.report.log = Some(Log { kind: LogKind::Kafka, journal: None });
+        status.report.spool = journal;
+        (status.spool_records, status.spool_age_ms) = (12, 3_400);
+        let text = describe(&status);
+        let waiting = "spool       12 records for Kafka, the oldest 3.4 s old, failing, 3.0 MiB of";
+        assert!(text.contains("log         kafka\n") && text.contains(waiting), "{text}");
     }
 }

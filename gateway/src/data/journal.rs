@@ -58,8 +58,8 @@ impl Journals {
         self.stores.next()
     }
 
-    /// How the log's journal is.
-    pub fn log_state(&self) -> Option<&State> {
+    /// How the journal is, where there is one.
+    pub fn state(&self) -> Option<&State> {
         self.log.as_ref().map(Storage::state)
     }
 

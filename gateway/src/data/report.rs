@@ -69,11 +69,16 @@ impl Reporter {
 
     /// What there is to say now.
     pub fn report(&self, journals: &Journals) -> Report {
-        let journal = journals.log_state().map(|state| Journal::of(&self.data_dir, state));
+        let journal = journals.state().map(|state| Journal::of(&self.data_dir, state));
+        // Which of the two it is: the log itself, or what stands in front of it.
+        let (journal, spool) = match self.kind {
+            Some(LogKind::Kafka) => (None, journal),
+            _ => (journal, None),
+        };
         let (consumers, partitions_omitted) = self.consumers();
         Report {
             log: self.kind.map(|kind| Log { kind, journal }),
-            spool: None,
+            spool,
             consumers,
             partitions_omitted,
         }
