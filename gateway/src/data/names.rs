@@ -13,7 +13,10 @@ use crate::limits::NAMES_MAX;
 
 /// A handle to the table; all handles share it.
 #[derive(Clone, Debug, Default)]
-pub struct Names(Arc<Mutex<HashMap<(String, u16), Option<SocketAddr>>>>);
+pub struct Names(Arc<Mutex<Table>>);
+
+/// Where each host and port is; `None`: that was asked for.
+type Table = HashMap<(String, u16), Option<SocketAddr>>;
 
 impl Names {
     /// Looks up what was asked for and is not known.

@@ -27,7 +27,7 @@ pub use routes::{Choose, Find, Route, Routes};
 
 use crate::config::{Ack, Config};
 use crate::limits::{DEDUPE_WAITERS, INGEST_OUTSTANDING, STICKY_RECORDS};
-use crate::log::{Log, Unavailable};
+use crate::log::{Appended, Log, Unavailable};
 
 /// Headers that every record has: trine-gateway, trine-epoch, trine-sequence.
 pub const OWN_HEADERS: usize = 3;
@@ -370,7 +370,7 @@ impl Ingest {
         }
     }
 
-    fn answered(&mut self, record: u32, answer: Result<(At, Option<u64>), Unavailable>) {
+    fn answered(&mut self, record: u32, answer: Appended) {
         let mut accepted = self.accepted.remove(record as usize);
         let partition = accepted.partition;
         let outcome = match answer {

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use trine_core::journal::storage::{Answer, ReadFailure, Request, Store, StoredRecord};
 use trine_core::journal::{Refused, StreamId};
 
-use super::{Feed, FeedEvent, Fetched, Unavailable};
+use super::{Appended, Feed, FeedEvent, Fetched, Unavailable};
 use crate::config::Start;
 use crate::ingest::At;
 use crate::limits::FETCH_RECORDS;
@@ -36,7 +36,7 @@ pub struct Embedded {
     feeds: Vec<Reading>,
     /// Requests that found no room.
     waiting: VecDeque<Request>,
-    outcomes: VecDeque<(u32, Result<(At, Option<u64>), Unavailable>)>,
+    outcomes: VecDeque<(u32, Appended)>,
     events: VecDeque<FeedEvent>,
 }
 
@@ -153,7 +153,7 @@ impl Embedded {
         self.store.try_send(request).map_err(|_| Unavailable::Busy)
     }
 
-    pub(super) fn next_outcome(&mut self) -> Option<(u32, Result<(At, Option<u64>), Unavailable>)> {
+    pub(super) fn next_outcome(&mut self) -> Option<(u32, Appended)> {
         self.outcomes.pop_front()
     }
 

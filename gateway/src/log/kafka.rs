@@ -12,9 +12,9 @@ use std::rc::Rc;
 use trine_core::kafka::client::{Client, NotTaken, Options};
 use trine_core::kafka::producer::{Identity, Outcome, PartitionId, Refused};
 
-use super::Unavailable;
 use super::groups::Groups;
 use super::spool::{Line, Spool, SpoolEvent};
+use super::{Appended, Unavailable};
 use crate::ingest::At;
 use crate::limits::SPOOL_LOOK_MS;
 use trine_core::journal::Refused as JournalRefused;
@@ -28,7 +28,7 @@ pub struct Kafka {
     groups: Groups,
     after_ms: u64,
     outcomes: Vec<Outcome>,
-    ready: VecDeque<(u32, Result<(At, Option<u64>), Unavailable>)>,
+    ready: VecDeque<(u32, Appended)>,
     /// What the producer was given of each line, in order: offset and body.
     given: Vec<VecDeque<(u64, Bytes)>>,
     /// The line of each of the producer's partitions.
@@ -202,7 +202,7 @@ impl Kafka {
         )
     }
 
-    pub(super) fn next_outcome(&mut self) -> Option<(u32, Result<(At, Option<u64>), Unavailable>)> {
+    pub(super) fn next_outcome(&mut self) -> Option<(u32, Appended)> {
         self.ready.pop_front()
     }
 

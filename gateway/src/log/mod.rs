@@ -53,6 +53,9 @@ pub enum Unavailable {
     Closing,
 }
 
+/// What the log says of an append: what has the record, and its offset there.
+pub type Appended = Result<(At, Option<u64>), Unavailable>;
+
 impl Unavailable {
     /// What a client is told.
     pub fn refusal(self) -> Refusal {
@@ -214,7 +217,7 @@ impl Log {
     }
 
     /// The next append that has its answer: what has the record, and its offset there.
-    pub fn next_outcome(&mut self) -> Option<(u32, Result<(At, Option<u64>), Unavailable>)> {
+    pub fn next_outcome(&mut self) -> Option<(u32, Appended)> {
         match self {
             Log::None => None,
             #[cfg(test)]
@@ -329,7 +332,7 @@ pub struct Scripted {
     /// Record, topic, partition and body of each append.
     pub appended: Vec<(u32, u16, u32, Bytes)>,
     /// Answers to come.
-    pub outcomes: std::collections::VecDeque<(u32, Result<(At, Option<u64>), Unavailable>)>,
+    pub outcomes: std::collections::VecDeque<(u32, Appended)>,
 }
 
 #[cfg(test)]
