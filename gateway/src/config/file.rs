@@ -428,6 +428,14 @@ fn read(kind: Kind, value: &DeValue<'_>) -> Result<Value, String> {
         (Kind::Cpus, value) => {
             cpus(value).ok_or_else(|| "a list of CPU numbers, each once, such as [0, 2]".to_owned())
         }
+        (kind, value) => read_written(kind, value),
+    }
+}
+
+/// Reads a value of a kind that has a form of its own: names, keys, templates, lists of such.
+fn read_written(kind: Kind, value: &DeValue<'_>) -> Result<Value, String> {
+    let is = value.type_str();
+    match (kind, value) {
         (Kind::RecordKey, value) => text_that(value, |text| RecordKey::parse(text).is_some())
             .ok_or_else(|| {
                 "\"none\", \"channel\", \"user\", \"header:NAME\", or a JSON pointer such as \
@@ -477,6 +485,7 @@ fn read(kind: Kind, value: &DeValue<'_>) -> Result<Value, String> {
             Some(text) if is_name(text) => Ok(Value::Text(text.to_owned())),
             _ => Err("1 to 64 of a-z, A-Z, 0-9, `_`, `-` and `.`".to_owned()),
         },
+        _ => unreachable!("the other kinds are read before"),
     }
 }
 

@@ -236,32 +236,33 @@ impl Shard {
         }
     }
 
-    fn feed_event(&mut self, event: FeedEvent, now_ms: u64) {
+    /// A partition is this shard's: a new lane reads it.
+    fn begin_lane(&mut self, feed: u32, of: Feed, next_offset: u64) {
         let deliveries = &mut self.deliveries;
+        let route = deliveries.routes[of.consumer as usize].clone();
+        let topic = self.ingest.routes().topics()[of.topic as usize].clone();
+        deliveries.lives += 1;
+        let index = feed as usize;
+        if deliveries.running.len() <= index {
+            deliveries.running.resize_with(index + 1, || None);
+        }
+        deliveries.running[index] = Some(Running {
+            lane: Lane::new(route, topic.into(), of.partition as i32, next_offset),
+            life: deliveries.lives,
+            feed: of,
+            fetching: false,
+            retry_ms: 0,
+            full: false,
+            end_offset: next_offset,
+            lag: LagMeter::default(),
+        });
+    }
+
+    fn feed_event(&mut self, event: FeedEvent, now_ms: u64) {
         let feed = event.feed();
+        let deliveries = &mut self.deliveries;
         match event {
-            FeedEvent::Ready { of, next_offset, .. } => {
-                let route = deliveries.routes[of.consumer as usize].clone();
-                let topic = self.ingest.routes().topics()[of.topic as usize].clone();
-                deliveries.lives += 1;
-                let life = deliveries.lives;
-                let lane = Lane::new(route, topic.into(), of.partition as i32, next_offset);
-                let index = feed as usize;
-                if deliveries.running.len() <= index {
-                    deliveries.running.resize_with(index + 1, || None);
-                }
-                let lag = LagMeter::default();
-                deliveries.running[index] = Some(Running {
-                    lane,
-                    life,
-                    feed: of,
-                    fetching: false,
-                    retry_ms: 0,
-                    full: false,
-                    end_offset: next_offset,
-                    lag,
-                });
-            }
+            FeedEvent::Ready { of, next_offset, .. } => self.begin_lane(feed, of, next_offset),
             FeedEvent::Records { records, next_offset, end_offset, .. } => {
                 let Some(running) = deliveries.get(feed) else { return };
                 running.fetching = false;

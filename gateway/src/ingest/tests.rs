@@ -1,4 +1,6 @@
 //! Ingest driven by hand over a log that answers as told.
+//!
+//! **Runs on: any.**
 
 use super::*;
 use crate::broker::InfoRef;
