@@ -68,7 +68,7 @@ PEERS = [
     Peer("trine-kafka", "Trine, Kafka", ("gateway",), missing=("gateway",)),
     Peer("go-gateway", "centrifuge + franz-go", ("gateway",), {"GOGC": "100"}),
     Peer("go-gateway-400", "centrifuge + franz-go, GOGC=400", ("gateway",), {"GOGC": "400"}),
-    Peer("trine", "Trine", ("producer", "consumer", "recovery"), missing=("consumer",)),
+    Peer("trine", "Trine", ("producer", "consumer", "recovery")),
     Peer("franz-go", "franz-go", ("producer", "consumer")),
     Peer("librdkafka", "librdkafka", ("producer", "consumer")),
     Peer("sarama", "sarama", ("producer",)),

@@ -10,6 +10,7 @@
 
 pub mod accounting;
 pub mod check;
+pub mod client;
 pub mod disk;
 pub mod floor;
 pub mod frame;

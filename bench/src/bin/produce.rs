@@ -14,16 +14,15 @@ use std::net::SocketAddr;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use trine_bench::accounting::own_cpu;
+use trine_bench::client::{self, since_1970_ns};
 use trine_bench::load::Latency;
-use trine_core::kafka::client::{Client, NotTaken, Options};
-use trine_core::kafka::cluster::Literal;
-use trine_core::kafka::connection::Settings;
+use trine_core::kafka::client::{Client, NotTaken};
 use trine_core::kafka::producer::{self, Outcome, Refused, TopicId};
 use trine_core::rt;
 use trine_proto::kafka::record::write_body;
@@ -189,29 +188,12 @@ async fn look() {
 
 impl Load {
     fn new(arguments: Arguments) -> Load {
-        let mut seed = since_1970_ns() | 1;
-        let random = move || {
-            seed ^= seed << 13;
-            seed ^= seed >> 7;
-            seed ^= seed << 17;
-            seed
+        let options = producer::Options {
+            linger_ms: arguments.linger_ms,
+            batch_bytes: arguments.batch_bytes,
+            ..producer::Options::default()
         };
-        let client = Client::start(Options {
-            bootstrap: vec![(arguments.brokers.ip().to_string().into(), arguments.brokers.port())],
-            settings: Settings {
-                client_id: "trine-bench".to_owned(),
-                connect_timeout_ms: 5_000,
-                request_timeout_ms: 30_000,
-                sasl: None,
-            },
-            producer: producer::Options {
-                linger_ms: arguments.linger_ms,
-                batch_bytes: arguments.batch_bytes,
-                ..producer::Options::default()
-            },
-            resolve: Rc::new(Literal),
-            random: Box::new(random),
-        });
+        let client = client::start(arguments.brokers, options);
         let mut body = Vec::new();
         let value = vec![b'x'; arguments.value_bytes];
         write_body(&mut body, None, Some(&value), std::iter::empty());
@@ -371,9 +353,4 @@ impl Load {
             first_error: self.first_error.clone().or(unsettled),
         })
     }
-}
-
-fn since_1970_ns() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    since.as_nanos() as u64
 }

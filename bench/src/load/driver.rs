@@ -328,6 +328,9 @@ impl Driver {
                 self.note_error(|| format!("command {id} was answered with error {code}"));
                 if id < FIRST_MESSAGE_ID {
                     self.fail(format!("could not join: error {code}"));
+                } else if self.options.row == Row::Ticket {
+                    // A refusal is an answer: the client goes on.
+                    self.acknowledge(net, client, (id - FIRST_MESSAGE_ID) as u32, now_ns);
                 }
             }
             Message::Ping => {
