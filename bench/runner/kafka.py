@@ -190,8 +190,8 @@ class Bench:
         text = (CONFIGS / config).read_text().replace("BROKERS", self.broker.address)
         (data / config).write_text(text)
         arguments = ("run", "-c", str(data / config))
-        # Until its journal is read durable events are refused.
-        ready = '"message":"journal","phase":"Ready"' if log_kind == "embedded" else ""
+        # Until its journal (the log's or the spool's) is read durable events are refused.
+        ready = '"message":"journal","phase":"Ready"'
         return peers.Peer(peer.name, peer.label, "trine", "trine", arguments, peer.environment, ready=ready)
 
     def producer(self, row, peer) -> dict:

@@ -65,7 +65,7 @@ ROWS = [
 
 PEERS = [
     Peer("trine-embedded", "Trine, embedded log", ("gateway",)),
-    Peer("trine-kafka", "Trine, Kafka", ("gateway",), missing=("gateway",)),
+    Peer("trine-kafka", "Trine, Kafka", ("gateway",)),
     Peer("go-gateway", "centrifuge + franz-go", ("gateway",), {"GOGC": "100"}),
     Peer("go-gateway-400", "centrifuge + franz-go, GOGC=400", ("gateway",), {"GOGC": "400"}),
     Peer("trine", "Trine", ("producer", "consumer", "recovery")),
