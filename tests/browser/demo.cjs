@@ -91,7 +91,7 @@ async function openTicket(ada, bob, screen) {
   }
   check(true, 'no group lags');
   check((await sideways(ada)) <= 0, 'no sideways scrolling among tickets');
-  const [above, below] = [await ack.boundingBox(), await ada.locator('.lanes').boundingBox()];
+  const [above, below] = [await ack.locator('dl').boundingBox(), await ada.locator('.lanes').boundingBox()];
   check(above.y + above.height <= below.y, 'the acknowledgement lies above the lanes');
   await ada.screenshot({ path: path.join(folder, `${screen.name}-tickets.png`) });
   for (const page of [ada, bob]) await page.click('#views [data-view="room"]');

@@ -128,7 +128,7 @@ pub(super) const KEYS: &[Key<Config>] = keys! { Config;
         |c, v| c.data_dir = v.text().into(), |c| Some(quoted(&c.data_dir.to_string_lossy()));
     "" "gateway" Kind::Name, "This gateway's name in the records that it writes; by default the host's.",
         |c, v| c.gateway = v.text().into(), |c| Some(quoted(&c.gateway));
-    "" "demo" Kind::Bool, "Serve the demo page at `/`.",
+    "" "demo" Kind::Bool, "Serve the demo page at `/`, and a slow service for it at `/demo/slow`.",
         |c, v| c.demo = v.bool(), |c| Some(c.demo.to_string());
     "listen" "client" Kind::Address, "Where clients connect.",
         |c, v| if let Ok(address) = v.text().parse() { c.listen.client = address },
