@@ -155,7 +155,7 @@ async fn until_drained(mut shards: Shards, link: Link) -> io::Result<ExitCode> {
         tokio::select! {
             _ = look.tick() => {
                 shards.journals.look();
-                shards.names.look_up().await;
+                shards.names.look_up_meanwhile();
                 continue;
             }
             _ = report.tick() => {

@@ -7,20 +7,38 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::Semaphore;
 use trine_core::kafka::cluster::{Resolve, literal};
 
 use crate::limits::NAMES_MAX;
 
 /// A handle to the table; all handles share it.
-#[derive(Clone, Debug, Default)]
-pub struct Names(Arc<Mutex<Table>>);
+#[derive(Clone, Debug)]
+pub struct Names(Arc<Mutex<Table>>, Arc<Semaphore>);
+
+impl Default for Names {
+    fn default() -> Self {
+        Self(Arc::default(), Arc::new(Semaphore::new(1)))
+    }
+}
 
 /// Where each host and port is; `None`: that was asked for.
 type Table = HashMap<(String, u16), Option<SocketAddr>>;
 
 impl Names {
-    /// Looks up what was asked for and is not known.
-    pub async fn look_up(&self) {
+    /// Looks up what was asked for and is not known, on a task of its own: a name's server may take
+    /// its time. One such task runs at a time.
+    pub fn look_up_meanwhile(&self) {
+        let names = self.clone();
+        if let Ok(one) = self.1.clone().try_acquire_owned() {
+            tokio::spawn(async move {
+                names.look_up().await;
+                drop(one);
+            });
+        }
+    }
+
+    async fn look_up(&self) {
         let wanted = |(name, found): (&(String, u16), &Option<SocketAddr>)| {
             found.is_none().then(|| name.clone())
         };
