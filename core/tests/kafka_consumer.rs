@@ -20,6 +20,7 @@ use trine_core::kafka::client::{Client, Options};
 use trine_core::kafka::cluster::Literal;
 use trine_core::kafka::connection::Settings;
 use trine_core::kafka::consumer::{self, Assignor, Consumer, Event, Protocol, Start};
+use trine_core::kafka::lag::group_lag;
 use trine_core::kafka::producer;
 use trine_core::rt;
 use trine_proto::kafka::record::Body;
@@ -130,7 +131,7 @@ fn cpu() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-fn start(spec: &Spec, number: usize) -> (Rc<Client>, Rc<Consumer>) {
+fn client(broker: SocketAddr, number: usize) -> Rc<Client> {
     let mut seed = 0x9e37_79b9_7f4a_7c15u64 + number as u64;
     let random = move || {
         seed ^= seed << 13;
@@ -138,8 +139,8 @@ fn start(spec: &Spec, number: usize) -> (Rc<Client>, Rc<Consumer>) {
         seed ^= seed << 17;
         seed
     };
-    let client = Client::start(Options {
-        bootstrap: vec![(spec.broker.ip().to_string().into(), spec.broker.port())],
+    Client::start(Options {
+        bootstrap: vec![(broker.ip().to_string().into(), broker.port())],
         settings: Settings {
             client_id: format!("trine-test-{number}"),
             connect_timeout_ms: 10_000,
@@ -149,7 +150,11 @@ fn start(spec: &Spec, number: usize) -> (Rc<Client>, Rc<Consumer>) {
         producer: producer::Options::default(),
         resolve: Rc::new(Literal),
         random: Box::new(random),
-    });
+    })
+}
+
+fn start(spec: &Spec, number: usize) -> (Rc<Client>, Rc<Consumer>) {
+    let client = client(spec.broker, number);
     let unix = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
     let mut options = consumer::Options {
         group: spec.group.as_str().into(),
@@ -511,6 +516,36 @@ fn shares(
     until("ours has all again", &seen, |seen| seen.assigned.len() == 16);
     ours.end(LEAVE);
     println!("{assignor}, foreign first: {foreign_first}: shared");
+}
+
+#[test]
+fn the_lag_of_a_group_is_seen_from_outside() {
+    let Some(broker) = broker() else { return };
+    let spec = spec(broker, "lag", |_| {});
+    produce(broker, &spec.topic, 0..1600, 100);
+    let seen = Arc::new(Mutex::new(Seen::default()));
+    let member = Member::start(&spec, 0, &seen);
+    until("all is read", &seen, |seen| seen.tokens.len() == 1600);
+    member.end(LEAVE);
+    produce(broker, &spec.topic, 1600..4000, 100);
+    let found = Rc::new(RefCell::new(Vec::new()));
+    let (place, group) = (found.clone(), spec.group.clone());
+    let begin = move |_: &rt::Driver| {
+        let client = client(broker, 0);
+        rt::spawn(async move {
+            *place.borrow_mut() = group_lag(&client, &group).await.expect("it is known");
+            assert!(group_lag(&client, "nobody").await.expect("it is known").is_empty());
+            client.close();
+            rt::stop();
+        });
+    };
+    rt::run(rt::Preference::from_environment(), begin, |_| {}).expect("a driver");
+    let found = found.borrow();
+    assert_eq!(found.len(), PARTITIONS as usize);
+    for (index, lag) in found.iter().enumerate() {
+        assert_eq!((&*lag.topic, lag.partition), (&*spec.topic, index as i32));
+        assert_eq!((lag.committed, lag.end_offset), (100, 250));
+    }
 }
 
 /// No assertion: what a record costs the shard, for the eye.
