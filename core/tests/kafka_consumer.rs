@@ -1,7 +1,9 @@
 //! The consumer against a real broker: members on threads of their own, killed and joining.
 //!
 //! **Runs on: any.** Runs only where `TRINE_KAFKA` names a broker (`host:port`); another client writes
-//! what is read. With `TRINE_KAFKA_MEMBER` (a Python with confluent-kafka) a foreign member joins too.
+//! what is read. With `TRINE_KAFKA_MEMBER` (a Python with confluent-kafka) a foreign member joins too;
+//! `TRINE_KAFKA_RESTART` is a command that kills a broker and brings one back, of a cluster in which
+//! topics have `TRINE_KAFKA_REPLICAS`.
 
 use rskafka::client::ClientBuilder;
 use rskafka::client::partition::{Compression, UnknownTopicHandling};
@@ -54,6 +56,10 @@ struct Seen {
     committed: BTreeMap<u32, i64>,
     /// Who has which partition, and where it goes on.
     assigned: BTreeMap<u32, (usize, i64)>,
+    /// Offsets that were not there any more.
+    out_of_range: u32,
+    /// Whether offsets are missing, as where transactions end.
+    has_gaps: bool,
     failures: Vec<String>,
     cpu: Duration,
 }
@@ -70,7 +76,8 @@ impl Seen {
                 let (owner, mut next) = self.assigned[partition];
                 assert!(owner == member, "partition {partition} is {owner}'s, not {member}'s");
                 for record in records {
-                    assert_eq!(record.offset, next, "without gap and in order");
+                    let is_next = record.offset == next;
+                    assert!(is_next || (self.has_gaps && record.offset > next), "in order");
                     next = record.offset + 1;
                     let value = Body::parse(&record.body).unwrap().value().unwrap();
                     let token = std::str::from_utf8(&value[..20]).unwrap().parse().unwrap();
@@ -89,18 +96,24 @@ impl Seen {
                 println!("member {member} has lost {partition}");
                 self.assigned.remove(partition);
             }
-            Event::OutOfRange { .. } => panic!("{event:?}"),
+            Event::OutOfRange { partition, first, .. } => {
+                self.out_of_range += 1;
+                self.assigned.insert(*partition, (member, *first));
+            }
             Event::Failed { text } => self.failures.push(text.clone()),
         }
     }
 }
+
+/// What a test wants otherwise.
+type Change = fn(&mut consumer::Options);
 
 #[derive(Clone)]
 struct Spec {
     broker: SocketAddr,
     group: String,
     topic: String,
-    options: fn(&mut consumer::Options),
+    options: Change,
     /// A commit after so many answers to fetches.
     commit_every: u32,
     /// Only counts, so that what is measured is the consumer.
@@ -173,9 +186,11 @@ fn start(spec: &Spec, number: usize) -> (Rc<Client>, Rc<Consumer>) {
     (client, consumer)
 }
 
+type Began = Rc<RefCell<Option<(Rc<Client>, Rc<Consumer>)>>>;
+
 /// One member's shard.
 fn run(spec: &Spec, number: usize, seen: &Mutex<Seen>, command: &AtomicU8) {
-    let began: Rc<RefCell<Option<(Rc<Client>, Rc<Consumer>)>>> = Rc::default();
+    let began = Began::default();
     let (place, of) = (began.clone(), spec.clone());
     let begin = move |_: &rt::Driver| {
         *place.borrow_mut() = Some(start(&of, number));
@@ -213,10 +228,13 @@ fn run(spec: &Spec, number: usize, seen: &Mutex<Seen>, command: &AtomicU8) {
                     count += records.len() as u64;
                     let answers: &mut u32 = answers.entry(partition).or_default();
                     *answers += 1;
-                    if *answers % spec.commit_every == 0 {
+                    if answers.is_multiple_of(spec.commit_every) {
                         consumer.commit(topic, partition, next_offset);
                     }
                     consumer.fetch(topic, partition, next_offset, FETCH_BYTES);
+                }
+                Event::OutOfRange { topic, partition, first, .. } => {
+                    consumer.fetch(topic, partition, first, FETCH_BYTES);
                 }
                 Event::Revoke { topic, partition } => {
                     let next = seen.lock().unwrap().assigned.remove(&partition);
@@ -272,7 +290,8 @@ fn create_topic(broker: SocketAddr, topic: &str) {
     runtime().block_on(async {
         let client = ClientBuilder::new(vec![broker.to_string()]).build().await.unwrap();
         let controller = client.controller_client().unwrap();
-        controller.create_topic(topic, PARTITIONS as i32, 1, 10_000).await.unwrap();
+        let replicas = std::env::var("TRINE_KAFKA_REPLICAS").map_or(1, |n| n.parse().unwrap());
+        controller.create_topic(topic, PARTITIONS as i32, replicas, 10_000).await.unwrap();
     });
 }
 
@@ -303,7 +322,7 @@ fn chrono_epoch() -> rskafka::chrono::DateTime<rskafka::chrono::Utc> {
     rskafka::chrono::DateTime::default()
 }
 
-fn spec(broker: SocketAddr, what: &str, options: fn(&mut consumer::Options)) -> Spec {
+fn spec(broker: SocketAddr, what: &str, options: Change) -> Spec {
     let (topic, group) = (unique(what), unique("group"));
     create_topic(broker, &topic);
     Spec { broker, group, topic, options, commit_every: 3, only_counts: false }
@@ -318,7 +337,7 @@ fn owners(seen: &Seen) -> BTreeMap<usize, usize> {
 }
 
 /// 100,000 records, three members, one killed, one joining.
-fn survives(broker: SocketAddr, options: fn(&mut consumer::Options)) {
+fn survives(broker: SocketAddr, options: Change) {
     let spec = spec(broker, "survive", options);
     let seen = Arc::new(Mutex::new(Seen::default()));
     let mut members: Vec<_> =
@@ -417,8 +436,7 @@ fn a_broker_that_is_killed_and_comes_back_costs_nothing() {
         println!("skipped: TRINE_KAFKA_RESTART has no command that kills the broker and starts it");
         return;
     };
-    let all: [fn(&mut consumer::Options); 2] =
-        [|_| {}, |options| options.protocol = Protocol::Consumer];
+    let all: [Change; 2] = [|_| {}, |options| options.protocol = Protocol::Consumer];
     for options in all {
         let spec = spec(broker, "restart", options);
         produce(broker, &spec.topic, 0..40_000, 100);
@@ -447,7 +465,7 @@ fn a_foreign_member_shares_the_group_by_each_assignor() {
         println!("skipped: TRINE_KAFKA_MEMBER names no Python");
         return;
     };
-    let all: [(&str, fn(&mut consumer::Options)); 3] = [
+    let all: [(&str, Change); 3] = [
         ("range", |options| options.assignor = Assignor::Range),
         ("roundrobin", |options| options.assignor = Assignor::RoundRobin),
         ("cooperative-sticky", |_| {}),
@@ -460,13 +478,7 @@ fn a_foreign_member_shares_the_group_by_each_assignor() {
     }
 }
 
-fn shares(
-    broker: SocketAddr,
-    python: &str,
-    assignor: &str,
-    options: fn(&mut consumer::Options),
-    foreign_first: bool,
-) {
+fn shares(broker: SocketAddr, python: &str, assignor: &str, options: Change, foreign_first: bool) {
     let spec = spec(broker, "mixed", options);
     produce(broker, &spec.topic, 0..1600, 100);
     let seen = Arc::new(Mutex::new(Seen::default()));
@@ -516,6 +528,66 @@ fn shares(
     until("ours has all again", &seen, |seen| seen.assigned.len() == 16);
     ours.end(LEAVE);
     println!("{assignor}, foreign first: {foreign_first}: shared");
+}
+
+#[test]
+fn what_is_not_there_any_more_is_an_alarm_and_goes_on_at_the_earliest() {
+    let Some(broker) = broker() else { return };
+    let spec = spec(broker, "range", |_| {});
+    produce(broker, &spec.topic, 0..1600, 100);
+    let seen = Arc::new(Mutex::new(Seen::default()));
+    let member = Member::start(&spec, 0, &seen);
+    until("all is read", &seen, |seen| seen.tokens.len() == 1600);
+    member.end(LEAVE);
+    produce(broker, &spec.topic, 1600..3200, 100);
+    runtime().block_on(async {
+        let client = ClientBuilder::new(vec![broker.to_string()]).build().await.unwrap();
+        for partition in 0..PARTITIONS as i32 {
+            let retry = UnknownTopicHandling::Retry;
+            let of = client.partition_client(&spec.topic, partition, retry).await.unwrap();
+            of.delete_records(150, 10_000).await.unwrap();
+        }
+    });
+    let member = Member::start(&spec, 1, &seen);
+    until("the rest is read", &seen, |seen| seen.tokens.len() == 1600 + 50 * 16);
+    member.end(LEAVE);
+    let seen = seen.lock().unwrap();
+    assert_eq!((seen.out_of_range, seen.committed.len()), (PARTITIONS, 16));
+    assert!(seen.committed.values().all(|committed| *committed == 200));
+}
+
+/// Ten transactions of a hundred records each, of which every other one is aborted.
+const TRANSACTIONS: &str = r"
+import sys
+from confluent_kafka import Producer
+producer = Producer({'bootstrap.servers': sys.argv[1], 'transactional.id': sys.argv[2]})
+producer.init_transactions()
+for number in range(10):
+    producer.begin_transaction()
+    for token in range(100 * number, 100 * number + 100):
+        producer.produce(sys.argv[2], value=f'{token:020}', partition=token % 16)
+    producer.flush()
+    producer.commit_transaction() if number % 2 else producer.abort_transaction()
+";
+
+#[test]
+fn records_of_aborted_transactions_are_not_seen() {
+    let Some(broker) = broker() else { return };
+    let Ok(python) = std::env::var("TRINE_KAFKA_MEMBER") else {
+        println!("skipped: TRINE_KAFKA_MEMBER names no Python");
+        return;
+    };
+    let spec = spec(broker, "aborted", |_| {});
+    let arguments = ["-c", TRANSACTIONS, &broker.to_string(), &spec.topic];
+    let status = Command::new(python).args(arguments).status();
+    assert!(status.expect("the foreign producer").success());
+    let seen = Arc::new(Mutex::new(Seen { has_gaps: true, ..Seen::default() }));
+    let member = Member::start(&spec, 0, &seen);
+    until("all is read", &seen, |seen| seen.tokens.len() >= 500);
+    member.end(LEAVE);
+    let seen = seen.lock().unwrap();
+    assert!(seen.tokens.keys().all(|token| token / 100 % 2 == 1), "{:?}", seen.tokens.keys());
+    assert_eq!((seen.tokens.len(), seen.records.len()), (500, 500));
 }
 
 #[test]
