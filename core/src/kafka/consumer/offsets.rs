@@ -436,14 +436,14 @@ impl Offsets {
 mod tests {
     use super::*;
 
-    const UNIX_MS: i64 = 1_700_000_000_000;
+    const STARTED: i64 = 1_700_000_000_000;
 
     fn place(partition: u32) -> TopicPartition {
         TopicPartition { topic: 0, partition }
     }
 
     fn with(start: Start, partitions: &[u32]) -> Offsets {
-        let mut offsets = Offsets::new(start, UNIX_MS);
+        let mut offsets = Offsets::new(start, STARTED);
         partitions.iter().for_each(|&partition| offsets.add(place(partition)));
         offsets
     }
@@ -483,7 +483,7 @@ mod tests {
         assert_eq!(commits.len(), 1);
         assert_eq!(commits[0].next_offset, 40);
         let metadata = commits[0].metadata.clone().unwrap();
-        assert_eq!(Beginning::parse(&metadata), Some(Beginning { unix_ms: UNIX_MS, count: 2 }));
+        assert_eq!(Beginning::parse(&metadata), Some(Beginning { unix_ms: STARTED, count: 2 }));
         offsets.commit_failed(0);
         assert!(events(&mut offsets).is_empty());
         let commits = offsets.next_commit(offsets.deadline_ms(), false);

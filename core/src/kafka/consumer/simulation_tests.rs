@@ -11,9 +11,10 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use trine_proto::kafka::{ErrorCode, join_group, sync_group};
 
-const SESSION_MS: u64 = 1000;
-const REBALANCE_MS: u64 = 3000;
-const DELAY_MS: u64 = 40;
+// Milliseconds.
+const SESSION: u64 = 1000;
+const REBALANCE: u64 = 3000;
+const DELAY: u64 = 40;
 const TOPICS: [&str; 2] = ["orders", "tickets"];
 
 /// A node and the number of its connection.
@@ -60,7 +61,7 @@ impl Coordinator {
         if matches!(self.phase, Phase::Preparing(_)) {
             return;
         }
-        self.phase = Phase::Preparing(now_ms + REBALANCE_MS);
+        self.phase = Phase::Preparing(now_ms + REBALANCE);
         for seat in self.seats.values_mut().filter(|seat| seat.is_syncing) {
             seat.is_syncing = false;
             let answer = Answer::Synced(ErrorCode::REBALANCE_IN_PROGRESS, Vec::new());
@@ -71,7 +72,7 @@ impl Coordinator {
     fn look_at_clock(&mut self, now_ms: u64) {
         let before = self.seats.len();
         // A little more patient than its members' clocks, as the way of a request takes time.
-        let limit_ms = SESSION_MS + 3 * DELAY_MS;
+        let limit_ms = SESSION + 3 * DELAY;
         self.seats.retain(|_, seat| {
             seat.is_joining || seat.is_syncing || seat.alive_ms + limit_ms > now_ms
         });
@@ -257,8 +258,8 @@ impl World {
             topics: TOPICS.map(Into::into).to_vec(),
             assignor: self.assignor,
             instance: None,
-            session_timeout_ms: SESSION_MS as u32,
-            rebalance_timeout_ms: REBALANCE_MS as u32,
+            session_timeout_ms: SESSION as u32,
+            rebalance_timeout_ms: REBALANCE as u32,
         });
         self.nodes.push(Node {
             membership,
@@ -279,7 +280,7 @@ impl World {
             self.turn(index, drain_ms);
         }
         for (node, generation, answer) in std::mem::take(&mut self.coordinator.answers) {
-            let due_ms = self.now_ms + 1 + self.random(DELAY_MS);
+            let due_ms = self.now_ms + 1 + self.random(DELAY);
             if self.nodes[node.0].connection == node.1 {
                 self.nodes[node.0].inbox.push_back((due_ms, generation, answer));
             }
@@ -325,7 +326,7 @@ impl World {
             0 if self.nodes.len() < 9 => self.join(),
             1 => self.nodes[index].is_dead = true,
             2 => self.nodes[index].membership.leave(self.now_ms),
-            3 => self.nodes[index].stopped_until_ms = self.now_ms + 2 * SESSION_MS,
+            3 => self.nodes[index].stopped_until_ms = self.now_ms + 2 * SESSION,
             4 | 5 => {
                 // What was asked and answered is lost with the connection.
                 let due_ms = self.now_ms;
