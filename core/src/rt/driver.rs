@@ -10,8 +10,9 @@ use super::wake::{WakeHandle, Wakeup};
 use crate::limits::{COMPLETION_ENTRIES, SEND_ROUNDS, SUBMISSION_ENTRIES};
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 use std::fmt;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::pin;
 use std::task::Poll;
 
 /// Which driver to try.
@@ -85,8 +86,7 @@ where
             match runtime {
                 Ok(mut runtime) => {
                     let driver = Driver::IoUring { flags, refused };
-                    runtime.block_on(turns(move || start(&driver), hook, again));
-                    return Ok(());
+                    return runtime.block_on(turns(move || start(&driver), hook, again));
                 }
                 Err(error) => refused = Some(error),
             }
@@ -94,8 +94,7 @@ where
     }
     let mut runtime = RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()?;
     let driver = Driver::Epoll { refused };
-    runtime.block_on(turns(move || start(&driver), hook, again));
-    Ok(())
+    runtime.block_on(turns(move || start(&driver), hook, again))
 }
 
 /// Ring flags, best first.
@@ -111,7 +110,14 @@ fn rings() -> [(&'static str, io_uring06::Builder); 3] {
 }
 
 /// The main future: monoio polls it when the run queue is empty and before it waits.
-async fn turns<H: FnMut(&mut Turn)>(start: impl FnOnce(), mut hook: H, again: WakeHandle) {
+async fn turns<H: FnMut(&mut Turn)>(
+    start: impl FnOnce(),
+    mut hook: H,
+    again: WakeHandle,
+) -> io::Result<()> {
+    // Not a task, which would keep the ring beyond the end of this one.
+    let wakeup = Wakeup::new(&again)?;
+    let mut io_seen = pin!(wakeup.wait());
     let mut sends = Sends::new(send_all);
     let mut turn = Turn::default();
     let mut start = Some(start);
@@ -119,8 +125,15 @@ async fn turns<H: FnMut(&mut Turn)>(start: impl FnOnce(), mut hook: H, again: Wa
         local::begin(cx.waker());
         if let Some(start) = start.take() {
             local::set_again(again.clone());
-            monoio::spawn(go_on(again.clone()));
             start();
+        }
+        // What gave way goes on, now that the kernel has been asked about other sockets.
+        while let Poll::Ready(seen) = io_seen.as_mut().poll(cx) {
+            io_seen.set(wakeup.wait());
+            local::go_on();
+            if seen.is_err() {
+                break;
+            }
         }
         sends.collect(&mut turn);
         for round in 1.. {
@@ -140,12 +153,5 @@ async fn turns<H: FnMut(&mut Turn)>(start: impl FnOnce(), mut hook: H, again: Wa
     })
     .await;
     local::reset();
-}
-
-/// Brings back what gave way, each time the kernel has been asked about other sockets.
-async fn go_on(again: WakeHandle) {
-    let Ok(wakeup) = Wakeup::new(&again) else { return };
-    while wakeup.wait().await.is_ok() {
-        local::go_on();
-    }
+    Ok(())
 }

@@ -160,5 +160,4 @@ pub(super) async fn give_way() {
 pub(super) fn go_on() {
     let given_way = LOCAL.with(|local| std::mem::take(&mut *local.given_way.borrow_mut()));
     given_way.into_iter().for_each(Waker::wake);
-    request_turn();
 }
