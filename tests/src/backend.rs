@@ -60,8 +60,12 @@ pub enum Answer {
     Garbage,
 }
 
+/// What a test answers to some requests, whatever the script says.
+type Exception = Box<dyn Fn(&Request) -> Option<Answer> + Send>;
+
 struct State {
     usual: Answer,
+    exception: Option<Exception>,
     script: VecDeque<Answer>,
     requests: Vec<Request>,
     connections: usize,
@@ -83,7 +87,7 @@ impl Backend {
     pub fn start() -> Self {
         let usual = Answer::Status(200, String::new());
         let (script, requests) = (VecDeque::new(), Vec::new());
-        let state = Mutex::new(State { usual, script, requests, connections: 0 });
+        let state = Mutex::new(State { usual, exception: None, script, requests, connections: 0 });
         let shared = Arc::new(Shared { door: Door::open(), state, changed: Condvar::new() });
         let of_thread = shared.clone();
         thread::spawn(move || {
@@ -109,6 +113,12 @@ impl Backend {
     /// What it does with every request for which the script has nothing.
     pub fn usually(&self, answer: Answer) {
         self.shared.state().usual = answer;
+    }
+
+    /// What it does with requests for which `exception` has an answer, before usual and script; a
+    /// new exception replaces the one before.
+    pub fn except(&self, exception: impl Fn(&Request) -> Option<Answer> + Send + 'static) {
+        self.shared.state().exception = Some(Box::new(exception));
     }
 
     /// What it does with the next requests, in the order in which they come.
@@ -173,8 +183,10 @@ impl Shared {
         let mut reader = BufReader::new(Patient { stream: &stream, door: &self.door });
         while let Some(request) = read_request(&mut reader, connection)? {
             let mut state = self.state();
+            let exception = state.exception.as_ref().and_then(|except| except(&request));
             state.requests.push(request);
-            let answer = state.script.pop_front().unwrap_or_else(|| state.usual.clone());
+            let scripted = exception.or_else(|| state.script.pop_front());
+            let answer = scripted.unwrap_or_else(|| state.usual.clone());
             drop(state);
             self.changed.notify_all();
             if !self.answer(&stream, answer)? {

@@ -38,6 +38,7 @@ pub struct Gateway {
     /// The HTTP API, which is on where the config has an `api.key`.
     pub api: SocketAddr,
     folder: PathBuf,
+    data_dir: PathBuf,
     arguments: Vec<String>,
     control: Child,
     data_seen: Vec<u32>,
@@ -48,9 +49,16 @@ impl Gateway {
     /// log when it doesn't serve within the deadline.
     #[track_caller]
     pub fn start(config: &str) -> Self {
+        Self::start_on(None, config)
+    }
+
+    /// The same with a `data_dir` of the test's own, such as a small filesystem.
+    #[track_caller]
+    pub fn start_on(data_dir: Option<&Path>, config: &str) -> Self {
         retried(|| {
             let addresses @ [client, admin, echo, api] = free_addresses();
             let folder = folder();
+            let data_dir = data_dir.map_or_else(|| folder.join("data"), Path::to_owned);
             let (top, sections) = config.split_at(config.find('[').unwrap_or(config.len()));
             let history = if config.contains("history_size") { "" } else { HISTORY };
             let text = format!(
@@ -58,13 +66,13 @@ impl Gateway {
                  client = \"{client}\"\nadmin = \"{admin}\"\necho = \"{echo}\"\napi = \"{api}\"\n\
                  {sections}\n",
                 folder.join("run").display(),
-                folder.join("data").display(),
+                data_dir.display(),
                 top.trim(),
             );
             let file = folder.join("trine.toml");
             fs::write(&file, text).expect("the config is written");
             let arguments = ["run".into(), "-c".into(), file.display().to_string()].into();
-            Self::try_start(addresses, folder, arguments)
+            Self::try_start(addresses, folder, data_dir, arguments)
         })
     }
 
@@ -75,18 +83,22 @@ impl Gateway {
         retried(|| {
             let (client, admin) = neighbours();
             let arguments = ["run".into(), "--listen".into(), client.to_string()].into();
-            Self::try_start([client, admin, client, client], folder(), arguments)
+            let folder = folder();
+            let data_dir = folder.join("data");
+            Self::try_start([client, admin, client, client], folder, data_dir, arguments)
         })
     }
 
     fn try_start(
         [client, admin, echo, api]: [SocketAddr; 4],
         folder: PathBuf,
+        data_dir: PathBuf,
         arguments: Vec<String>,
     ) -> Option<Self> {
         let control = spawn(&folder, &arguments);
         let data_seen = Vec::new();
-        let mut gateway = Self { client, admin, echo, api, folder, arguments, control, data_seen };
+        let mut gateway =
+            Self { client, admin, echo, api, folder, data_dir, arguments, control, data_seen };
         gateway.await_serving().then_some(gateway)
     }
 
@@ -169,9 +181,18 @@ impl Gateway {
         wait::within(limit, || self.control.try_wait().expect("control is our child"))
     }
 
+    /// Replaces `from` by `to` in the config, which the next start reads.
+    #[track_caller]
+    pub fn reconfigure(&self, from: &str, to: &str) {
+        let file = self.folder.join("trine.toml");
+        let text = fs::read_to_string(&file).expect("the config is readable");
+        assert!(text.contains(from), "{from} is not in the config");
+        fs::write(&file, text.replace(from, to)).expect("the config is written");
+    }
+
     /// Where it keeps what outlives it.
     pub fn data_dir(&self) -> PathBuf {
-        self.folder.join("data")
+        self.data_dir.clone()
     }
 
     /// The command line that started it.

@@ -1,0 +1,553 @@
+//! Outages, and what must be left of them: brokers killed, unreachable, without enough replicas, a
+//! spool or a disk that is full, another number of shards, groups in unrest, slow backends.
+//!
+//! **Runs on: any.** Each test ends with the checker. Its bound of duplicates: what can be written
+//! twice is what was sent without an answer, and the publishers keep no more than
+//! [`WINDOW`] open; a forwarding that is interrupted adds what was given of the spool.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use trine_tests::backend::{Answer, Backend, Request};
+use trine_tests::checker::{self, Allowed, Outcome, Record, Sent};
+use trine_tests::durable::{Plan, Progress, publish};
+use trine_tests::gateway::Gateway;
+use trine_tests::kafka::Kafka;
+use trine_tests::member::Member;
+use trine_tests::namespace::Namespace;
+use trine_tests::random::Random;
+use trine_tests::{journal, process, wait};
+
+const TOPIC: &str = "ticket.create";
+const PARTITIONS: usize = 8;
+const SENDERS: usize = 4;
+const RATE_PER_S: u32 = 500;
+
+/// Messages without an answer at any time: `Plan::in_flight` of each sender.
+const WINDOW: usize = SENDERS * 32;
+
+/// How long an effect may take on a busy machine with brokers that start.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const RPC: &str =
+    "[[rpc]]\nmethod = \"ticket.create\"\ntopic = \"ticket.create\"\nkey = \"/key\"\n";
+
+fn config(kafka: &Kafka, more: &str) -> String {
+    format!(
+        "shards.count = 2\n[log]\nkind = \"kafka\"\n[kafka]\nbrokers = [\"{}\"]\n{more}{RPC}",
+        kafka.bootstrap().replace(',', "\", \"")
+    )
+}
+
+/// What was acknowledged where.
+fn places(sent: &[Sent]) -> BTreeMap<String, usize> {
+    let mut places = BTreeMap::new();
+    for message in sent {
+        if let Outcome::Acknowledged { at, .. } = &message.outcome {
+            *places.entry(at.clone()).or_insert(0) += 1;
+        }
+    }
+    places
+}
+
+/// Runs publishers of 2,000 messages a second while `meanwhile` does harm; what they know in the end.
+fn publish_while(
+    gateway: &mut Gateway,
+    run: &str,
+    fill_bytes: usize,
+    meanwhile: impl FnOnce(&mut Gateway, &Progress),
+) -> Vec<Sent> {
+    let address = gateway.client;
+    let progress = Progress::default();
+    std::thread::scope(|scope| {
+        let senders: Vec<_> = (0..SENDERS)
+            .map(|number| {
+                let plan = Plan::rpc(address, run, &format!("sender{number}"), TOPIC);
+                let plan = Plan { rate_per_s: RATE_PER_S, fill_bytes, ..plan };
+                let progress = &progress;
+                scope.spawn(move || publish(&plan, u64::MAX, progress))
+            })
+            .collect();
+        // The publishers end with this scope, also when `meanwhile` panics.
+        let stop = StopOnDrop(&progress);
+        acknowledge(&progress, 300);
+        meanwhile(gateway, &progress);
+        acknowledge(&progress, 300);
+        drop(stop);
+        senders.into_iter().flat_map(|sender| sender.join().expect("a sender")).collect()
+    })
+}
+
+struct StopOnDrop<'a>(&'a Progress);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+/// Waits until so many more messages are acknowledged.
+#[track_caller]
+fn acknowledge(progress: &Progress, more: usize) {
+    let before = progress.acknowledged();
+    let there = || (progress.acknowledged() >= before + more).then_some(());
+    assert!(wait::within(PATIENCE, there).is_some(), "messages are acknowledged");
+}
+
+fn spooled(gateway: &Gateway) -> f64 {
+    gateway.metrics().sum("trine_spool_records", &[])
+}
+
+/// Waits until something is spooled, or nothing is.
+#[track_caller]
+fn await_spool(gateway: &Gateway, is_empty: bool) {
+    let there = || ((spooled(gateway) == 0.0) == is_empty).then_some(());
+    assert!(wait::within(PATIENCE, there).is_some(), "the spool is empty: {is_empty}");
+}
+
+/// Waits until the spool is empty and says what Kafka has.
+#[track_caller]
+fn settled(gateway: &Gateway, kafka: &Kafka) -> Vec<Record> {
+    await_spool(gateway, true);
+    kafka.read(TOPIC)
+}
+
+#[track_caller]
+fn await_in_sync(kafka: &Kafka) {
+    let all = || {
+        let partitions = kafka.describe(TOPIC);
+        let whole = |count| count == kafka.nodes();
+        partitions.iter().all(|of| whole(of.in_sync.len())).then_some(())
+    };
+    assert!(wait::within(PATIENCE, all).is_some(), "all replicas are in sync");
+}
+
+#[test]
+fn a_killed_leader_and_too_few_replicas_lose_nothing() {
+    let kafka = Kafka::start(3);
+    kafka.create_topic(TOPIC, PARTITIONS);
+    let mut gateway = Gateway::start(&config(&kafka, ""));
+    let sent = publish_while(&mut gateway, "cluster", 0, |gateway, progress| {
+        let leader = kafka.describe(TOPIC)[0].leader.expect("a leader");
+        kafka.kill_node(leader);
+        acknowledge(progress, 3_000);
+        kafka.restart_node(leader);
+        await_in_sync(&kafka);
+        await_spool(gateway, true);
+        // From here on all three replicas are wanted: one node less, and no partition takes a record.
+        kafka.configure_topic(TOPIC, "min.insync.replicas", "3");
+        let follower = kafka.describe(TOPIC)[0].replicas[1];
+        kafka.kill_node(follower);
+        await_spool(gateway, false);
+        acknowledge(progress, 2_000);
+        kafka.restart_node(follower);
+        await_in_sync(&kafka);
+    });
+    let records = settled(&gateway, &kafka);
+    println!("{:?}", places(&sent));
+    let report = checker::check("cluster", &sent, &records);
+    // Two outages; NOT_ENOUGH_REPLICAS writes nothing, but ..._AFTER_APPEND does, once a batch.
+    report.assert(Allowed { duplicates: 2 * WINDOW, ..Allowed::default() });
+}
+
+#[test]
+fn dropped_packets_are_bridged() {
+    let outcome = Namespace::run("dropped_packets_are_bridged", |namespace| {
+        let kafka = Kafka::start(1);
+        kafka.create_topic(TOPIC, PARTITIONS);
+        let mut gateway = Gateway::start(&config(&kafka, ""));
+        let sent = publish_while(&mut gateway, "drops", 0, |gateway, progress| {
+            namespace.drop_port(kafka.address(1).port());
+            await_spool(gateway, false);
+            // Ten seconds' worth.
+            acknowledge(progress, 10 * SENDERS * RATE_PER_S as usize / 2);
+            namespace.pass();
+            await_spool(gateway, true);
+        });
+        let records = settled(&gateway, &kafka);
+        println!("{:?}", places(&sent));
+        let report = checker::check("drops", &sent, &records);
+        report.assert(Allowed { duplicates: WINDOW, ..Allowed::default() });
+    });
+    if let Err(missing) = outcome {
+        println!("skipped, there can be no namespace: {missing}");
+    }
+}
+
+#[test]
+fn a_full_spool_refuses_and_keeps_what_it_has() {
+    let kafka = Kafka::start(1);
+    kafka.create_topic(TOPIC, PARTITIONS);
+    let mut gateway = Gateway::start(&config(&kafka, "[spool]\nquota_bytes = 16_777_216\n"));
+    let sent = publish_while(&mut gateway, "full", 30_000, |_, progress| {
+        kafka.kill_node(1);
+        let refused = || (progress.refused() >= 100).then_some(());
+        assert!(wait::within(PATIENCE, refused).is_some(), "a full spool refuses");
+        kafka.restart_node(1);
+        acknowledge(progress, 500);
+    });
+    let records = settled(&gateway, &kafka);
+    println!("{:?}", places(&sent));
+    let refusals = sent.iter().filter_map(|message| match message.outcome {
+        Outcome::Refused { code, .. } => Some(code),
+        _ => None,
+    });
+    assert_eq!(refusals.collect::<BTreeSet<_>>(), [100].into(), "temporary");
+    let report = checker::check("full", &sent, &records);
+    report.assert(Allowed { duplicates: WINDOW, ..Allowed::default() });
+}
+
+#[test]
+fn what_only_the_log_may_acknowledge_never_enters_the_spool() {
+    let kafka = Kafka::start(1);
+    kafka.create_topic(TOPIC, 1);
+    let strict =
+        "[[rpc]]\nmethod = \"strict\"\ntopic = \"ticket.create\"\nkey = \"/key\"\nack = \"log\"\n";
+    let config = config(&kafka, strict).replace("shards.count = 2", "shards.count = 1");
+    let gateway = Gateway::start(&config);
+    let send = |sender: &str, method: &str, count| {
+        let plan = Plan::rpc(gateway.client, "strict", sender, method);
+        publish(&plan, count, &Progress::default())
+    };
+    let mut serial = 0;
+    let mut strictly = |wanted: &str| {
+        let try_it = || {
+            serial += 1;
+            let sent = send(&format!("warm{serial}"), "strict", 1);
+            matches!(sent[0].outcome, Outcome::Acknowledged { .. }).then_some(sent)
+        };
+        wait::within(PATIENCE, try_it).unwrap_or_else(|| panic!("{wanted}"))
+    };
+    // Refused tries before that one are of no interest: each has a sender of its own and a clean end.
+    let mut sent = strictly("the log acknowledges");
+    kafka.stop_node(1);
+    let hung = send("hung", "strict", 20);
+    let unclear = Outcome::Refused { code: 100, possibly_written: true };
+    assert!(hung.iter().all(|message| message.outcome == unclear), "{hung:?}");
+    let metrics = gateway.metrics();
+    assert_eq!(metrics.sum("trine_spool_records_total", &[("direction", "in")]), 0.0);
+    assert_eq!(metrics.sum("trine_spool_records", &[]), 0.0);
+    let bridged = send("bridged", TOPIC, 20);
+    assert_eq!(places(&bridged), [("spool".to_owned(), 20)].into());
+    let behind = send("behind", "strict", 20);
+    let refused = Outcome::Refused { code: 100, possibly_written: false };
+    assert!(behind.iter().all(|message| message.outcome == refused), "{behind:?}");
+    // Those and no others; the gauge is told a little later.
+    wait::until("20 are spooled", || (spooled(&gateway) == 20.0).then_some(()));
+    let taken = gateway.metrics().sum("trine_spool_records_total", &[("direction", "in")]);
+    assert_eq!(taken, 20.0);
+    kafka.resume_node(1);
+    await_spool(&gateway, true);
+    sent.extend(strictly("the log acknowledges again"));
+    sent.extend([hung, bridged, behind].into_iter().flatten());
+    let mut records = kafka.read(TOPIC);
+    let known: BTreeSet<_> = sent.iter().map(|message| message.sender.clone()).collect();
+    records.retain(|record| known.contains(text_of(record, "sender").as_str()));
+    let report = checker::check("strict", &sent, &records);
+    // At most the 20 that hung and the 20 that were spooled may be there twice.
+    report.assert(Allowed { duplicates: 40, ..Allowed::default() });
+}
+
+fn text_of(record: &Record, field: &str) -> String {
+    let value: Value = serde_json::from_slice(record.value.as_deref().unwrap_or_default())
+        .expect("a payload is JSON");
+    value[field].as_str().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn another_number_of_shards_forwards_what_was_spooled_first() {
+    let kafka = Kafka::start(1);
+    kafka.create_topic(TOPIC, PARTITIONS);
+    let mut gateway = Gateway::start(&config(&kafka, ""));
+    let sent = publish_while(&mut gateway, "shards", 0, |gateway, progress| {
+        for (from, to) in [(2, 1), (1, 2)] {
+            kafka.kill_node(1);
+            await_spool(gateway, false);
+            acknowledge(progress, 1_000);
+            let [from, to] = [from, to].map(|count| format!("shards.count = {count}"));
+            gateway.reconfigure(&from, &to);
+            assert!(gateway.terminate(Duration::from_secs(10)).is_some_and(|of| of.success()));
+            gateway.start_control();
+            wait::until("it serves", || gateway.is_serving().then_some(()));
+            await_spool(gateway, false);
+            let refused = progress.refused();
+            // Keys have other owners now: nothing is taken before all is forwarded.
+            let more = || (progress.refused() > refused + 50).then_some(());
+            assert!(wait::within(PATIENCE, more).is_some(), "new records are refused");
+            kafka.restart_node(1);
+            acknowledge(progress, 1_000);
+        }
+    });
+    let records = settled(&gateway, &kafka);
+    println!("{:?}", places(&sent));
+    let report = checker::check("shards", &sent, &records);
+    report.assert(Allowed { duplicates: 2 * WINDOW, ..Allowed::default() });
+}
+
+#[test]
+fn kills_at_random_during_outages_lose_nothing() {
+    let seed = Random::seed();
+    println!("TRINE_TESTS_SEED={seed}");
+    let mut random = Random::new(seed);
+    let kafka = Kafka::start(1);
+    kafka.create_topic(TOPIC, PARTITIONS);
+    let mut gateway = Gateway::start(&config(&kafka, ""));
+    const KILLS: usize = 3;
+    let sent = publish_while(&mut gateway, "kills", 0, |gateway, progress| {
+        for kill in 0..KILLS {
+            kafka.stop_node(1);
+            acknowledge(progress, 1 + random.below(1_500));
+            // Before or after the broker goes on: the kill meets the outage or the forwarding.
+            let resume_first = kill == 1;
+            if resume_first {
+                await_spool(gateway, false);
+                kafka.resume_node(1);
+            }
+            let old = gateway.kill_data();
+            wait::until("another data process", || (gateway.data() != old).then_some(()));
+            acknowledge(progress, 1 + random.below(500));
+            if !resume_first {
+                kafka.resume_node(1);
+            }
+            acknowledge(progress, 1 + random.below(500));
+        }
+    });
+    let records = settled(&gateway, &kafka);
+    println!("{:?}", places(&sent));
+    let report = checker::check("kills", &sent, &records);
+    // Each outage and each kill: the open window, and what a cursor lags behind, 100 ms of the rate.
+    let lag = SENDERS * RATE_PER_S as usize / 10;
+    report.assert(Allowed { duplicates: 2 * KILLS * (WINDOW + lag), ..Allowed::default() });
+}
+
+/// A small filesystem of its own, unmounted when it goes out of scope.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// An ext4 of 16 MiB in a file; why there can't be one.
+    fn mount(folder: &Path) -> Result<Self, String> {
+        let (image, point) = (folder.join("image"), folder.join("disk"));
+        std::fs::create_dir_all(&point).map_err(|error| error.to_string())?;
+        let file = std::fs::File::create(&image).map_err(|error| error.to_string())?;
+        file.set_len(16 << 20).map_err(|error| error.to_string())?;
+        run(Command::new("mkfs.ext4").args(["-q", "-m", "0"]).arg(&image))?;
+        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&point))?;
+        Ok(Self(point))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        if let Err(why) = run(Command::new("umount").arg("-l").arg(&self.0)) {
+            eprintln!("{why}");
+        }
+        if let Some(folder) = self.0.parent() {
+            let _ = std::fs::remove_dir_all(folder);
+        }
+    }
+}
+
+fn run(command: &mut Command) -> Result<(), String> {
+    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    output.status.success().then_some(()).ok_or(said)
+}
+
+#[test]
+fn a_full_disk_refuses_and_keeps_what_it_has() {
+    let folder = std::env::temp_dir().join(format!("trine-disk-{}", std::process::id()));
+    let disk = match SmallDisk::mount(&folder) {
+        Ok(disk) => disk,
+        Err(why) => return println!("skipped, there can be no small disk: {why}"),
+    };
+    // Segments of 2 MiB: the disk is full before the quota is.
+    let config = format!("shards.count = 2\n[log]\nquota_bytes = 16_777_216\n{RPC}");
+    let mut gateway = Gateway::start_on(Some(&disk.0), &config);
+    let sent = publish_refused(&mut gateway);
+    assert!(gateway.terminate(Duration::from_secs(10)).is_some_and(|of| of.success()));
+    let (whole, said) = journal::check(&gateway.data_dir());
+    assert!(whole, "{said}");
+    let records = journal::read(&gateway.data_dir(), TOPIC, 4);
+    checker::check("disk", &sent, &records).assert(Allowed::default());
+    // It starts on the full disk, and what it has can be read.
+    gateway.start_control();
+    wait::until("it serves", || gateway.is_serving().then_some(()));
+    assert!(gateway.terminate(Duration::from_secs(10)).is_some_and(|of| of.success()));
+    let again = journal::read(&gateway.data_dir(), TOPIC, 4);
+    checker::check("disk", &sent, &again).assert(Allowed::default());
+    drop(gateway);
+}
+
+/// Publishes large messages until a hundred were refused.
+fn publish_refused(gateway: &mut Gateway) -> Vec<Sent> {
+    let progress = Progress::default();
+    let plan = Plan::rpc(gateway.client, "disk", "sender", TOPIC);
+    let plan = Plan { rate_per_s: 200, fill_bytes: 30_000, ..plan };
+    std::thread::scope(|scope| {
+        let sender = scope.spawn(|| publish(&plan, u64::MAX, &progress));
+        let stop = StopOnDrop(&progress);
+        let full = || (progress.acknowledged() > 100 && progress.refused() >= 100).then_some(());
+        assert!(wait::within(PATIENCE, full).is_some(), "a full disk refuses");
+        drop(stop);
+        sender.join().expect("a sender")
+    })
+}
+
+/// Sequence and key of what a backend was asked.
+fn event(request: &Request) -> (String, u64) {
+    let body: Value = serde_json::from_slice(&request.body).expect("the payload as it was");
+    let key = body["key"].as_str().expect("its key").to_owned();
+    (key, body["sequence"].as_u64().expect("its sequence"))
+}
+
+#[test]
+fn a_dead_backend_for_one_partition_stops_no_other() {
+    const KEYS: u64 = 100;
+    let legacy = Backend::start();
+    let consumer = format!(
+        "shards.count = 2\n{RPC}[[consumer]]\nname = \"legacy\"\ntopics = [\"{TOPIC}\"]\n\
+         start = \"earliest\"\n[consumer.to]\nupstream = \"legacy\"\n[consumer.retry]\ntries = 0\n\
+         max_ms = 500\n[[upstream]]\nname = \"legacy\"\nendpoints = [\"{}\"]\n\
+         timeout_ms = 2_000\n",
+        legacy.address()
+    );
+    let gateway = Gateway::start(&consumer);
+    let plan = Plan::rpc(gateway.client, "dead", "ann", TOPIC);
+    let plan = Plan { keys: KEYS, rate_per_s: 1_000, ..plan };
+    wait::until("its partitions are read", || {
+        let read = gateway.metrics().sum("trine_consumer_partitions", &[]);
+        (read == 4.0).then_some(())
+    });
+    let mut sent = publish(&plan, KEYS, &Progress::default());
+    legacy.await_requests(KEYS as usize);
+    let dead: BTreeSet<String> = journal::read(&gateway.data_dir(), TOPIC, 4)
+        .iter()
+        .filter(|record| record.partition == 0)
+        .map(|record| text_of(record, "key"))
+        .collect();
+    assert!(!dead.is_empty() && dead.len() < KEYS as usize);
+    let hung = dead.clone();
+    legacy.except(move |request| hung.contains(&event(request).0).then_some(Answer::Hang));
+    let more = publish(
+        &Plan { sender: "ann".into(), run: "dead".into(), ..plan.clone() },
+        20 * KEYS,
+        &Progress::default(),
+    );
+    // The same keys again, so this run's first sequences stand for the earlier ones.
+    sent.clear();
+    sent.extend(more);
+    let alive = |request: &Request| !dead.contains(&event(request).0);
+    let wanted = 21 * (KEYS as usize - dead.len());
+    let others = || {
+        let requests = legacy.requests();
+        (requests.iter().filter(|request| alive(request)).count() >= wanted).then_some(())
+    };
+    assert!(wait::within(PATIENCE, others).is_some(), "other partitions go on");
+    legacy.except(|_| None);
+    let all = || {
+        let seen: BTreeSet<_> = legacy.requests()[KEYS as usize..].iter().map(event).collect();
+        (seen.len() == sent.len()).then_some(())
+    };
+    assert!(wait::within(PATIENCE, all).is_some(), "what hung is delivered in the end");
+}
+
+/// Partition and offset of what a backend was asked.
+fn place(request: &Request) -> (i32, i64) {
+    let id = request.header("ce-id").expect("an event has its id");
+    let mut parts = id.rsplit('/').map(|part| part.parse::<i64>().expect("a number"));
+    let offset = parts.next().expect("an offset");
+    (parts.next().expect("a partition") as i32, offset)
+}
+
+#[test]
+fn groups_in_unrest_deliver_everything() {
+    let kafka = Kafka::start(1);
+    for assignor in ["range", "roundrobin", "cooperative-sticky", "broker"] {
+        println!("{assignor}");
+        unrest(&kafka, assignor);
+    }
+}
+
+/// Two gateways and a foreign member share a group; the member comes and goes, a gateway stops.
+fn unrest(kafka: &Kafka, assignor: &str) {
+    const COUNT: u64 = 1_500;
+    let (group, topic) = (assignor, format!("events-{assignor}"));
+    kafka.create_topic(&topic, PARTITIONS);
+    let legacy = Backend::start();
+    let config = format!(
+        "shards.count = 1\n[log]\nkind = \"kafka\"\n[kafka]\nbrokers = [\"{}\"]\n[[consumer]]\n\
+         name = \"all\"\ngroup = \"{group}\"\nassignor = \"{assignor}\"\nstart = \"earliest\"\n\
+         topics = [\"{topic}\"]\ndead_letter = false\ncommit_interval_ms = 100\n[consumer.to]\nupstream = \"legacy\"\n\
+         [[upstream]]\nname = \"legacy\"\nendpoints = [\"{}\"]\n",
+        kafka.bootstrap(),
+        legacy.address()
+    );
+    let (first, mut second) = (Gateway::start(&config), Gateway::start(&config));
+    let partitions = |gateway: &Gateway| gateway.metrics().sum("trine_consumer_partitions", &[]);
+    let shared = || (partitions(&first) + partitions(&second) == PARTITIONS as f64).then_some(());
+    assert!(wait::within(PATIENCE, shared).is_some(), "all partitions are read");
+    let writer = kafka.write(&topic, "unrest", COUNT, 150);
+    let arguments: &[&str] =
+        if assignor == "broker" { &["--protocol", "consumer"] } else { &["--assignor", assignor] };
+    let member = Member::join(kafka, group, &topic, arguments);
+    let holds = || (!member.held().is_empty()).then_some(());
+    assert!(wait::within(PATIENCE, holds).is_some(), "the member is given partitions");
+    let mut elsewhere: BTreeSet<(i32, i64)> = member.leave().into_iter().collect();
+    let data = second.data();
+    process::signal(data, Signal::STOP);
+    let member = Member::join(kafka, group, &topic, arguments);
+    let sent = writer.finish();
+    process::signal(data, Signal::CONT);
+    let records = kafka.read(&topic);
+    let everywhere = |foreign: &BTreeSet<(i32, i64)>| {
+        let mut seen: BTreeSet<_> = legacy.requests().iter().map(place).collect();
+        seen.extend(foreign);
+        seen
+    };
+    let all = || {
+        let mut foreign = elsewhere.clone();
+        foreign.extend(member.records());
+        (everywhere(&foreign).len() == records.len()).then_some(())
+    };
+    let limit = Duration::from_secs(90);
+    if wait::within(limit, all).is_none() {
+        let mut foreign = elsewhere.clone();
+        foreign.extend(member.records());
+        panic!("{} of {} came", everywhere(&foreign).len(), records.len());
+    }
+    elsewhere.extend(member.leave());
+    for mut gateway in [first, second] {
+        assert!(gateway.terminate(Duration::from_secs(10)).is_some_and(|of| of.success()));
+    }
+    let report = checker::check("unrest", &sent, &records);
+    report.assert(Allowed { without_marks: true, ..Allowed::default() });
+    in_order(&records, &legacy.requests(), &elsewhere);
+    let delivered = everywhere(&elsewhere);
+    for ((_, partition), committed) in kafka.committed(group) {
+        let before = (0..committed).filter(|offset| !delivered.contains(&(partition, *offset)));
+        assert_eq!(before.count(), 0, "committed, not delivered in partition {partition}");
+    }
+}
+
+/// When a record of a key is first delivered, all before it were, here or to the foreign member.
+#[track_caller]
+fn in_order(records: &[Record], requests: &[Request], elsewhere: &BTreeSet<(i32, i64)>) {
+    let mut by_key: BTreeMap<&[u8], Vec<(i32, i64)>> = BTreeMap::new();
+    for record in records {
+        let of_key = by_key.entry(record.key.as_deref().unwrap_or_default()).or_default();
+        of_key.push((record.partition, record.log_offset));
+    }
+    let before: BTreeMap<_, _> =
+        by_key.values().flat_map(|of| of.windows(2).map(|pair| (pair[1], pair[0]))).collect();
+    let mut seen = elsewhere.clone();
+    for request in requests {
+        let at = place(request);
+        let previous = before.get(&at).copied();
+        assert!(previous.is_none_or(|of| seen.contains(&of)), "{at:?} came before {previous:?}");
+        seen.insert(at);
+    }
+}
