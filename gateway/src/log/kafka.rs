@@ -256,16 +256,26 @@ impl Kafka {
                 self.ready.push_back((record, Err(why)));
             }
             (Token::Forward { line, offset }, Ok(_)) => {
+                // After a failure ahead of it the line was taken back, and this goes again.
+                if self.given[line].front().is_none_or(|&(first, _)| first != offset) {
+                    return;
+                }
                 self.totals.forwarded += 1;
                 self.given[line].pop_front();
                 self.spool.acknowledged(line, offset);
             }
             (Token::Forward { line, offset }, Err((_, true))) => {
                 tracing::warn!(line, offset, "a spooled record is given to Kafka again");
-                self.given[line].clear();
-                self.spool.take_back(line, now_ms);
+                let Line { topic, partition, .. } = *self.spool.get(line);
+                let id = self.client.partition(self.topics[topic as usize], partition);
+                // What the producer has behind it must stay behind it.
+                self.take_over_partition(id.expect("it was given records"), now_ms);
+                self.client.raise_epoch();
             }
             (Token::Forward { line, offset }, Err((why, false))) => {
+                if self.given[line].front().is_none_or(|&(first, _)| first != offset) {
+                    return;
+                }
                 tracing::error!(line, offset, ?why, "Kafka refuses a spooled record for good");
                 let body = self.given[line].pop_front().map(|(_, body)| body).unwrap_or_default();
                 self.spool.refused(line, offset, body);
@@ -345,31 +355,35 @@ impl Kafka {
         self.client.overdue(now_ms.saturating_sub(self.after_ms), &mut overdue);
         let any = !overdue.is_empty();
         for id in overdue.drain(..) {
-            let lines: smallvec::SmallVec<[usize; 2]> = self.lines_of(id).collect();
-            self.totals.take_overs += 1;
-            for &line in &lines {
-                self.spool.take_back(line, now_ms);
-                if let Some(given) = self.given.get_mut(line) {
-                    given.clear();
-                }
-            }
-            let line = lines[0];
-            for taken in self.client.take_over(id) {
-                match Token::unpack(taken.token) {
-                    Token::Live { record, only_log: false } => {
-                        self.spool_record(line, record, taken.body, now_ms);
-                    }
-                    Token::Live { record, .. } => {
-                        self.ready.push_back((record, Err(Unavailable::Lost)));
-                    }
-                    // It is in the spool as before.
-                    Token::Forward { .. } => {}
-                }
-            }
+            self.take_over_partition(id, now_ms);
         }
         self.overdue = overdue;
         if any {
             self.client.raise_epoch();
+        }
+    }
+
+    fn take_over_partition(&mut self, id: PartitionId, now_ms: u64) {
+        let lines: smallvec::SmallVec<[usize; 2]> = self.lines_of(id).collect();
+        self.totals.take_overs += 1;
+        for &line in &lines {
+            self.spool.take_back(line, now_ms);
+            if let Some(given) = self.given.get_mut(line) {
+                given.clear();
+            }
+        }
+        let line = lines[0];
+        for taken in self.client.take_over(id) {
+            match Token::unpack(taken.token) {
+                Token::Live { record, only_log: false } => {
+                    self.spool_record(line, record, taken.body, now_ms);
+                }
+                Token::Live { record, .. } => {
+                    self.ready.push_back((record, Err(Unavailable::Lost)));
+                }
+                // It is in the spool as before.
+                Token::Forward { .. } => {}
+            }
         }
     }
 

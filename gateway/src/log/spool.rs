@@ -2,9 +2,9 @@
 //!
 //! **Runs on: shard**; the journal itself is on the storage thread. A *line* is what this shard has
 //! spooled of one partition: a stream `TOPIC/PARTITION/SHARD` and the cursor of what Kafka has of
-//! it. Sans-IO but for the rings. Invariants: while a line has records that Kafka has not
-//! acknowledged, everything more of its partition goes behind them; a line is forwarded in order,
-//! and its cursor never passes a record that Kafka has not acknowledged.
+//! it. Sans-IO but for the rings. Invariants: while a line has records that the producer was not
+//! given, everything more of its partition goes behind them; a line is forwarded in order, and its
+//! cursor never passes a record that Kafka has not acknowledged.
 
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -56,7 +56,8 @@ pub struct Line {
     /// The end of what is durable.
     end: u64,
     given: usize,
-    reading: bool,
+    /// Where the read that has no answer begins.
+    reading: Option<u64>,
     /// Nothing is forwarded before this.
     not_before_ms: u64,
     /// When its oldest record came; 0: it has none.
@@ -68,9 +69,11 @@ pub struct Line {
 }
 
 impl Line {
-    /// Whether more of its partition must go behind what is spooled.
+    /// Whether more of its partition must go behind what is spooled. What the producer was given
+    /// stays ahead of what it is given later, so the line need not run empty, which it never would
+    /// while records come faster than Kafka answers.
     pub fn holds(&self) -> bool {
-        self.spooled > 0
+        self.spooled > self.given as u64
     }
 }
 
@@ -256,7 +259,7 @@ impl Spool {
             next: 0,
             end: 0,
             given: 0,
-            reading: false,
+            reading: None,
             not_before_ms: 0,
             since_ms: 0,
             cursor_moved: false,
@@ -421,11 +424,12 @@ impl Spool {
         let Some(stream) = state.stream else { return };
         let room = SPOOL_FORWARD_RECORDS.saturating_sub(state.given);
         let limit_records = room.min(self.allowance as usize);
-        let wanted = state.next < state.end && !state.reading && now_ms >= state.not_before_ms;
+        let wanted =
+            state.next < state.end && state.reading.is_none() && now_ms >= state.not_before_ms;
         if !wanted || limit_records == 0 {
             return;
         }
-        state.reading = true;
+        state.reading = Some(state.next);
         let (token, offset) = (About::Read.token(line), state.next);
         let (limit_bytes, wait) = (FETCH_BYTES, false);
         self.send(Request::Read { token, stream, offset, limit_bytes, limit_records, wait });
@@ -490,7 +494,7 @@ impl Spool {
             Answer::ReadFailed { token, why, next_offset } => {
                 let (_, line) = About::of(token);
                 let state = &mut self.all[line];
-                state.reading = false;
+                state.reading = None;
                 state.not_before_ms = now_ms + SPOOL_PAUSE_MS;
                 tracing::error!(
                     line,
@@ -511,8 +515,11 @@ impl Spool {
         first: u64,
     ) {
         let state = &mut self.all[line];
-        state.reading = false;
         let from = state.next;
+        if state.reading.take() != Some(from) {
+            // The line was taken back meanwhile: these are not its next records any more.
+            return;
+        }
         // What was damaged is not there any more: the journal has said so.
         state.next = state.next.max(first.min(state.end));
         let records: Vec<_> = records
