@@ -106,7 +106,13 @@ fn spooled(gateway: &Gateway) -> f64 {
 #[track_caller]
 fn await_spool(gateway: &Gateway, is_empty: bool) {
     let there = || ((spooled(gateway) == 0.0) == is_empty).then_some(());
-    assert!(wait::within(PATIENCE, there).is_some(), "the spool is empty: {is_empty}");
+    if wait::within(PATIENCE, there).is_none() {
+        let metrics = gateway.metrics();
+        let of = |direction| metrics.sum("trine_spool_records_total", &[("direction", direction)]);
+        let (left, taken, forwarded) = (spooled(gateway), of("in"), of("out"));
+        let take_overs = metrics.sum("trine_spool_take_overs_total", &[]);
+        panic!("spool: {left} left, {taken} taken, {forwarded} forwarded, {take_overs} take-overs");
+    }
 }
 
 /// Waits until the spool is empty and says what Kafka has.
