@@ -45,7 +45,9 @@ pub const LOG_QUEUE_RECORDS: usize = 16_384;
 /// Records that one call site may write in a second: enough to see what happens.
 pub const LOG_RECORDS_PER_SECOND: u32 = 10;
 /// Longest time a setting may name: a year. Longer ones are mistakes of unit.
-pub const YEAR_MS: u64 = 365 * 24 * 3_600_000;
+pub const YEAR_MS: u64 = 365 * DAY_MS;
+/// A day, in which times of day come once.
+pub const DAY_MS: u64 = 24 * 3_600_000;
 /// Shards; the pin plan and the set of shards that follow a channel are made for so many.
 pub const SHARDS_MAX: usize = 256;
 
@@ -116,6 +118,9 @@ pub const REQUESTS_OUTSTANDING: usize = 1024;
 /// Records of one partition between the first that is not delivered and the last fetched: one that
 /// is retried for long must not let the finished ones behind it pile up, nor a crash repeat more.
 pub const DELIVER_AHEAD_RECORDS: usize = 16_384;
+/// A run of a drain with a rate is at least what the rate allows in so long, and may be so late: a
+/// lane that waits for the clock is woken in steps of 64 ms.
+pub const DRAIN_SLACK_MS: u64 = 100;
 /// A lag's level is left below so much of its threshold; nearer, it would come and go.
 pub const LAG_HYSTERESIS_PERCENT: u64 = 80;
 

@@ -1,8 +1,9 @@
 //! `[[consumer]]` and `[[upstream]]`: who reads which topics, and where the records go.
 //!
 //! **Runs on: any**; read by control, obeyed by the shards' `deliver`. Invariants: a consumer has a
-//! channel or an upstream to go to; an upstream that it names is there; no consumer publishes into
-//! a namespace whose publications become records of a topic that it reads.
+//! channel, an upstream or a topic to go to; an upstream that it names is there; no consumer
+//! publishes into a namespace whose publications become records of a topic that it reads, nor do
+//! records that it drains into a topic come back to it.
 
 use std::net::SocketAddr;
 
@@ -12,9 +13,9 @@ use toml::de::DeValue;
 use trine_core::limits;
 use trine_core::upstream::Options;
 
-use super::Config;
 use super::file::Reader;
-use super::schema::{Key, Kind, Value, keys, name_of, quoted, word, write_key};
+use super::schema::{Key, Kind, Value, keys, list, name_of, quoted, time_of_day, word, write_key};
+use super::{Config, LogKind};
 use crate::deliver::Template;
 use crate::limits::YEAR_MS;
 
@@ -45,6 +46,8 @@ pub struct Consumer {
     pub commit_interval_ms: u64,
     /// Where records go.
     pub to: Target,
+    /// When records go there, and how fast.
+    pub schedule: Schedule,
     /// How many records one request to the upstream carries.
     pub batch: Batch,
     /// How a delivery is repeated.
@@ -97,17 +100,33 @@ pub enum NullValues {
     DeadLetter,
 }
 
-/// Where records go; with both, one is delivered when both have it.
+/// Where records go; with several, one is delivered when all have it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
     /// A channel.
     pub channel: Option<Template>,
     /// An upstream, by name.
     pub upstream: Option<String>,
+    /// Another topic of the log, which gets each record as it is.
+    pub topic: Option<String>,
     /// The path of the requests; empty: the upstream's.
     pub path: String,
     /// The events' source, a URI reference (CloudEvents 1.0).
     pub source: String,
+}
+
+/// When a queue is drained: its records wait in the log until so many wait in a partition, or for
+/// the first of its times after they came. Without a number and times nothing waits.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Schedule {
+    /// Times at the multiples of this since 1970; 0: none.
+    pub every_ms: u64,
+    /// Times of day, in minutes after midnight UTC.
+    pub at: Vec<u16>,
+    /// Records of a partition that don't wait any longer; 0: their number means nothing.
+    pub records: u64,
+    /// Records of a partition that are begun in a second at most; 0: any number.
+    pub rate_per_s: u64,
 }
 
 /// Records that share a request (CloudEvents batched content mode).
@@ -189,6 +208,7 @@ impl Default for Consumer {
             concurrency: 16,
             commit_interval_ms: 500,
             to: Target { source: "/trine".to_owned(), ..Target::default() },
+            schedule: Schedule::default(),
             batch: Batch { records: 1, limit_bytes: 1 << 20, linger_ms: 0 },
             retry: Retry { tries: 10, age_ms: 0, min_ms: 200, max_ms: 30_000 },
             dead_letter: true,
@@ -237,7 +257,38 @@ impl Upstream {
     }
 }
 
+impl Schedule {
+    /// Whether anything waits for a number or a time.
+    pub fn holds(&self) -> bool {
+        self.records > 0 || self.has_times()
+    }
+
+    fn has_times(&self) -> bool {
+        self.every_ms > 0 || !self.at.is_empty()
+    }
+}
+
 impl Consumer {
+    /// Whether records that it drains into a topic come back to it, through consumers that drain
+    /// that topic.
+    fn drains_into_itself(&self, all: &[Consumer]) -> bool {
+        let mut reached: Vec<&String> = self.to.topic.iter().collect();
+        let mut next = 0;
+        while let Some(&topic) = reached.get(next) {
+            next += 1;
+            if self.topics.contains(topic) {
+                return true;
+            }
+            let readers = all.iter().filter(|reader| reader.topics.contains(topic));
+            for into in readers.filter_map(|reader| reader.to.topic.as_ref()) {
+                if !reached.contains(&into) {
+                    reached.push(into);
+                }
+            }
+        }
+        false
+    }
+
     /// The first pair of namespace and topic, of those `written` by publishes, that this consumer
     /// would read from and publish into.
     pub fn feeds_itself<'a>(
@@ -282,9 +333,13 @@ impl Reader {
             }
         }
         let to = |name| format!("{place}.to.{name}");
-        if self.span(&to("channel")).is_none() && self.span(&to("upstream")).is_none() {
-            let label = "add to.channel = \"…\", to.upstream = \"…\", or both";
+        if ["channel", "upstream", "topic"].iter().all(|name| self.span(&to(name)).is_none()) {
+            let label = "add to.channel, to.upstream or to.topic, or several";
             self.problem(entry.span(), "this consumer has nowhere to go", label);
+        }
+        if consumer.schedule.holds() && self.span(&format!("{place}.lag.window_ms")).is_none() {
+            // Its lag grows by design between two drains.
+            consumer.lag.window_ms = 0;
         }
         if consumer.group.is_empty() {
             consumer.group = consumer.name.clone();
@@ -346,6 +401,7 @@ impl Reader {
                     "it is for requests: add to.upstream, or take it out",
                 );
             }
+            self.check_queue(config, index);
             let retry = &consumer.retry;
             self.rule(
                 retry.min_ms <= retry.max_ms,
@@ -381,6 +437,35 @@ impl Reader {
             );
         }
     }
+
+    /// What a consumer with a schedule, or with a topic to drain into, needs.
+    fn check_queue(&mut self, config: &Config, index: usize) {
+        let consumer = &config.consumers[index];
+        let place = |name: &str| format!("consumer[{index}].{name}");
+        let schedule = &consumer.schedule;
+        self.rule(
+            schedule.records == 0 || schedule.has_times(),
+            &[&place("schedule.records")],
+            "the last records of the queue would wait for ever",
+            "add schedule.every_ms or schedule.at",
+        );
+        let is_queue = schedule.holds() || schedule.rate_per_s > 0 || consumer.to.topic.is_some();
+        let keys = ["every_ms", "at", "records", "rate_per_s"];
+        let keys = keys.map(|name| place(&format!("schedule.{name}")));
+        let topic = place("to.topic");
+        self.rule(
+            !is_queue || config.log.kind == LogKind::Embedded,
+            &[&topic, &keys[0], &keys[1], &keys[2], &keys[3]],
+            "queues need the embedded log for now",
+            "take out `schedule` and `to.topic`, or set log.kind = \"embedded\"",
+        );
+        self.rule(
+            !consumer.drains_into_itself(&config.consumers),
+            &[&topic],
+            &format!("`{}` would consume what it drains", consumer.name),
+            "records that go there come back to one of its own topics",
+        );
+    }
 }
 
 /// Adds the consumer's and the upstream's keys to the default file, commented out.
@@ -404,6 +489,13 @@ pub(super) fn write_keys(text: &mut String) {
             write_key(text, key, &consumer);
         }
     }
+    text.push_str(
+        "\n# A queue: records wait in the log for the night, or until 1,000 wait in a partition, and \
+         reach\n# the backend in batches of 50, at most 200 of a partition a second.\n\
+         # [[consumer]]\n# name = \"night\"\n# topics = [\"report.create\"]\n\
+         # to.upstream = \"desk\"\n# batch = { records = 50, linger_ms = 100 }\n\
+         # schedule = { at = [\"02:00\"], records = 1000, rate_per_s = 200 }\n",
+    );
     text.push_str("\n# A backend that consumers call; repeat it for others.\n# [[upstream]]\n");
     let upstream = Upstream {
         name: "desk".to_owned(),
@@ -416,8 +508,14 @@ pub(super) fn write_keys(text: &mut String) {
 }
 
 /// The sections of a `[[consumer]]`.
-const TABLES: &[(&str, &[Key<Consumer>])] =
-    &[("prefetch", PREFETCH), ("to", TO), ("batch", BATCH), ("retry", RETRY), ("lag", LAG)];
+const TABLES: &[(&str, &[Key<Consumer>])] = &[
+    ("prefetch", PREFETCH),
+    ("to", TO),
+    ("schedule", SCHEDULE),
+    ("batch", BATCH),
+    ("retry", RETRY),
+    ("lag", LAG),
+];
 
 /// The keys of a `[[consumer]]` itself.
 const CONSUMER: &[Key<Consumer>] = keys! { Consumer;
@@ -472,11 +570,31 @@ const TO: &[Key<Consumer>] = keys! { Consumer;
     "" "upstream" Kind::Name, "The upstream; with a channel too, both must have the record.",
         |c, v| c.to.upstream = Some(v.text().into()),
         |c| c.to.upstream.as_deref().map(quoted);
+    "" "topic" Kind::Name, "Another topic, which gets each record as it is, with its key.",
+        |c, v| c.to.topic = Some(v.text().into()),
+        |c| c.to.topic.as_deref().map(quoted);
     "" "path" Kind::Path, "The path of the requests; by default the upstream's.",
         |c, v| c.to.path = v.text().into(),
         |c| (!c.to.path.is_empty()).then(|| quoted(&c.to.path));
     "" "source" Kind::Text, "The events' source, a URI reference.",
         |c, v| c.to.source = v.text().into(), |c| Some(quoted(&c.to.source));
+};
+
+const SCHEDULE: &[Key<Consumer>] = keys! { Consumer;
+    "" "every_ms" Kind::Integer(0, YEAR_MS),
+        "Records wait for the next multiple of this since 1970 (3600000: the full hour); 0: none.",
+        |c, v| c.schedule.every_ms = v.integer(), |c| Some(c.schedule.every_ms.to_string());
+    "" "at" Kind::TimesOfDay, "… or for the next of these times of day, in UTC.",
+        |c, v| if let Value::Integers(minutes) = v {
+            c.schedule.at = minutes.iter().map(|&minute| minute as u16).collect();
+        },
+        |c| Some(list(&c.schedule.at.iter().map(|&minute| time_of_day(minute)).collect::<Vec<_>>()));
+    "" "records" Kind::Integer(0, u64::MAX >> 1),
+        "… or until so many wait in their partition; needs one of the others. 0: none.",
+        |c, v| c.schedule.records = v.integer(), |c| Some(c.schedule.records.to_string());
+    "" "rate_per_s" Kind::Integer(0, 1_000_000),
+        "Records of a partition that are begun in a second at most; 0: any number.",
+        |c, v| c.schedule.rate_per_s = v.integer(), |c| Some(c.schedule.rate_per_s.to_string());
 };
 
 const BATCH: &[Key<Consumer>] = keys! { Consumer;
@@ -561,7 +679,8 @@ commit_interval_ms = 100
 dead_letter = false
 null_values = "dead-letter"
 ttl_ms = 9
-to = { channel = "user:{key}", upstream = "desk", path = "/in?x=1", source = "urn:desk" }
+to = { channel = "user:{key}", upstream = "desk", topic = "done", path = "/in?x=1", source = "urn:desk" }
+schedule = { every_ms = 60_000, at = ["02:00", "23:59"], records = 50, rate_per_s = 7 }
 batch = { records = 5, limit_bytes = 4096, linger_ms = 20 }
 retry = { tries = 2, age_ms = 3, min_ms = 4, max_ms = 5 }
 [consumer.lag]
@@ -601,8 +720,15 @@ timeout_ms = 2
             to: Target {
                 channel: Some("user:{key}".to_owned().try_into().unwrap()),
                 upstream: Some("desk".to_owned()),
+                topic: Some("done".to_owned()),
                 path: "/in?x=1".to_owned(),
                 source: "urn:desk".to_owned(),
+            },
+            schedule: Schedule {
+                every_ms: 60_000,
+                at: vec![120, 1439],
+                records: 50,
+                rate_per_s: 7,
             },
             batch: Batch { records: 5, limit_bytes: 4096, linger_ms: 20 },
             retry: Retry { tries: 2, age_ms: 3, min_ms: 4, max_ms: 5 },
@@ -631,6 +757,8 @@ timeout_ms = 2
     fn mistakes_of_consumers_and_upstreams_are_refused() {
         const GOOD: &str =
             "[[consumer]]\nname = \"a\"\ntopics = [\"t\"]\nto.channel = \"u:{key}\"\n";
+        const BACK: &str = "[[consumer]]\nname = \"b\"\ntopics = [\"u\"]\nto.topic = \"t\"\n";
+        const KAFKA: &str = "[log]\nkind = \"kafka\"\n";
         const DESK: &str = "[[upstream]]\nname = \"desk\"\nendpoints = [\"127.0.0.1:1\"]\n";
         assert!(parse("trine.toml", &format!("{GOOD}{DESK}")).is_ok());
         for (text, part) in [
@@ -649,6 +777,16 @@ timeout_ms = 2
             (format!("{GOOD}to.upstream = \"desc\"\n{DESK}"), "known are desk"),
             (format!("{GOOD}batch.records = 2"), "`batch.records` means nothing"),
             (format!("{GOOD}to.path = \"/x\""), "`to.path` means nothing"),
+            (format!("{GOOD}schedule.records = 5"), "wait for ever"),
+            (format!("{GOOD}schedule.at = [\"24:00\"]"), "such as [\"02:00\"]"),
+            (format!("{GOOD}schedule.at = [\"2:00\"]"), "such as [\"02:00\"]"),
+            (format!("{GOOD}schedule.at = \"02:00\""), "such as [\"02:00\"]"),
+            (format!("{GOOD}schedule.evry_ms = 5"), "did you mean `every_ms`?"),
+            (format!("{GOOD}schedule.every_ms = 5\n{KAFKA}"), "need the embedded log"),
+            (format!("{GOOD}schedule.rate_per_s = 5\n{KAFKA}"), "need the embedded log"),
+            (format!("{GOOD}to.topic = \"u\"\n{KAFKA}"), "need the embedded log"),
+            (format!("{GOOD}to.topic = \"t\""), "`a` would consume what it drains"),
+            (format!("{GOOD}to.topic = \"u\"\n{BACK}"), "`b` would consume what it drains"),
             (format!("{GOOD}{GOOD}"), "consumer `a` is there already"),
             (format!("{GOOD}{}group = \"a\"", GOOD.replace("\"a\"", "\"b\"")), "in the same group"),
             (GOOD.replace("[\"t\"]", "[\"t\", \"t\"]"), "each once"),

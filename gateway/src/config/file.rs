@@ -458,6 +458,8 @@ fn read_written(kind: Kind, value: &DeValue<'_>) -> Result<Value, String> {
             .ok_or_else(|| format!("a list of some of: {}", words.join(", "))),
         (Kind::Numbers, value) => numbers(value)
             .ok_or_else(|| "a table of partitions, such as { gold = 0, silver = 1 }".to_owned()),
+        (Kind::TimesOfDay, value) => times_of_day(value)
+            .ok_or_else(|| "a list of times of day, such as [\"02:00\"]".to_owned()),
         (Kind::Names, value) => distinct(value, is_name)
             .ok_or_else(|| "a list of names, each once, such as [\"tickets\"]".to_owned()),
         (Kind::Addresses, value) => distinct(value, |text| text.parse::<SocketAddr>().is_ok())
@@ -544,6 +546,19 @@ fn distinct(value: &DeValue<'_>, fits: impl Fn(&str) -> bool) -> Option<Value> {
     let texts: Vec<String> = texts.collect::<Option<_>>()?;
     let once = texts.iter().enumerate().all(|(index, text)| !texts[..index].contains(text));
     (once && !texts.is_empty()).then_some(Value::Texts(texts))
+}
+
+/// Minutes after midnight.
+fn times_of_day(value: &DeValue<'_>) -> Option<Value> {
+    let minutes = value.as_array()?.iter().map(|entry| {
+        let (hour, minute) = entry.get_ref().as_str()?.split_once(':')?;
+        let number = |text: &str, limit: usize| {
+            let is_plain = text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_digit());
+            text.parse().ok().filter(|&number: &usize| is_plain && number < limit)
+        };
+        Some(number(hour, 24)? * 60 + number(minute, 60)?)
+    });
+    minutes.collect::<Option<_>>().map(Value::Integers)
 }
 
 fn is_path(text: &str) -> bool {

@@ -11,7 +11,9 @@ mod schema;
 mod tests;
 mod tickets;
 
-pub use consumer::{Assignor, Batch, Consumer, Lag, NullValues, Retry, Start, Target, Upstream};
+pub use consumer::{
+    Assignor, Batch, Consumer, Lag, NullValues, Retry, Schedule, Start, Target, Upstream,
+};
 pub use durable::{
     Ack, Api, Compression, Kafka, Log, LogKind, Partitioner, RecordHeader, RecordKey, Route, Rpc,
     Sasl, Spool,

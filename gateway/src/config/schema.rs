@@ -45,6 +45,8 @@ pub(super) enum Kind {
     Choices(&'static [&'static str]),
     /// A table of names with whole numbers below 100,000.
     Numbers,
+    /// A list of times of day, such as `02:00`.
+    TimesOfDay,
     /// A list of names, each once.
     Names,
     /// A channel's template, such as `user:{key}`.
@@ -396,6 +398,11 @@ pub(super) fn write_key<T>(text: &mut String, key: &Key<T>, from: &T) {
 pub(super) fn list(texts: &[String]) -> String {
     let texts: Vec<String> = texts.iter().map(|text| quoted(text)).collect();
     format!("[{}]", texts.join(", "))
+}
+
+/// A time of day, given in minutes after midnight.
+pub(super) fn time_of_day(minute: u16) -> String {
+    format!("{:02}:{:02}", minute / 60, minute % 60)
 }
 
 pub(super) fn quoted(text: &str) -> String {

@@ -1,10 +1,10 @@
 //! One partition of one consumer: what was fetched, what is under way, how far it is finished.
 //!
 //! **Runs on: shard.** Sans-IO. Records of one key form a queue whose first alone is under way;
-//! records without a key are free. A record has up to two parts to deliver, channel and upstream,
-//! and a retry repeats the parts that are not acknowledged. Invariants: the position never passes a
-//! record that is not finished; each record is finished once; after [`Lane::revoke`] nothing new is
-//! begun.
+//! records without a key are free. A record has up to three parts to deliver, channel, upstream and
+//! topic, and a retry repeats the parts that are not acknowledged. Invariants: the position never
+//! passes a record that is not finished; each record is finished once; none is begun before its
+//! consumer's schedule lets it; after [`Lane::revoke`] nothing new is begun.
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
@@ -20,6 +20,7 @@ use trine_proto::kafka::record::Body;
 use super::cloudevents::{self, Event, Request};
 use super::dead_letter::{Origin, dead_letter};
 use super::route::{GiveUp, Route, pause_ms};
+use super::schedule::Schedule;
 use super::{Alarm, Effect, Fetched, Outcome, Reason, Token, Totals};
 use crate::config::{Consumer, NullValues};
 use crate::limits::DELIVER_AHEAD_RECORDS;
@@ -27,12 +28,15 @@ use crate::limits::DELIVER_AHEAD_RECORDS;
 /// The parts of a delivery, as bits.
 const CHANNEL: u8 = 1;
 const UPSTREAM: u8 = 2;
+const TOPIC: u8 = 4;
 
 /// One partition that a consumer has been given.
 pub struct Lane {
     route: Rc<Route>,
     topic: Rc<str>,
     dead_topic: Rc<str>,
+    /// The topic that it drains into; empty without one.
+    into_topic: Rc<str>,
     partition: i32,
     /// In the order of their offsets; the first is never finished. Records are named by serial
     /// numbers, of which the first here has `base`.
@@ -48,11 +52,17 @@ pub struct Lane {
     pausing: BinaryHeap<Reverse<(u64, u64)>>,
     /// Those whose dead letter is to be written.
     dying: VecDeque<u64>,
+    schedule: Schedule,
+    /// When the oldest record that is ready may begin, if only the schedule holds it.
+    opens_ms: Option<u64>,
+    /// Unix time less the clock of `now_ms`.
+    unix_ahead_ms: u64,
     gather: Gather,
     works: HashMap<u64, Work>,
     next_token: u64,
     publishes: usize,
     calls: usize,
+    produces: usize,
     letters: usize,
     /// Records whose dead letter could not be written so far.
     stuck: usize,
@@ -73,6 +83,8 @@ pub struct Lane {
 struct Entry {
     offset: u64,
     time_ms: u64,
+    /// Since when it waits, Unix milliseconds: its time, unless that lies ahead or is not said.
+    since_ms: u64,
     body: Bytes,
     key: Option<u64>,
     /// Parts that are not acknowledged.
@@ -118,6 +130,7 @@ struct Gather {
 enum Work {
     Publish(u64),
     Call(SmallVec<[u64; 1]>),
+    Produce(u64),
     Letter(u64),
 }
 
@@ -132,8 +145,9 @@ impl Lane {
     /// A partition from `offset` on, which is the group's committed position.
     pub fn new(route: Rc<Route>, topic: Rc<str>, partition: i32, offset: u64) -> Self {
         Self {
-            route,
             dead_topic: format!("{topic}.dlq").into(),
+            into_topic: route.consumer().to.topic.as_deref().unwrap_or_default().into(),
+            route,
             topic,
             partition,
             entries: VecDeque::new(),
@@ -143,11 +157,15 @@ impl Lane {
             ready: BinaryHeap::new(),
             pausing: BinaryHeap::new(),
             dying: VecDeque::new(),
+            schedule: Schedule::new(offset),
+            opens_ms: None,
+            unix_ahead_ms: 0,
             gather: Gather::default(),
             works: HashMap::new(),
             next_token: 0,
             publishes: 0,
             calls: 0,
+            produces: 0,
             letters: 0,
             stuck: 0,
             full: false,
@@ -161,6 +179,16 @@ impl Lane {
             commit_due_ms: None,
             totals: Totals::default(),
         }
+    }
+
+    /// How far Unix time is ahead of the clock of `now_ms`; at first it is not.
+    pub fn set_clock(&mut self, unix_ahead_ms: u64) {
+        self.unix_ahead_ms = unix_ahead_ms;
+    }
+
+    /// Where the partition ends now.
+    pub fn ends_at(&mut self, end_offset: u64) {
+        self.schedule.ends_at(&self.route.consumer().schedule, end_offset);
     }
 
     /// Where the next fetch begins, if more is wanted: what is held is below the prefetch limits.
@@ -187,7 +215,7 @@ impl Lane {
         for record in records {
             if record.offset >= self.fetch_offset {
                 self.fetch_offset = record.offset.saturating_add(1);
-                self.push(record);
+                self.push(record, now_ms);
             }
         }
         self.fetch_offset = self.fetch_offset.max(next_offset);
@@ -211,6 +239,10 @@ impl Lane {
                     let random = random.wrapping_add(serial.wrapping_mul(0x9e37_79b9_7f4a_7c15));
                     self.settle(serial, UPSTREAM, &outcome, shared, now_ms, random);
                 }
+            }
+            Some(Work::Produce(serial)) => {
+                self.produces -= 1;
+                self.settle(serial, TOPIC, &outcome, false, now_ms, random);
             }
             Some(Work::Letter(serial)) => {
                 self.letters -= 1;
@@ -243,7 +275,7 @@ impl Lane {
         self.phase = Phase::Closed;
         self.effects.clear();
         self.works.clear();
-        (self.publishes, self.calls, self.letters) = (0, 0, 0);
+        (self.publishes, self.calls, self.produces, self.letters) = (0, 0, 0, 0);
     }
 
     /// The answer to [`Effect::Commit`]; one that failed is repeated with the next.
@@ -268,6 +300,13 @@ impl Lane {
         self.entries.front().map_or(self.fetch_offset, |entry| entry.offset)
     }
 
+    /// Since when the oldest record waits of those that are held and not finished, by the clock of
+    /// `now_ms`; the log says when it was appended.
+    pub fn waits_since_ms(&self) -> Option<u64> {
+        let oldest = self.entries.front()?;
+        Some(oldest.since_ms.saturating_sub(self.unix_ahead_ms))
+    }
+
     /// Whether nothing is begun until [`Lane::room`] or until a dead letter is written.
     pub fn is_paused(&self) -> bool {
         self.full || self.stuck > 0
@@ -283,11 +322,12 @@ impl Lane {
             && !self.is_paused()
             && self.calls < self.route.consumer().concurrency;
         let linger = may_call.then(|| self.gather.since_ms + self.route.consumer().batch.linger_ms);
-        [self.commit_due_ms, pause, linger].into_iter().flatten().min()
+        [self.commit_due_ms, pause, linger, self.opens_ms].into_iter().flatten().min()
     }
 
     /// The next thing to do; to be asked until there is none, after each input and at the deadline.
     pub fn next(&mut self, now_ms: u64) -> Option<Effect> {
+        self.opens_ms = None;
         loop {
             if let Some(effect) = self.effects.pop_front() {
                 return Some(effect);
@@ -318,8 +358,10 @@ impl Lane {
             if may_call && (is_full || (lingered && settings.batch.linger_ms > 0)) {
                 return Some(self.call_gathered());
             }
-            if self.may_begin(settings) {
+            if self.may_begin(settings) && self.is_open(now_ms) {
                 if let Some(Reverse(serial)) = self.ready.pop() {
+                    let offset = self.entry(serial).offset;
+                    self.schedule.began(offset, settings, now_ms);
                     self.begin(serial, settings, now_ms);
                     self.trim(now_ms);
                 }
@@ -338,11 +380,24 @@ impl Lane {
         let limit = settings.concurrency;
         (todo & CHANNEL == 0 || self.publishes < limit)
             && (todo & UPSTREAM == 0 || self.calls < limit)
+            && (todo & TOPIC == 0 || self.produces < limit)
             && self.dying.len() < limit
     }
 
-    fn push(&mut self, record: Fetched) {
+    /// Whether the schedule lets the oldest record that is ready begin.
+    fn is_open(&mut self, now_ms: u64) -> bool {
+        let Some(&Reverse(serial)) = self.ready.peek() else { return false };
+        let Entry { offset, since_ms, .. } = *self.entry(serial);
+        let settings = &self.route.consumer().schedule;
+        let opens_ms = self.schedule.opens_ms(settings, offset, since_ms, self.unix_ahead_ms);
+        self.opens_ms = (opens_ms > now_ms).then_some(opens_ms);
+        self.opens_ms.is_none()
+    }
+
+    fn push(&mut self, record: Fetched, now_ms: u64) {
         let Fetched { offset, time_ms, body } = record;
+        let unix_ms = now_ms + self.unix_ahead_ms;
+        let since_ms = if time_ms == 0 { unix_ms } else { time_ms.min(unix_ms) };
         let settings = self.route.consumer();
         let parsed = Body::parse(&body);
         let key = parsed.as_ref().ok().and_then(Body::key).map(|key| self.hasher.hash_one(key));
@@ -353,12 +408,16 @@ impl Lane {
         if settings.to.upstream.is_some() {
             todo |= UPSTREAM;
         }
+        if settings.to.topic.is_some() {
+            todo |= TOPIC;
+        }
         let serial = self.base + self.entries.len() as u64;
         self.held_records += 1;
         self.held_bytes += body.len();
         self.entries.push_back(Entry {
             offset,
             time_ms,
+            since_ms,
             body,
             key,
             todo,
@@ -383,9 +442,10 @@ impl Lane {
     /// Starts a try: decides the record's fate by rule, or puts its parts under way.
     fn begin(&mut self, serial: u64, settings: &Consumer, now_ms: u64) {
         let (route, topic) = (self.route.clone(), self.topic.clone());
+        let unix_ms = now_ms + self.unix_ahead_ms;
         let entry = self.entry(serial);
         let (todo, body) = (entry.todo, entry.body.clone());
-        let old = entry.time_ms > 0 && entry.time_ms.saturating_add(settings.ttl_ms) < now_ms;
+        let old = entry.time_ms > 0 && entry.time_ms.saturating_add(settings.ttl_ms) < unix_ms;
         if settings.ttl_ms > 0 && old {
             self.totals.expired += 1;
             return self.finish(serial);
@@ -426,6 +486,13 @@ impl Lane {
             let (channel, namespace) = (publication.channel, publication.namespace);
             let data = publication.data;
             self.effects.push_back(Effect::Publish { token, channel, namespace, data });
+        }
+        if todo & TOPIC != 0 {
+            self.produces += 1;
+            let token = self.work(Work::Produce(serial));
+            let (topic, key) = (self.into_topic.clone(), parsed.key());
+            let key = key.map(|key| body.slice_ref(key));
+            self.effects.push_back(Effect::Produce { token, topic, key, body: body.clone() });
         }
         if todo & UPSTREAM != 0 {
             self.gather(serial, parsed.value().map_or(0, <[u8]>::len), settings, now_ms);

@@ -1,5 +1,5 @@
 //! Log to clients and backends: records of a partition become publications, requests to an
-//! upstream, or dead letters, and only then is their offset committed.
+//! upstream, records of another topic, or dead letters, and only then is their offset committed.
 //!
 //! **Runs on: shard.** Sans-IO. A [`Lane`] is one partition that a consumer has been given: fetched
 //! records and outcomes go in, [`Effect`]s come out, which the shard carries out and answers with
@@ -13,6 +13,7 @@ mod dead_letter;
 mod lag;
 mod lane;
 mod route;
+mod schedule;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -58,6 +59,17 @@ pub enum Effect {
         first_offset: u64,
         /// Records in it.
         records: usize,
+    },
+    /// Append to the topic that the consumer drains into.
+    Produce {
+        /// For [`Lane::done`].
+        token: Token,
+        /// The topic.
+        topic: Rc<str>,
+        /// The record's key, for the partitioner.
+        key: Option<Bytes>,
+        /// The record as it was, from its key's length on.
+        body: Bytes,
     },
     /// Produce to the dead letters, acknowledged by all replicas.
     DeadLetter {

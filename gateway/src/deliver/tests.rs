@@ -11,7 +11,7 @@ use bytes::Bytes;
 use trine_proto::kafka::record::{Body, write_body};
 
 use super::*;
-use crate::config::{Config, Consumer, Namespace, NullValues, Payload, Upstream};
+use crate::config::{Config, Consumer, Namespace, NullValues, Payload, Schedule, Upstream};
 
 type Headers<'a> = &'a [(&'a str, Option<&'a [u8]>)];
 
@@ -69,6 +69,7 @@ fn token(effect: &Effect) -> Token {
     match effect {
         Effect::Publish { token, .. }
         | Effect::Call { token, .. }
+        | Effect::Produce { token, .. }
         | Effect::DeadLetter { token, .. } => *token,
         effect => panic!("{effect:?} has no outcome"),
     }
@@ -81,6 +82,11 @@ fn names(effects: &[Effect]) -> Vec<String> {
             format!("{channel} {}", String::from_utf8_lossy(data))
         }
         Effect::Call { first_offset, records, .. } => format!("call {first_offset}+{records}"),
+        Effect::Produce { topic, key, body, .. } => {
+            assert_eq!(key.as_deref(), Body::parse(body).unwrap().key());
+            let value = Body::parse(body).unwrap().value().unwrap_or_default().to_vec();
+            format!("{topic} {}", String::from_utf8_lossy(&value))
+        }
         Effect::DeadLetter { body, .. } => format!("dead {}", header(body, "trine-dlq-reason")),
         Effect::Commit { next_offset } => format!("commit {next_offset}"),
         Effect::GivenUp { offset, reason, .. } => format!("given up {offset} {}", reason.as_str()),
@@ -364,6 +370,79 @@ fn batches_gather_what_is_ready_and_wait_as_told() {
     let mut lane = lane_of(settings);
     lane.fetched(records(&["a", "b", "c"]), 3, 0);
     assert_eq!(names(&all(&mut lane, 0)), ["call 0+2", "call 2+1"]);
+}
+
+#[test]
+fn a_queue_opens_by_number_and_by_time() {
+    let mut settings = to_upstream();
+    settings.batch.records = 2;
+    settings.schedule = Schedule { every_ms: 1_000, records: 3, ..Schedule::default() };
+    let mut lane = lane_of(settings.clone());
+    lane.fetched(records(&["a", "b"]), 2, 100);
+    lane.ends_at(2);
+    assert_eq!((names(&all(&mut lane, 100)), lane.deadline_ms()), (vec![], Some(1_000)));
+    assert_eq!(lane.wants_more(), Some(2), "it fetches meanwhile");
+    assert_eq!(names(&all(&mut lane, 999)), [""; 0]);
+    assert_eq!(names(&all(&mut lane, 1_000)), ["call 0+2"]);
+    assert_eq!(lane.waits_since_ms(), Some(100));
+    let more = ["c", "d", "e"].iter().zip(2..);
+    lane.fetched(more.map(|(key, at)| record(at, Some(key.as_bytes()), Some(b"1"), &[])), 5, 1_001);
+    lane.ends_at(4);
+    assert_eq!(names(&all(&mut lane, 1_001)), [""; 0], "two began before and two wait");
+    lane.ends_at(5);
+    assert_eq!(names(&all(&mut lane, 1_001)), ["call 2+2", "call 4+1"]);
+    // After a restart the clock is another and the log's time tells what was due before.
+    let mut lane = lane_of(settings);
+    lane.set_clock(1_000_000);
+    let mut batch = records(&["a", "b"]);
+    (batch[0].time_ms, batch[1].time_ms) = (999_999, 1_000_001);
+    lane.fetched(batch, 2, 5);
+    assert_eq!(
+        (names(&all(&mut lane, 5)), lane.deadline_ms()),
+        (vec!["call 0+1".into()], Some(1_000))
+    );
+    assert_eq!(names(&all(&mut lane, 1_000)), ["call 1+1"]);
+}
+
+#[test]
+fn a_rate_paces_whole_batches() {
+    let mut settings = to_upstream();
+    settings.batch.records = 2;
+    settings.schedule.rate_per_s = 10;
+    let mut lane = lane_of(settings);
+    lane.fetched(records(&["a", "b", "c", "d", "e"]), 5, 1_000);
+    assert_eq!(
+        (names(&all(&mut lane, 1_000)), lane.deadline_ms()),
+        (vec!["call 0+2".into()], Some(1_100))
+    );
+    assert_eq!(
+        (names(&all(&mut lane, 1_150)), lane.deadline_ms()),
+        (vec!["call 2+2".into()], Some(1_300))
+    );
+    assert_eq!(names(&all(&mut lane, 1_299)), [""; 0]);
+    assert_eq!(names(&all(&mut lane, 1_300)), ["call 4+1"]);
+}
+
+#[test]
+fn records_go_on_to_another_topic_as_they_are() {
+    let mut settings = to_upstream();
+    settings.to.topic = Some("done".to_owned());
+    settings.concurrency = 2;
+    let mut lane = lane_of(settings);
+    lane.fetched(records(&["a", "a", "b"]), 3, 0);
+    let effects = all(&mut lane, 0);
+    assert_eq!(names(&effects), ["done 0", "call 0+1", "done 2", "call 2+1"]);
+    for effect in &effects[1..] {
+        lane.done(token(effect), Outcome::Delivered, 0, 0);
+    }
+    assert_eq!((names(&all(&mut lane, 0)), lane.position()), (vec![], 0), "the topic lacks it");
+    lane.done(token(&effects[0]), Outcome::Full, 0, 0);
+    assert_eq!(names(&all(&mut lane, 9)), [""; 0]);
+    lane.room();
+    let again = all(&mut lane, 9);
+    assert_eq!(names(&again), ["done 0"]);
+    lane.done(token(&again[0]), Outcome::Delivered, 9, 0);
+    assert_eq!((names(&all(&mut lane, 9)).len(), lane.position()), (2, 1));
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Carries out what lanes decide: fetches, publications, calls of upstreams, dead letters, commits.
+//! Carries out what lanes decide: fetches, publications, calls of upstreams, records of other
+//! topics, dead letters, commits.
 //!
 //! **Runs on: shard.** Invariants: every effect of a lane is answered, if the lane still lives; an
 //! answer for a lane that is gone is dropped; nothing here waits inside a turn.
@@ -11,16 +12,17 @@ use bytes::Bytes;
 use slab::Slab;
 use trine_core::rt;
 use trine_core::upstream::{Request as UpstreamRequest, Upstream};
+use trine_proto::client::ErrorCode;
 use trine_proto::hash;
 use trine_proto::http1::Header;
 use uuid::Uuid;
 
 use super::durable::{Asked, AskedKind};
-use super::shard::Shard;
+use super::shard::{Shard, wall_ms};
 use crate::config::Config;
 use crate::data::Standings;
 use crate::deliver::{
-    Alarm, Effect, LagEvent, LagMeter, Lane, Level, Outcome, Request, Route, Token, Totals,
+    Alarm, Effect, LagEvent, LagMeter, Lane, Level, Outcome, Reason, Request, Route, Token, Totals,
     outcome_of,
 };
 use crate::hub::{Answer, Progress, Ticket};
@@ -50,6 +52,8 @@ pub(super) struct Deliveries {
     /// For control; not told yet in this second.
     standings: Standings,
     untold: bool,
+    /// Unix time less the shard's clock, at the last look.
+    unix_ahead_ms: u64,
     /// Of lanes that are gone.
     past: Totals,
 }
@@ -113,6 +117,7 @@ impl Deliveries {
             next_look_ms: 0,
             standings,
             untold: false,
+            unix_ahead_ms: wall_ms().saturating_sub(rt::now_ms()),
             past: Totals::default(),
         }
     }
@@ -126,6 +131,13 @@ impl Deliveries {
     /// Records that were not delivered, of all partitions.
     pub fn lag(&self) -> u64 {
         self.running.iter().flatten().map(|running| running.lag.lag()).sum()
+    }
+
+    /// Age of the oldest record that is held and not delivered.
+    pub fn age_ms(&self, now_ms: u64) -> u64 {
+        let running = self.running.iter().flatten();
+        let oldest = running.filter_map(|running| running.lane.waits_since_ms()).min();
+        oldest.map_or(0, |since_ms| now_ms.saturating_sub(since_ms))
     }
 
     /// Partitions read here.
@@ -208,7 +220,9 @@ impl Shard {
         if look {
             self.deliveries.next_look_ms = now_ms + LAG_INTERVAL_MS;
             self.deliveries.untold = true;
+            self.deliveries.unix_ahead_ms = wall_ms().saturating_sub(now_ms);
         }
+        let unix_ahead_ms = self.deliveries.unix_ahead_ms;
         for feed in 0..self.deliveries.running.len() as u32 {
             let Some(running) = self.deliveries.get(feed) else { continue };
             if running.retry_ms != 0 && now_ms >= running.retry_ms {
@@ -217,6 +231,9 @@ impl Shard {
                 continue;
             }
             let due = running.lane.deadline_ms().is_some_and(|due_ms| due_ms <= now_ms);
+            if look {
+                running.lane.set_clock(unix_ahead_ms);
+            }
             if std::mem::take(&mut running.full) {
                 running.lane.room();
                 self.deliveries.touch(feed);
@@ -246,8 +263,10 @@ impl Shard {
         if deliveries.running.len() <= index {
             deliveries.running.resize_with(index + 1, || None);
         }
+        let mut lane = Lane::new(route, topic.into(), of.partition as i32, next_offset);
+        lane.set_clock(deliveries.unix_ahead_ms);
         deliveries.running[index] = Some(Running {
-            lane: Lane::new(route, topic.into(), of.partition as i32, next_offset),
+            lane,
             life: deliveries.lives,
             feed: of,
             fetching: false,
@@ -267,6 +286,7 @@ impl Shard {
                 let Some(running) = deliveries.get(feed) else { return };
                 running.fetching = false;
                 running.end_offset = running.end_offset.max(end_offset);
+                running.lane.ends_at(end_offset);
                 running.lane.fetched(records, next_offset, now_ms);
             }
             FeedEvent::Committed { .. } => {
@@ -288,7 +308,7 @@ impl Shard {
             FeedEvent::End { end_offset, .. } => {
                 let Some(running) = deliveries.get(feed) else { return };
                 running.end_offset = running.end_offset.max(end_offset);
-                return;
+                running.lane.ends_at(end_offset);
             }
             FeedEvent::OutOfRange { first, .. } => {
                 let Some(running) = deliveries.get(feed) else { return };
@@ -329,8 +349,13 @@ impl Shard {
                     self.publish_record(errand(token), (&channel, namespace), &data, now_ms);
                 }
                 Effect::Call { token, request, .. } => self.call_upstream(errand(token), request),
+                Effect::Produce { token, topic, key, body } => {
+                    let kind = AskedKind::Produce(errand(token));
+                    self.append_record(kind, &topic, key.as_ref(), body, now_ms);
+                }
                 Effect::DeadLetter { token, topic, key, body } => {
-                    self.write_dead_letter(errand(token), &topic, key.as_ref(), body, now_ms);
+                    let kind = AskedKind::DeadLetter(errand(token));
+                    self.append_record(kind, &topic, key.as_ref(), body, now_ms);
                 }
                 Effect::Commit { next_offset } => {
                     self.ingest.log.commit(feed, next_offset);
@@ -403,9 +428,9 @@ impl Shard {
         });
     }
 
-    fn write_dead_letter(
+    fn append_record(
         &mut self,
-        errand: Errand,
+        kind: AskedKind,
         topic: &str,
         key: Option<&Bytes>,
         body: Bytes,
@@ -413,19 +438,33 @@ impl Shard {
     ) {
         let topics = self.ingest.routes().topics();
         let number = topics.iter().position(|known| **known == *topic);
-        let number = number.expect("dead letters' topics are known from the start") as u16;
+        let number = number.expect("consumers' topics are known from the start") as u16;
         let hash = |key: &Bytes| Wish::Hash(hash::murmur2(key) as u32 & 0x7fff_ffff);
         let wish = key.map_or(Wish::Current, hash);
         let request = self.asked.insert(Asked {
             client: 0,
             session: Uuid::nil(),
             reply: 0,
-            kind: AskedKind::DeadLetter(errand),
+            kind,
             since_ns: rt::now_ns(),
         });
         let asker = Asker { shard: self.index as u16, request: request as u32 };
         self.ingest.take_record(number, wish, body, asker, now_ms);
         rt::request_turn();
+    }
+
+    /// The log's answer to a record for another topic. While the log can't take it, it waits: no
+    /// other place would be any better.
+    pub fn produce_stored(&mut self, errand: Errand, stored: Stored, now_ms: u64) {
+        let outcome = match stored {
+            Ok(_) => Outcome::Delivered,
+            Err(refusal) if refusal.code == ErrorCode::Internal => Outcome::Full,
+            Err(refusal) => {
+                Outcome::Refused { reason: Reason::Refused, detail: refusal.message.into() }
+            }
+        };
+        let random = self.random();
+        self.deliveries.done(errand, outcome, now_ms, random);
     }
 
     /// The log's answer to a dead letter.

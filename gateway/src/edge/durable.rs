@@ -38,6 +38,8 @@ pub(super) enum AskedKind {
     Api,
     /// A dead letter.
     DeadLetter(Errand),
+    /// A record that goes on to another topic.
+    Produce(Errand),
 }
 
 impl Shard {
@@ -182,6 +184,9 @@ impl Shard {
             AskedKind::DeadLetter(errand) => {
                 return self.dead_letter_stored(errand, outcome, rt::now_ms());
             }
+            AskedKind::Produce(errand) => {
+                return self.produce_stored(errand, outcome, rt::now_ms());
+            }
             AskedKind::Publish | AskedKind::Rpc => {}
         }
         let Some(connection) = self.clients.get(client) else { return };
@@ -202,7 +207,9 @@ impl Shard {
                     let data = place.to_json();
                     write_reply(format, reply, &Reply::Rpc { data: data.as_bytes() }, message);
                 }
-                AskedKind::Api | AskedKind::DeadLetter(_) => unreachable!("they go another way"),
+                AskedKind::Api | AskedKind::DeadLetter(_) | AskedKind::Produce(_) => {
+                    unreachable!("they go another way")
+                }
             }
             self.clients.push_frame(client, crate::hub::frame_kind(format), message);
         });

@@ -451,6 +451,7 @@ impl Shard {
             (Gauge::EventsOutstanding, self.ingest.outstanding()),
             (Gauge::ConsumerPartitions, self.deliveries.len()),
             (Gauge::ConsumerLag, self.deliveries.lag() as usize),
+            (Gauge::ConsumerAge, self.deliveries.age_ms(rt::now_ms()) as usize),
         ] {
             metrics.set(gauge, value as u64);
         }

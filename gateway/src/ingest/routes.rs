@@ -83,6 +83,9 @@ impl Routes {
             all.rpcs.insert(rpc.method.as_str().into(), route);
         }
         for consumer in &config.consumers {
+            if let Some(topic) = &consumer.to.topic {
+                all.topic(topic);
+            }
             for topic in &consumer.topics {
                 all.topic(topic);
                 if consumer.dead_letter {

@@ -31,11 +31,12 @@ enum Step {
 #[derive(Debug)]
 struct Known {
     key: Option<u8>,
+    since_ms: u64,
     time_ms: u64,
     null: bool,
-    /// Parts that are not acknowledged: channel, upstream.
-    todo: [bool; 2],
-    out: [bool; 2],
+    /// Parts that are not acknowledged: channel, upstream, topic.
+    todo: [bool; 3],
+    out: [bool; 3],
     /// A failure or refusal was given for it, or no channel takes it.
     may_die: bool,
     dying: bool,
@@ -62,6 +63,7 @@ struct Watched {
 enum Part {
     Channel,
     Upstream,
+    Topic,
     Letter,
 }
 
@@ -127,7 +129,7 @@ impl Watched {
             let offset = self.next_offset + u64::from(gap % 3);
             self.next_offset = offset + 1;
             let key = (key % 5 > 0).then_some(key % 5);
-            let text = format!("u:{offset}");
+            let (text, name) = (format!("u:{offset}"), offset.to_string());
             let (value, channel) = match kind % 10 {
                 0 => (None, Some(text.as_bytes())),
                 1 => (Some(&b"{"[..]), Some(text.as_bytes())),
@@ -137,15 +139,19 @@ impl Watched {
             let time_ms = if kind >= 250 { 1 } else { 0 };
             let bytes = key.map(|key| [key]);
             let key_bytes = bytes.as_ref().map(|key| &key[..]);
-            let record = record(offset, key_bytes, value, &[("c", channel)]);
+            let record =
+                record(offset, key_bytes, value, &[("c", channel), ("n", Some(name.as_bytes()))]);
             fetched.push(Fetched { time_ms, ..record });
-            let todo = [self.consumer.to.channel.is_some(), self.consumer.to.upstream.is_some()];
+            let to = &self.consumer.to;
+            let todo = [to.channel.is_some(), to.upstream.is_some(), to.topic.is_some()];
+            let since_ms = if time_ms == 0 { self.now_ms } else { time_ms };
             let null = value.is_none();
             let may_die = todo[0] && (value == Some(b"{") || channel.is_none());
-            let (out, dying, ended) = ([false; 2], false, false);
-            let known = Known { key, time_ms, null, todo, out, may_die, dying, ended };
+            let (out, dying, ended) = ([false; 3], false, false);
+            let known = Known { key, since_ms, time_ms, null, todo, out, may_die, dying, ended };
             self.records.insert(offset, known);
         }
+        self.lane.ends_at(self.next_offset);
         self.lane.fetched(fetched, self.next_offset, self.now_ms);
     }
 
@@ -168,7 +174,7 @@ impl Watched {
             known.out[part as usize] = false;
             known.todo[part as usize] &= !delivered;
             known.may_die |= fails;
-            known.ended = known.todo == [false; 2];
+            known.ended = known.todo == [false; 3];
         }
         self.lane.done(token, outcome, self.now_ms, random);
         // An outcome counts once.
@@ -191,6 +197,11 @@ impl Watched {
                     assert_eq!(offsets.len(), records);
                     assert!(records <= self.consumer.batch.records);
                     self.begin(token, offsets, Part::Upstream);
+                }
+                Effect::Produce { token, body, .. } => {
+                    assert!(!quiet);
+                    let name = header(&body, "n").parse().unwrap();
+                    self.begin(token, vec![name], Part::Topic);
                 }
                 Effect::DeadLetter { token, body, .. } => {
                     assert!(!self.full && !self.revoked);
@@ -216,7 +227,7 @@ impl Watched {
                 }
             }
         }
-        for part in [Part::Channel, Part::Upstream, Part::Letter] {
+        for part in [Part::Channel, Part::Upstream, Part::Topic, Part::Letter] {
             let under_way = self.awaited.iter().filter(|(.., of)| *of == part).count();
             assert!(under_way <= self.consumer.concurrency);
         }
@@ -238,13 +249,21 @@ impl Watched {
         self.is_first(offset);
         let kept_apart = self.consumer.null_values == NullValues::DeadLetter;
         let known = self.records.get_mut(&offset).unwrap();
-        assert!(!known.ended && known.out == [false; 2]);
+        assert!(!known.ended && known.out == [false; 3]);
         assert!(known.may_die || (known.null && kept_apart));
         known.dying = true;
     }
 
-    /// Every earlier record of its key is finished.
+    /// It is due, and every earlier record of its key is finished.
     fn is_first(&self, offset: u64) {
+        let schedule = &self.consumer.schedule;
+        let times = |ms: u64| ms / schedule.every_ms;
+        assert!(
+            schedule.every_ms == 0
+                || schedule.records > 0
+                || times(self.now_ms) > times(self.records[&offset].since_ms),
+            "{offset} is early"
+        );
         let Some(key) = self.records[&offset].key else { return };
         let earlier = self.records.range(..offset).filter(|(_, known)| known.key == Some(key));
         for (earlier, known) in earlier {
@@ -255,7 +274,7 @@ impl Watched {
     fn is_finished(&self, known: &Known) -> bool {
         let skipped = known.null && self.consumer.null_values == NullValues::Skip;
         let expired = self.consumer.ttl_ms > 0 && known.time_ms > 0;
-        known.ended || ((skipped || expired) && known.out == [false; 2] && !known.dying)
+        known.ended || ((skipped || expired) && known.out == [false; 3] && !known.dying)
     }
 
     fn unfinished(&self) -> Option<u64> {
@@ -311,14 +330,18 @@ fn offsets(request: &Request) -> Vec<u64> {
 }
 
 fn route_of_u(mut consumer: Consumer, targets: u8) -> Consumer {
-    consumer.to.channel = (targets != 1).then(|| Template::parse("{header.c}").unwrap());
-    consumer.to.upstream = (targets != 0).then(|| "backend".to_owned());
+    consumer.to.channel = (targets & 1 > 0).then(|| Template::parse("{header.c}").unwrap());
+    consumer.to.upstream = (targets & 2 > 0).then(|| "backend".to_owned());
+    consumer.to.topic = (targets & 4 > 0).then(|| "done".to_owned());
     consumer
 }
 
 prop_compose! {
     fn consumers()(
-        targets in 0u8..3,
+        targets in 1u8..8,
+        (every_ms, queued, rate_per_s) in (
+            prop_oneof![Just(0u64), Just(300)], prop_oneof![Just(0u64), 1u64..6], prop_oneof![Just(0u64), Just(20)],
+        ),
         concurrency in 1usize..4,
         (batch_records, linger_ms) in (1usize..4, prop_oneof![Just(0u64), Just(30)]),
         (tries, age_ms) in (0u32..4, prop_oneof![Just(0u64), Just(500)]),
@@ -338,6 +361,8 @@ prop_compose! {
             prefetch_records,
             ..Consumer::default()
         };
+        let records = if every_ms > 0 { queued } else { 0 };
+        consumer.schedule = Schedule { every_ms, records, rate_per_s, at: Vec::new() };
         consumer.batch.records = batch_records;
         consumer.batch.linger_ms = linger_ms;
         consumer.retry.tries = tries;
