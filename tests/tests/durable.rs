@@ -1,15 +1,16 @@
 //! Durable events on the embedded log, on the built program: the ticket flow, the order of log and
-//! fan-out, the API for backends, kills at any time, what operators see of it.
+//! fan-out, the API for backends, kills at any time, what operators see of it, queues with a
+//! schedule.
 //!
 //! **Runs on: any.**
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use trine_tests::backend::{Answer, Backend};
-use trine_tests::checker::{self, Allowed, Sent};
+use trine_tests::checker::{self, Allowed, Outcome, Record, Sent};
 use trine_tests::client::Client;
 use trine_tests::durable::{Plan, Progress, publish};
 use trine_tests::gateway::Gateway;
@@ -282,4 +283,84 @@ fn operators_see_what_a_damaged_journal_lost() {
     let (_, text) = http::get(gateway.admin, "/status").unwrap();
     let json: Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(json["log"]["damages"].as_array().map(Vec::is_empty), Some(false), "{text}");
+}
+
+/// Whole slots of this length since 1970 are the times of the queue that drains into a topic.
+const SLOT_MS: u64 = 1_000;
+
+/// A queue of 100 calls that a backend gets in tens, and one that goes on to another topic.
+fn queues(backend: &Backend) -> String {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970");
+    // Half a day away, so that only the number opens the queue.
+    let minute = (unix.as_secs() / 60 + 720) % 1440;
+    let (hour, minute) = (minute / 60, minute % 60);
+    format!(
+        "log.partitions = 1\n{TICKETS}\
+         [[consumer]]\nname = \"live\"\ntopics = [\"{TOPIC}\"]\nto.channel = \"live\"\n\
+         [[consumer]]\nname = \"night\"\ntopics = [\"{TOPIC}\"]\nto.upstream = \"legacy\"\n\
+         batch = {{ records = 10, linger_ms = 60_000 }}\n\
+         schedule = {{ at = [\"{hour:02}:{minute:02}\"], records = 100 }}\n\
+         [[consumer]]\nname = \"mover\"\ntopics = [\"{TOPIC}\"]\nto.topic = \"moved\"\n\
+         schedule = {{ every_ms = {SLOT_MS}, rate_per_s = 1_000 }}\n\
+         [[consumer]]\nname = \"reader\"\ntopics = [\"moved\"]\nto.channel = \"moved\"\n\
+         [[upstream]]\nname = \"legacy\"\nendpoints = [\"{}\"]\n",
+        backend.address()
+    )
+}
+
+#[test]
+fn a_queue_waits_for_its_schedule_and_drains_in_batches() {
+    let legacy = Backend::start();
+    let mut gateway = Gateway::start(&queues(&legacy));
+    let subscribed = |channel: &str| {
+        let mut client = Client::connect(gateway.client, channel).unwrap();
+        client.subscribe(channel, None).unwrap();
+        client
+    };
+    let (mut live, mut moved) = (subscribed("live"), subscribed("moved"));
+    let plan = |sender: &str| Plan::rpc(gateway.client, "queue", sender, TOPIC);
+    let mut sent = publish(&Plan { rate_per_s: 500, ..plan("ann") }, 99, &Progress::default());
+    let by_key = pushed(&mut live, 99);
+    let waiting = || {
+        let metrics = gateway.metrics();
+        let (lag, age) = ("trine_consumer_lag_records", "trine_consumer_age_seconds");
+        (metrics.sum(lag, &[]) == 99.0 && metrics.sum(age, &[]) > 0.0).then_some(())
+    };
+    wait::until("the backend's records wait, and those alone", waiting);
+    assert_eq!(legacy.requests().len(), 0, "the queue is closed");
+    sent.extend(publish(&plan("bob"), 1, &Progress::default()));
+    let in_journal =
+        |sent: &Sent| matches!(&sent.outcome, Outcome::Acknowledged { at, .. } if at == "journal");
+    assert!(sent.iter().all(in_journal), "{sent:?}");
+    let mut of_key: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    let requests = legacy.await_requests(10);
+    for request in &requests {
+        let events: Vec<Value> = serde_json::from_slice(&request.body).expect("a batch of events");
+        assert_eq!(events.len(), 10);
+        for event in &events {
+            let key = event["data"]["key"].as_str().unwrap().to_owned();
+            of_key.entry(key).or_default().push(event["data"]["sequence"].as_u64().unwrap());
+        }
+    }
+    assert_eq!(of_key.remove("bob-0"), Some(vec![0]));
+    assert_eq!(of_key, by_key, "each key in order");
+    let mut went_on = pushed(&mut moved, 100);
+    went_on.remove("bob-0");
+    assert_eq!(went_on, by_key, "the other topic has each key in order too");
+    let drained =
+        || (gateway.metrics().sum("trine_consumer_lag_records", &[]) == 0.0).then_some(());
+    wait::until("nothing waits", drained);
+    assert_eq!(legacy.requests().len(), 10);
+    assert!(gateway.terminate(Duration::from_secs(10)).unwrap().success());
+    let records = journal::read(&gateway.data_dir(), TOPIC, 1);
+    checker::check("queue", &sent, &records).assert(Allowed::default());
+    let moved = journal::read(&gateway.data_dir(), "moved", 1);
+    assert_eq!(moved.len(), 100);
+    for record in &moved {
+        let is_it = |other: &&Record| other.value == record.value;
+        let original = records.iter().find(is_it).expect("it was in the first topic");
+        assert_eq!((&record.key, &record.headers), (&original.key, &original.headers));
+        let slot = |record: &Record| record.timestamp_ms as u64 / SLOT_MS;
+        assert!(slot(record) > slot(original), "{original:?} did not wait for its time");
+    }
 }

@@ -136,7 +136,9 @@ fn the_examples_of_the_default_file_are_right() {
     });
     let lines: Vec<&str> = examples.flatten().map(|line| line.trim_start_matches("# ")).collect();
     let config = parse("examples", &lines.join("\n")).unwrap();
-    assert_eq!((config.rpcs.len(), config.consumers.len(), config.upstreams.len()), (1, 1, 1));
+    assert_eq!((config.rpcs.len(), config.consumers.len(), config.upstreams.len()), (1, 2, 1));
+    let night = &config.consumers[1].schedule;
+    assert_eq!((&night.at[..], night.records, night.rate_per_s), (&[120][..], 1_000, 200));
     let defaults = Consumer::default();
     let consumer = &config.consumers[0];
     assert_eq!((&consumer.retry, &consumer.lag), (&defaults.retry, &defaults.lag));

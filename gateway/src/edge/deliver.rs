@@ -117,7 +117,7 @@ impl Deliveries {
             next_look_ms: 0,
             standings,
             untold: false,
-            unix_ahead_ms: wall_ms().saturating_sub(rt::now_ms()),
+            unix_ahead_ms: unix_ahead_ms(),
             past: Totals::default(),
         }
     }
@@ -166,6 +166,11 @@ impl Deliveries {
             self.touch(feed);
         }
     }
+}
+
+/// Unix time less the shard's clock: rather 1 ms too little, so that nothing due by it is early.
+fn unix_ahead_ms() -> u64 {
+    wall_ms().saturating_sub(rt::clock_ns() / 1_000_000 + 1)
 }
 
 fn add(one: Totals, other: Totals) -> Totals {
@@ -220,7 +225,7 @@ impl Shard {
         if look {
             self.deliveries.next_look_ms = now_ms + LAG_INTERVAL_MS;
             self.deliveries.untold = true;
-            self.deliveries.unix_ahead_ms = wall_ms().saturating_sub(now_ms);
+            self.deliveries.unix_ahead_ms = unix_ahead_ms();
         }
         let unix_ahead_ms = self.deliveries.unix_ahead_ms;
         for feed in 0..self.deliveries.running.len() as u32 {
