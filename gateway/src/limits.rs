@@ -53,6 +53,10 @@ pub const SHARDS_MAX: usize = 256;
 
 /// Hosts that shards may ask for: the brokers of a large cluster, and some that were replaced.
 pub const NAMES_MAX: usize = 4_096;
+/// How long a broker may take to make a topic.
+pub const CREATE_TOPIC_MS: i32 = 5_000;
+/// Pause before topics are looked for again, after the brokers did not answer.
+pub const CREATE_TOPICS_PAUSE: Duration = Duration::from_secs(5);
 /// How often the data process looks at its journals, to say what has changed.
 pub const JOURNAL_LOOK: Duration = Duration::from_millis(250);
 /// How often the data process reports its journals and consumers, and control asks for it.

@@ -181,3 +181,45 @@ fn a_ticket_reaches_every_group_through_kafka() {
     assert_eq!(committed, records.len() as i64);
     checker::check("flow", &sent, &records).assert(Allowed::default());
 }
+
+#[test]
+fn topics_that_are_not_there_are_made() {
+    let kafka = Kafka::start(1);
+    let brokers = format!("brokers = [\"{}\"]\n", kafka.bootstrap());
+    let gateway = Gateway::start(
+        &config(&kafka).replace(&brokers, &format!("{brokers}create_topics = true\n")),
+    );
+    let mut client = Client::connect(gateway.client, "ann").unwrap();
+    let call = serde_json::json!({"method": TOPIC, "data": {"key": "k"}});
+    let stored = || client.call("rpc", call.clone()).ok();
+    wait::within(Duration::from_secs(30), stored).expect("the topic is made");
+    assert_eq!(kafka.read(TOPIC).len(), 1);
+}
+
+#[test]
+fn a_gateway_proves_who_it_is() {
+    let kafka = Kafka::start(1);
+    kafka.create_topic(TOPIC, 2);
+    for (mechanism, password, fine) in [
+        ("plain", "secret", true),
+        ("scram-sha-256", "secret", true),
+        ("scram-sha-512", "secret", true),
+        ("scram-sha-512", "wrong", false),
+    ] {
+        let config = config(&kafka).replace(
+            &format!("brokers = [\"{}\"]\n", kafka.bootstrap()),
+            &format!(
+                "brokers = [\"{}\"]\nsasl = \"{mechanism}\"\nuser = \"trine\"\npassword = \"{password}\"\n",
+                kafka.sasl_bootstrap()
+            ),
+        );
+        let gateway = Gateway::start(&config);
+        let mut client = Client::connect(gateway.client, "ann").unwrap();
+        let call = serde_json::json!({"method": TOPIC, "data": {"key": "k"}});
+        let mut stored =
+            || client.call("rpc", call.clone()).ok().map(|reply| reply["data"]["at"] == "kafka");
+        let limit = Duration::from_secs(if fine { 20 } else { 2 });
+        let answer = wait::within(limit, &mut stored);
+        assert_eq!(answer, fine.then_some(true), "{mechanism} with {password}");
+    }
+}

@@ -3,7 +3,6 @@
 //! **Runs on: control** (made there) and every shard (its own copy). Plain values.
 
 use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
 
 /// Which log keeps durable events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,8 +34,6 @@ pub struct Log {
 pub struct Kafka {
     /// Brokers to begin with: `host:port`.
     pub brokers: Vec<String>,
-    /// The same, with the addresses that control found for them.
-    pub addresses: Vec<SocketAddr>,
     /// How the gateway proves who it is.
     pub sasl: Sasl,
     /// The name for SASL.
@@ -49,6 +46,8 @@ pub struct Kafka {
     pub batch_bytes: usize,
     /// How batches are compressed.
     pub compression: Compression,
+    /// Topics that are not there are made, with the brokers' own defaults.
+    pub create_topics: bool,
 }
 
 /// SASL mechanisms.

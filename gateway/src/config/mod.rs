@@ -296,13 +296,13 @@ impl Config {
             },
             kafka: Kafka {
                 brokers: vec!["127.0.0.1:9092".to_owned()],
-                addresses: Vec::new(),
                 sasl: Sasl::None,
                 user: String::new(),
                 password: String::new(),
                 linger_ms: 0,
                 batch_bytes: 256 << 10,
                 compression: Compression::None,
+                create_topics: false,
             },
             spool: Spool {
                 after_ms: 500,

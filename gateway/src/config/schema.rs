@@ -234,6 +234,9 @@ pub(super) const KEYS: &[Key<Config>] = keys! { Config;
         "How batches are compressed.",
         |c, v| if let Some(compression) = word::<Compression>(v) { c.kafka.compression = compression },
         |c| Some(quoted(&name_of(&c.kafka.compression)));
+    "kafka" "create_topics" Kind::Bool,
+        "Make topics that are not there, with the brokers' defaults for partitions and replicas.",
+        |c, v| c.kafka.create_topics = v.bool(), |c| Some(c.kafka.create_topics.to_string());
     "spool" "after_ms" Kind::Integer(10, 60_000),
         "A record that Kafka has not acknowledged so long after its first send goes to disk.",
         |c, v| c.spool.after_ms = v.integer(), |c| Some(c.spool.after_ms.to_string());

@@ -17,6 +17,7 @@ mod runtime_dir;
 mod signals;
 mod state;
 pub mod supervise;
+mod topics;
 pub mod wire;
 
 use std::io::{self, Write};
@@ -34,7 +35,7 @@ pub use error::Error;
 pub use runtime_dir::data_socket;
 pub use state::{Shared, State};
 
-use crate::config::Config;
+use crate::config::{Config, LogKind};
 use crate::limits::START_GRACE;
 use process::{Adopted, Found, Process};
 use runtime_dir::RuntimeDir;
@@ -137,6 +138,9 @@ impl Control {
                 say(&control.plan.to_string());
                 control.start().await?;
             }
+        }
+        if control.config.log.kind == LogKind::Kafka && control.config.kafka.create_topics {
+            tokio::spawn(topics::create(control.config.clone()));
         }
         crate::admin::serve(admin, control.shared.clone()).map_err(Error::System)?;
         let socket = control.runtime_dir.data_socket();
