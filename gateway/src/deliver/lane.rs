@@ -23,7 +23,7 @@ use super::route::{GiveUp, Route, pause_ms};
 use super::schedule::Schedule;
 use super::{Alarm, Effect, Fetched, Outcome, Reason, Token, Totals};
 use crate::config::{Consumer, NullValues};
-use crate::limits::DELIVER_AHEAD_RECORDS;
+use crate::limits::{DELIVER_AHEAD_RECORDS, LAG_INTERVAL_MS};
 
 /// The parts of a delivery, as bits.
 const CHANNEL: u8 = 1;
@@ -83,7 +83,7 @@ pub struct Lane {
 struct Entry {
     offset: u64,
     time_ms: u64,
-    /// Since when it waits, Unix milliseconds: its time, unless that lies ahead or is not said.
+    /// Since when it waits, Unix milliseconds: its time, or else when it was fetched.
     since_ms: u64,
     body: Bytes,
     key: Option<u64>,
@@ -397,7 +397,10 @@ impl Lane {
     fn push(&mut self, record: Fetched, now_ms: u64) {
         let Fetched { offset, time_ms, body } = record;
         let unix_ms = now_ms + self.unix_ahead_ms;
-        let since_ms = if time_ms == 0 { unix_ms } else { time_ms.min(unix_ms) };
+        // A time that lies ahead was written by a clock that has been set back since; the lane's own
+        // is as old as its last setting.
+        let is_known = time_ms > 0 && time_ms <= unix_ms + LAG_INTERVAL_MS;
+        let since_ms = if is_known { time_ms } else { unix_ms };
         let settings = self.route.consumer();
         let parsed = Body::parse(&body);
         let key = parsed.as_ref().ok().and_then(Body::key).map(|key| self.hasher.hash_one(key));

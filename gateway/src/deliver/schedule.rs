@@ -88,8 +88,8 @@ mod tests {
 
     use super::*;
 
-    /// 2026-01-01 00:00 UTC.
-    const NEW_YEAR_MS: u64 = 1_767_225_600_000;
+    /// 2026-01-01 00:00 UTC, in Unix milliseconds.
+    const NEW_YEAR: u64 = 1_767_225_600_000;
 
     fn settings(every_ms: u64, at: &[u16], records: u64, rate_per_s: u64) -> config::Schedule {
         config::Schedule { every_ms, at: at.to_vec(), records, rate_per_s }
@@ -104,17 +104,17 @@ mod tests {
     #[test]
     fn times_are_the_calendars() {
         let (minute, hour) = (60_000, 3_600_000);
-        let two = NEW_YEAR_MS + 2 * hour;
+        let two = NEW_YEAR + 2 * hour;
         for (every_ms, at, since_ms, expected) in [
-            (hour, &[][..], NEW_YEAR_MS, NEW_YEAR_MS + hour),
-            (hour, &[], NEW_YEAR_MS + hour - 1, NEW_YEAR_MS + hour),
-            (0, &[120], NEW_YEAR_MS, two),
+            (hour, &[][..], NEW_YEAR, NEW_YEAR + hour),
+            (hour, &[], NEW_YEAR + hour - 1, NEW_YEAR + hour),
+            (0, &[120], NEW_YEAR, two),
             (0, &[120], two - 1, two),
             (0, &[120], two, two + 24 * hour),
-            (0, &[0], NEW_YEAR_MS - 1, NEW_YEAR_MS),
-            (0, &[120, 1439], two, NEW_YEAR_MS + 24 * hour - minute),
-            (hour, &[30], NEW_YEAR_MS, NEW_YEAR_MS + 30 * minute),
-            (0, &[], NEW_YEAR_MS, u64::MAX),
+            (0, &[0], NEW_YEAR - 1, NEW_YEAR),
+            (0, &[120, 1439], two, NEW_YEAR + 24 * hour - minute),
+            (hour, &[30], NEW_YEAR, NEW_YEAR + 30 * minute),
+            (0, &[], NEW_YEAR, u64::MAX),
         ] {
             let found = next_time_ms(&settings(every_ms, at, 0, 0), since_ms);
             assert_eq!(found, expected, "every {every_ms}, at {at:?}, since {since_ms}");
@@ -125,9 +125,8 @@ mod tests {
     fn enough_that_wait_are_due_together() {
         let settings = settings(3_600_000, &[], 3, 0);
         let mut schedule = Schedule::new(10);
-        let opens = |schedule: &Schedule, offset| {
-            schedule.opens_ms(&settings, offset, NEW_YEAR_MS, NEW_YEAR_MS)
-        };
+        let opens =
+            |schedule: &Schedule, offset| schedule.opens_ms(&settings, offset, NEW_YEAR, NEW_YEAR);
         schedule.ends_at(&settings, 12);
         assert_eq!(opens(&schedule, 10), 3_600_000);
         schedule.ends_at(&settings, 14);
@@ -147,7 +146,7 @@ mod tests {
         let mut opened = Vec::new();
         let mut now_ms = 1_000;
         for offset in 0..9 {
-            now_ms = now_ms.max(schedule.opens_ms(&settings, offset, NEW_YEAR_MS, NEW_YEAR_MS));
+            now_ms = now_ms.max(schedule.opens_ms(&settings, offset, NEW_YEAR, NEW_YEAR));
             schedule.began(offset, &consumer, now_ms);
             opened.push(now_ms);
         }
@@ -168,7 +167,7 @@ mod tests {
             let settings = settings(every_ms, &at, records, rate);
             let consumer = consumer(&settings, batch_records);
             let mut since = Vec::new();
-            let mut time_ms = NEW_YEAR_MS;
+            let mut time_ms = NEW_YEAR;
             for pause in pauses {
                 time_ms += pause;
                 since.push(time_ms);
@@ -177,7 +176,7 @@ mod tests {
             let (mut now_ms, mut due_below) = (0, 0);
             let mut began: Vec<u64> = Vec::new();
             while began.len() < since.len() {
-                let unix_ms = NEW_YEAR_MS + now_ms;
+                let unix_ms = NEW_YEAR + now_ms;
                 let end = since.iter().filter(|since_ms| **since_ms <= unix_ms).count() as u64;
                 schedule.ends_at(&settings, end);
                 if records > 0 && end - due_below.max(began.len() as u64) >= records {
@@ -187,7 +186,7 @@ mod tests {
                 while (began.len() as u64) < end {
                     let offset = began.len() as u64;
                     let since_ms = since[began.len()];
-                    opens_ms = schedule.opens_ms(&settings, offset, since_ms, NEW_YEAR_MS);
+                    opens_ms = schedule.opens_ms(&settings, offset, since_ms, NEW_YEAR);
                     let by_time = unix_ms / every_ms > since_ms / every_ms
                         || minute.is_some_and(|minute| {
                             let shifted = |ms: u64| (ms - u64::from(minute) * 60_000) / DAY_MS;
@@ -203,7 +202,7 @@ mod tests {
                     began.push(now_ms);
                 }
                 // The next step of the clock at which something may have changed.
-                let next = since.get(end as usize).map_or(u64::MAX, |next| next - NEW_YEAR_MS);
+                let next = since.get(end as usize).map_or(u64::MAX, |next| next - NEW_YEAR);
                 let next = next.min(opens_ms.max(now_ms + 1));
                 prop_assert!(next < u64::MAX || began.len() == since.len(), "it never drains");
                 now_ms = if next == u64::MAX { now_ms } else { next.div_ceil(step_ms) * step_ms };
