@@ -24,12 +24,12 @@ struct Arguments {
     /// The server's client listener.
     #[arg(long, required_unless_present = "self_test")]
     address: Option<SocketAddrV4>,
-    /// rpc, ticket, publish, fanout, chat, idle or churn.
+    /// rpc, ticket, publish, fanout, deliver, chat, idle or churn.
     #[arg(long, value_parser = |name: &str| Row::by_name(name).ok_or("no such row"), required_unless_present = "self_test")]
     row: Option<Row>,
     #[arg(long, value_enum, default_value = "protobuf")]
     format: FormatName,
-    /// Clients; with fanout the publisher comes on top.
+    /// Clients; with fanout and deliver the sender comes on top.
     #[arg(long, default_value_t = 1000)]
     connections: u32,
     /// Closed loop: messages in flight for each sender.
@@ -65,7 +65,7 @@ struct Arguments {
     /// Goes in front of every channel's name.
     #[arg(long, default_value = "")]
     channel_prefix: String,
-    /// With ticket: what must have the records, kafka or journal.
+    /// With ticket and deliver: what must have the records, kafka, journal, spool or any.
     #[arg(long, default_value = "kafka")]
     at: String,
     /// Breaks deliveries on purpose and shows that the checker counts them.

@@ -179,7 +179,7 @@ impl Driver {
     fn add_clients(&mut self) {
         let connections = self.options.connections;
         let channels = match self.options.row {
-            Row::FanOut => 1,
+            Row::FanOut | Row::Deliver => 1,
             Row::Chat => connections.div_ceil(2),
             _ => connections,
         };
@@ -189,7 +189,7 @@ impl Driver {
             let receives = !self.options.row.is_replies_only();
             self.add_client(n % channels, receives);
         }
-        if self.options.row == Row::FanOut {
+        if self.options.row.is_one_to_all() {
             self.add_client(0, false);
         }
         if !self.options.row.is_replies_only() && self.options.row != Row::Churn {
@@ -216,7 +216,7 @@ impl Driver {
     /// The clients that publish or call.
     fn senders(&self) -> std::ops::Range<u32> {
         let clients = self.clients.len() as u32;
-        if self.options.row == Row::FanOut { clients - 1..clients } else { 0..clients }
+        if self.options.row.is_one_to_all() { clients - 1..clients } else { 0..clients }
     }
 
     fn now_ns(&self) -> u64 {
@@ -259,7 +259,7 @@ impl Driver {
         let deliveries = match self.options.row {
             Row::Rpc | Row::Ticket | Row::Publish | Row::Churn => 0,
             Row::Idle => 1,
-            Row::FanOut | Row::Chat => self.options.units_a_message(),
+            Row::FanOut | Row::Deliver | Row::Chat => self.options.units_a_message(),
         };
         let client = &mut self.clients[sender as usize];
         let stamp = Stamp { run: self.run, sender, sequence: client.sent, due_ns };
@@ -272,7 +272,7 @@ impl Driver {
         let out = net.output(client.connection);
         match self.options.row {
             Row::Rpc => self.encoder.rpc(out, id, "echo", &self.payload),
-            Row::Ticket => self.encoder.rpc(out, id, "ticket.create", &self.payload),
+            Row::Ticket | Row::Deliver => self.encoder.rpc(out, id, "ticket.create", &self.payload),
             _ => {
                 let channel = &self.channels[client.channel as usize];
                 self.encoder.publish(out, id, channel, &self.payload);
@@ -367,9 +367,9 @@ impl Driver {
         if self.options.row.is_replies_only() {
             self.unit(due_ns, now_ns);
         }
-        if self.options.row == Row::Ticket {
+        if self.options.row.is_durable() {
             match places::read(data, &self.options.at) {
-                Some(place) if self.places.insert(place) => {}
+                Some(place) if !place.is_exact() || self.places.insert(place) => {}
                 Some(_) => self.report.faults.duplicated += 1,
                 None => self.report.faults.misrouted += 1,
             }

@@ -38,6 +38,9 @@ pub enum Row {
     Publish,
     /// One client publishes, all the others hear it. Unit: a delivery.
     FanOut,
+    /// One client calls rpc `ticket.create`; a consumer of the server puts the
+    /// record into the channel that all the others hear. Unit: a delivery.
+    Deliver,
     /// Clients in pairs, a channel for each pair; both publish, both hear
     /// both. Unit: a delivery.
     Chat,
@@ -56,6 +59,7 @@ impl Row {
             "ticket" => Row::Ticket,
             "publish" => Row::Publish,
             "fanout" => Row::FanOut,
+            "deliver" => Row::Deliver,
             "chat" => Row::Chat,
             "idle" => Row::Idle,
             "churn" => Row::Churn,
@@ -66,6 +70,16 @@ impl Row {
     /// Whether clients only send and are answered.
     fn is_replies_only(self) -> bool {
         matches!(self, Row::Rpc | Row::Ticket | Row::Publish)
+    }
+
+    /// Whether one more client sends, and all the others hear it.
+    fn is_one_to_all(self) -> bool {
+        matches!(self, Row::FanOut | Row::Deliver)
+    }
+
+    /// Whether a reply says where the log has the record.
+    fn is_durable(self) -> bool {
+        matches!(self, Row::Ticket | Row::Deliver)
     }
 }
 
@@ -78,7 +92,7 @@ pub struct Options {
     pub row: Row,
     /// The form of the messages.
     pub format: Format,
-    /// Clients; for [`Row::FanOut`] subscribers, the publisher comes on top.
+    /// Clients; for [`Row::FanOut`] and [`Row::Deliver`] subscribers, the sender comes on top.
     pub connections: u32,
     /// Closed loop: messages in flight for each sender.
     pub window: u32,
@@ -102,7 +116,8 @@ pub struct Options {
     pub own_cpu: u32,
     /// In front of every channel's name, to choose a namespace.
     pub channel_prefix: String,
-    /// What must have the records of [`Row::Ticket`]: `kafka`, `journal`.
+    /// What must have the records of [`Row::Ticket`] and [`Row::Deliver`]: `kafka`, `journal`,
+    /// `spool`; or `any`.
     pub at: String,
     /// Breaks deliveries on purpose, after they came in.
     pub tamper: Option<Tamper>,
@@ -112,7 +127,7 @@ impl Options {
     /// Units that one message makes.
     pub fn units_a_message(&self) -> u32 {
         match self.row {
-            Row::FanOut => self.connections,
+            Row::FanOut | Row::Deliver => self.connections,
             Row::Chat => 2,
             _ => 1,
         }
