@@ -23,7 +23,7 @@ const (
 func main() {
 	listen := flag.String("listen", "127.0.0.1:0", "address of the client listener")
 	flag.Parse()
-	engine.Run(*listen, setHandlers)
+	engine.Run(*listen, setHandlers, nil)
 }
 
 func setHandlers(client *centrifuge.Client) {

@@ -30,8 +30,8 @@ const (
 )
 
 // Run serves anonymous clients until it is told to stop; setHandlers says what
-// a client may do.
-func Run(listen string, setHandlers func(*centrifuge.Client)) {
+// a client may do. The node that runs is given to started, unless that is nil.
+func Run(listen string, setHandlers func(*centrifuge.Client), started func(*centrifuge.Node)) {
 	node, err := newNode()
 	if err != nil {
 		log.Fatal(err)
@@ -42,6 +42,9 @@ func Run(listen string, setHandlers func(*centrifuge.Client)) {
 	node.OnConnect(setHandlers)
 	if err := node.Run(); err != nil {
 		log.Fatal(err)
+	}
+	if started != nil {
+		started(node)
 	}
 
 	mux := http.NewServeMux()
