@@ -1,9 +1,11 @@
 """One real Kafka broker on loopback, pinned nowhere, in a folder of its own."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 from .peers import ROOT
@@ -67,6 +69,15 @@ class Broker:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"the broker does not start; see {log}")
             time.sleep(0.1)
+
+    @contextmanager
+    def away(self):
+        """It hangs, with its connections open."""
+        os.kill(self.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.pid, signal.SIGCONT)
 
     def ask(self, *words: str) -> list:
         """The lines of an answer. Raises RuntimeError with the broker's error."""

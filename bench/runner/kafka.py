@@ -8,19 +8,26 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from contextlib import nullcontext
+import time
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from . import kafka_table, machine, peers, table
+from . import kafka_plots, kafka_table, machine, peers, table
 from .broker import PARTITIONS, Broker, require_kafka
-from .kafka_rows import CONSUMED_RECORDS, NOT_YET, PEERS, RECOVERED_RECORDS, ROWS
+from .kafka_rows import (
+    AWAY_S, CONSUMED_RECORDS, NOT_YET, PEERS, RECOVERED_RECORDS, ROWS, SERVED, TAKE_OVER_S,
+)
 from .peers import BENCH, GO_TARGET, TARGET, Server
 from .ws import LOAD_LIMIT_S, RESULTS, names
 
 C_TARGET = TARGET / "bench-c"
 CONFIGS = BENCH / "configs"
 SYNC_SECONDS = 2
-WITH_BROKER = ("gateway", "producer", "consumer")
+WITH_BROKER = (*SERVED, "producer", "consumer")
+# Until what was spooled as fast as it goes is forwarded.
+DRAIN_LIMIT_S = 60
+# Between two looks at the spool's metrics; the server pays for each.
+DRAIN_LOOK_S = 0.05
 
 
 def main(arguments: list) -> int:
@@ -81,7 +88,7 @@ def build(options: argparse.Namespace) -> dict:
     kinds = {row.kind for row in options.rows}
     wanted = [peer for peer in options.peers if kinds & set(peer.kinds)]
     packages = ["-p", "trine-bench"]
-    if "gateway" in kinds and any(peer.name.startswith("trine-") for peer in wanted):
+    if kinds & set(SERVED) and any(peer.name.startswith("trine-") for peer in wanted):
         packages += ["-p", "trine"]
     subprocess.run(["cargo", "build", "--profile", options.profile, *packages], cwd=peers.ROOT, check=True)
     if any(peer.name.startswith(("go-", "franz", "sarama")) for peer in wanted) or "consumer" in kinds:
@@ -157,42 +164,117 @@ class Bench:
 
     def gateway(self, row, peer) -> dict:
         """Clients send rpc ticket.create over WebSocket; the reply comes after the log's."""
-        options, log_kind = self.options, "embedded" if peer.name == "trine-embedded" else "kafka"
-        data = Path(tempfile.mkdtemp(prefix="data-", dir=self.folder))
-        topics = ("ticket.create", "durable") if log_kind == "kafka" else ()
-        for topic in topics:
-            self.broker.create(topic)
-        command = [self.tool("load"), *row.arguments, "--format", options.format,
-                   "--seconds", str(options.seconds), "--warm-up", str(options.warm_up),
-                   "--cpu", str(options.load_cpu), "--server-cpu", str(options.server_cpu)]
-        command += ["--at", "journal" if log_kind == "embedded" else "kafka"]
-        if row.rate:
-            command += ["--rate", str(row.rate)]
-        if log_kind == "kafka":
-            command += ["--broker-pid", str(self.broker.pid)]
-        try:
-            with Server(self.server(peer, log_kind, data), options.profile, options.server_cpu) as server:
-                command += ["--address", server.address, "--server-pid", str(server.process.pid)]
-                report = self.json(command)
-            if log_kind == "kafka":
+        embedded = peer.name == "trine-embedded"
+        with self.place(() if embedded else ("ticket.create", "durable")) as data:
+            with self.serve(peer, "durable.toml" if embedded else "kafka.toml", data) as server:
+                report = self.json(self.load(row, server, "journal" if embedded else "kafka"))
+            if not embedded:
                 self.compare(report, "ticket.create", report["replies"])
+        return report
+
+    def deliver(self, row, peer) -> dict:
+        """One client sends rpc ticket.create; a consumer puts the records into a channel of all others."""
+        with self.place(("ticket.create",)) as data:
+            with self.serve(peer, "deliver.toml", data, "--channel", "bench0", "--group", data.name) as server:
+                if server.peer.kind == "trine":
+                    server.until(lambda: server.metric("trine_consumer_partitions") == PARTITIONS)
+                report = self.json(self.load(row, server, "kafka"))
+            self.compare(report, "ticket.create", report["replies"])
+        return report
+
+    def spool(self, row, peer) -> dict:
+        """The broker hangs; the replies come after the spool's."""
+        with self.place(("ticket.create",)) as data:
+            with self.serve(peer, "spool.toml", data) as server:
+                with self.broker.away():
+                    report = self.json(self.load(row, server, "spool", self.options.warm_up + TAKE_OVER_S))
+                server.until(lambda: server.metric("trine_spool_records") == 0, DRAIN_LIMIT_S)
+            self.compare(report, "ticket.create", report["replies"])
+        return report
+
+    def drain(self, row, peer) -> dict:
+        """The broker hangs for a while under live traffic; what the spool then holds is forwarded
+        beside it. The load tool's own measurement begins when the broker is about to be back."""
+        before_s, beside_s = self.options.warm_up + AWAY_S, AWAY_S
+        with self.place(("ticket.create",)) as data:
+            with self.serve(peer, "spool.toml", data) as server:
+                command = self.load(row, server, "any", before_s, beside_s)
+                with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as load:
+                    try:
+                        server.until(lambda: server.metric("trine_events_total", "stored") > 0)
+                        time.sleep(self.options.warm_up)
+                        with self.broker.away():
+                            time.sleep(AWAY_S)
+                        drained = self.drained(server, beside_s)
+                        report = self.report_of(command, load, before_s + beside_s)
+                    finally:
+                        load.kill()
+                server.until(lambda: server.metric("trine_spool_records") == 0, DRAIN_LIMIT_S)
+            self.compare(report, "ticket.create", report["replies"])
+        return {**report, **drained, "drain_ratio": drained["drained_per_s"] / drained["live_per_s"]}
+
+    def drained(self, server: Server, limit_s: float) -> dict:
+        """Follows the spool until it is empty. Its rate is that between the first and the last look
+        that saw it less full but not empty: when it became so nobody saw."""
+        began, before, looks = time.monotonic(), server.metrics(), []
+        out, left = before.get("trine_spool_records_total", "out"), before.get("trine_spool_records")
+        while left or not looks:
+            if time.monotonic() > began + limit_s:
+                raise RuntimeError(f"after {limit_s} s the spool still has {left:.0f} records")
+            time.sleep(DRAIN_LOOK_S)
+            now, numbers = time.monotonic(), server.metrics()
+            left = numbers.get("trine_spool_records")
+            if numbers.get("trine_spool_records_total", "out") > out:
+                out = numbers.get("trine_spool_records_total", "out")
+                looks.append((now, out, numbers.get("trine_events_total", "stored")))
+        if len(looks) < 3:
+            raise RuntimeError(f"{before.get('trine_spool_records'):.0f} spooled records are gone too soon")
+        seconds, drained, live = (last - first for first, last in zip(looks[0], looks[-2]))
+        return {"spooled": before.get("trine_spool_records"), "drain_s": now - began,
+                "drained_per_s": drained / seconds, "live_per_s": live / seconds}
+
+    @contextmanager
+    def place(self, topics: tuple):
+        """A folder for a server, and fresh topics; both are gone afterwards."""
+        data = Path(tempfile.mkdtemp(prefix="data-", dir=self.folder))
+        try:
+            for topic in topics:
+                self.broker.create(topic)
+            yield data
         finally:
             for topic in topics:
                 self.broker.delete(topic)
             shutil.rmtree(data)
-        return report
 
-    def server(self, peer, log_kind: str, data: Path) -> peers.Peer:
+    def load(self, row, server: Server, at: str, warm_up=None, seconds=None) -> list:
+        """The load tool's command."""
+        options = self.options
+        command = [self.tool("load"), *row.arguments, "--format", options.format,
+                   "--seconds", str(seconds or options.seconds), "--warm-up", str(warm_up or options.warm_up),
+                   "--cpu", str(options.load_cpu), "--server-cpu", str(options.server_cpu), "--at", at,
+                   "--address", server.address, "--server-pid", str(server.process.pid)]
+        if row.rate:
+            command += ["--rate", str(row.rate)]
+        if at != "journal":
+            command += ["--broker-pid", str(self.broker.pid)]
+        return command
+
+    def serve(self, peer, config: str, data: Path, *go_arguments: str) -> Server:
+        """A server, on its way."""
+        options = self.options
         if peer.name.startswith("go-"):
-            arguments = ("--brokers", self.broker.address)
-            return peers.Peer(peer.name, peer.label, "go", "gateway", arguments, peer.environment)
-        config = "durable.toml" if log_kind == "embedded" else "kafka.toml"
-        text = (CONFIGS / config).read_text().replace("BROKERS", self.broker.address)
+            arguments = ("--brokers", self.broker.address, *go_arguments)
+            ready = "assigned" if go_arguments else ""
+            gateway = peers.Peer(peer.name, peer.label, "go", "gateway", arguments, peer.environment, ready=ready)
+            return Server(gateway, options.profile, options.server_cpu)
+        brokers = self.broker.address if self.broker else ""
+        text = (CONFIGS / config).read_text().replace("BROKERS", brokers).replace("GROUP", data.name)
         (data / config).write_text(text)
         arguments = ("run", "-c", str(data / config))
         # Until its journal (the log's or the spool's) is read durable events are refused.
         ready = '"message":"journal","phase":"Ready"'
-        return peers.Peer(peer.name, peer.label, "trine", "trine", arguments, peer.environment, ready=ready)
+        trine = peers.Peer(peer.name, peer.label, "trine", "trine", arguments, peer.environment, ready=ready)
+        return Server(trine, options.profile, options.server_cpu)
 
     def producer(self, row, peer) -> dict:
         options, topic = self.options, self.topic()
@@ -263,11 +345,18 @@ class Bench:
         return [str(GO_TARGET / program), *client]
 
     def json(self, command: list) -> dict:
-        limit_s = LOAD_LIMIT_S + self.options.seconds + self.options.warm_up
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s)
-        if done.returncode:
-            raise RuntimeError(done.stderr.strip() or f"{command[0]} ended with {done.returncode}")
-        report = json.loads(done.stdout)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                return self.report_of(command, process, self.options.seconds + self.options.warm_up)
+            finally:
+                process.kill()
+
+    def report_of(self, command: list, process: subprocess.Popen, seconds: float) -> dict:
+        """What a tool that takes so long printed."""
+        text, error = process.communicate(timeout=LOAD_LIMIT_S + seconds)
+        if process.returncode:
+            raise RuntimeError(error.strip() or f"{command[0]} ended with {process.returncode}")
+        report = json.loads(text)
         if 0 in (report.get("records"), report.get("units")):
             raise RuntimeError(f"nothing was measured: {report.get('first_error')}")
         return report
@@ -308,9 +397,10 @@ def progress(number: int, row, peer, report) -> None:
 
 
 def save(results: dict) -> None:
-    """The JSON under a name with the date, and RESULTS.md."""
+    """The JSON under a name with the date, the plots, and RESULTS.md."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"kafka-{results['date'][:10]}.json"
     path.write_text(json.dumps(results, indent=1) + "\n")
-    table.refresh(BENCH / "RESULTS.md", "kafka", kafka_table.markdown(results, path))
-    print(f"wrote {path} and the generated part of RESULTS.md")
+    drawn = kafka_plots.draw(results, RESULTS, "kafka")
+    table.refresh(BENCH / "RESULTS.md", "kafka", kafka_table.markdown(results, path, drawn))
+    print(f"wrote {path}, {len(drawn)} plots, and the generated part of RESULTS.md")

@@ -1,19 +1,19 @@
 """Medians, ratios and verdicts of `bench/run kafka`, as text and as a part of RESULTS.md."""
 
 from .kafka_rows import (
-    CONSUMER, GATEWAY_AIM, GATEWAY_CLOSED, GATEWAY_OPEN, GO_GATEWAYS, NOT_YET, PEERS, PRODUCER_CLOSED,
-    PRODUCER_OPEN, RECOVERY_GIB_PER_S, ROWS, SYNC_MORE_US, SYNC_TIMES,
+    CONSUMER, DRAIN_TIMES, GATEWAY_AIM, GATEWAY_CLOSED, GATEWAY_OPEN, GO_GATEWAYS, PEERS, PRODUCER_CLOSED,
+    PRODUCER_OPEN, RECOVERY_GIB_PER_S, ROWS, SERVED, SYNC_MORE_US, SYNC_TIMES,
 )
 from .table import heading, mark, median
 
 ROW = {row.name: row for row in ROWS}
 LABEL = {peer.name: peer.label for peer in PEERS}
-BASELINE = {"gateway": "Go gateway", "producer": "franz-go", "consumer": "librdkafka"}
+BASELINE = {"gateway": "Go gateway", "deliver": "Go gateway", "producer": "franz-go", "consumer": "librdkafka"}
 LATENCIES = {"p50_us": "p50 µs", "p99_us": "p99 µs", "p999_us": "p99.9 µs"}
 
 
 def rate_and_cost(row, report: dict) -> tuple:
-    if row.kind == "gateway":
+    if row.kind in SERVED:
         return report["units_per_s"], report["server_us_per_unit"]
     return report.get("records_per_s", 0), report.get("cpu_us_per_record", 0)
 
@@ -24,13 +24,13 @@ def cost(row, reports: list) -> float:
 
 def baseline(row, samples: dict):
     """The cost to compare with: of the Go gateway at its better GOGC, or of one client."""
-    names = GO_GATEWAYS if row.kind == "gateway" else (BASELINE.get(row.kind),)
+    names = GO_GATEWAYS if row.kind in SERVED else (BASELINE.get(row.kind),)
     costs = [cost(row, samples[name]) for name in names if name in samples]
     return min(costs) if costs else None
 
 
 def latency(row, reports: list, key: str) -> float:
-    return median(reports, "latency", key) if row.kind == "gateway" else median(reports, key)
+    return median(reports, "latency", key) if row.kind in SERVED else median(reports, key)
 
 
 def title(entry: dict) -> str:
@@ -64,20 +64,24 @@ def cells_of(row, samples: dict, reports: list) -> dict:
     rate = median([{"rate": rate_and_cost(row, report)[0]} for report in reports], "rate")
     bound = "≥ " if 2 * sum(r.get("lower_bound", False) for r in reports) > len(reports) else ""
     void = 2 * sum(r.get("void", False) for r in reports) > len(reports)
-    cells = {
-        f"{row.unit}s/s" if row.unit != "reply" else "replies/s": f"{bound}{rate:,.0f}",
+    cells = drain_cells(reports) if row.kind == "drain" else {}
+    cells |= {
+        {"reply": "replies/s", "delivery": "deliveries/s"}.get(row.unit, "records/s"): f"{bound}{rate:,.0f}",
         "CPU µs": f"{own:.3f}",
-        f"× {BASELINE[row.kind]}": f"{own / base:.2f}" if base else "-",
+    }
+    if row.kind in BASELINE:
+        cells[f"× {BASELINE[row.kind]}"] = f"{own / base:.2f}" if base else "-"
+    cells |= {
         "broker µs": f"{median(reports, 'broker_us_per_unit'):.2f}",
     }
-    if row.kind == "gateway" or row.rate:
+    if row.kind in SERVED or row.rate:
         for key, name in LATENCIES.items():
             cells[name] = "void" if void else f"{latency(row, reports, key):,.0f}"
-    if row.kind == "gateway":
+    if row.kind in SERVED:
         cells["tool"] = f"{median(reports, 'tool_share'):.0%}"
         cells["others"] = f"{median(reports, 'others_share'):.0%}"
-        cells["L/D/M"] = "/".join(str(sum(r["faults"][key] for r in reports))
-                                  for key in ("lost", "duplicated", "misrouted"))
+        cells["L/D/R/M"] = "/".join(str(sum(r["faults"][key] for r in reports))
+                                    for key in ("lost", "duplicated", "reordered", "misrouted"))
     if row.kind != "consumer":
         checked = [report["missing"] for report in reports if "missing" in report]
         cells["not in log"] = str(sum(checked)) if checked else "-"
@@ -85,20 +89,32 @@ def cells_of(row, samples: dict, reports: list) -> dict:
     return cells
 
 
+def drain_cells(reports: list) -> dict:
+    """Of the spool; the rest of such a row is the live traffic beside it."""
+    return {
+        "spooled": f"{median(reports, 'spooled'):,.0f}",
+        "empty after s": f"{median(reports, 'drain_s'):.1f}",
+        "forwarded/s": f"{median(reports, 'drained_per_s'):,.0f}",
+        "× live": f"{median(reports, 'drain_ratio'):.1f}",
+    }
+
+
 def verdicts(results: dict) -> list:
     """One line for each figure that Trine is to reach, and for each that cannot be measured yet."""
     lines = []
     for entry in results["rows"]:
         row, samples = ROW[entry["row"]], entry["peers"]
-        if not row.kind:
-            lines.append(f"{NOT_YET}: {row.label}")
         for name, why in entry["missing"].items():
             lines.append(f"{LABEL[name]}: {title(entry)}: {why}")
         if row.kind == "recovery" and "trine" in samples:
             lines.append(judge_recovery(samples["trine"]))
         if row.kind in ("producer", "consumer") and "trine" in samples:
             lines += judge_client(entry, samples)
-        if "trine-kafka" in samples:
+        if row.kind == "drain" and "trine-kafka" in samples:
+            ratio = median(samples["trine-kafka"], "drain_ratio")
+            lines.append(mark(ratio >= DRAIN_TIMES, f"{title(entry)}: forwarded at {ratio:.1f} × the live rate "
+                                                    f"(at least {DRAIN_TIMES})"))
+        if row.kind == "gateway" and "trine-kafka" in samples:
             lines += judge_gateway(entry, samples)
         if row.name == "durable-200" and "trine-embedded" in samples:
             lines.append(judge_embedded(entry, samples["trine-embedded"], results["syncs"]))
@@ -106,7 +122,7 @@ def verdicts(results: dict) -> list:
     missing = sum(report.get("missing", 0) for report in gateways)
     faults = sum(sum(report.get("faults", {}).values()) for report in gateways)
     lines.append(mark(missing + faults == 0, f"Trine: {missing} acknowledged records not in the log, {faults} "
-                                             "replies lost, doubled or wrong (0)"))
+                                             "units lost, doubled, out of order or wrong (0)"))
     return lines
 
 
@@ -180,7 +196,7 @@ def disk(results: dict) -> str:
     return f"The disk alone ({results['options']['filesystem']}), 4 KiB written and synced: p50 {p50:,.0f} µs, p99 {p99:,.0f} µs"
 
 
-def markdown(results: dict, source) -> list:
+def markdown(results: dict, source, plots: list) -> list:
     versions = results["versions"]
     named = ", ".join(f"{name} {versions[name]}" for name in
                       ("centrifuge", "franz-go", "sarama", "librdkafka", "kafka") if versions[name])
@@ -189,7 +205,8 @@ def markdown(results: dict, source) -> list:
              f"All samples: [{source.name}](results/{source.name}).", ""]
     if results["syncs"]:
         lines += [disk(results) + ".", ""]
-    lines += ["### What was to be reached", "", *(f"- {line}" for line in verdicts(results))]
+    lines += [f"![{plot.stem}](results/{plot.name})" for plot in plots]
+    lines += ["", "### What was to be reached", "", *(f"- {line}" for line in verdicts(results))]
     for entry in results["rows"]:
         cells = table(entry)
         if not cells:

@@ -5,6 +5,7 @@ import random
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.request
 from dataclasses import dataclass, field
@@ -69,6 +70,18 @@ def build_go() -> None:
     subprocess.run(command, cwd=BENCH / "baselines" / "go", check=True)
 
 
+class Metrics:
+    """What a Trine's admin listener says of itself."""
+
+    def __init__(self, page: str):
+        self.lines = page.splitlines()
+
+    def get(self, name: str, label: str = "") -> float:
+        """The sum over a metric's series that have a label's value."""
+        return sum(float(line.rsplit(" ", 1)[1]) for line in self.lines
+                   if line.startswith((name + " ", name + "{")) and (not label or f'="{label}"' in line))
+
+
 class Server:
     """A running peer, pinned to one core; a context manager."""
 
@@ -76,11 +89,13 @@ class Server:
         self.peer = peer
         self.address = f"127.0.0.1:{free_port()}"
         command = ["taskset", "-c", str(cpu), *peer.command(profile), "--listen", self.address]
+        # A journal that the config puts nowhere else is gone with the server.
+        self.state = tempfile.TemporaryDirectory(prefix="bench-state-", dir=TARGET)
         self.log = open(TARGET / f"bench-{peer.name}.log", "w")
         self.process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env={**os.environ, **peer.environment},
+            env={**os.environ, "XDG_STATE_HOME": self.state.name, **peer.environment},
             stdin=subprocess.DEVNULL,
             stdout=self.log,
             stderr=subprocess.STDOUT,
@@ -122,6 +137,26 @@ class Server:
         except OSError:
             return False
 
+    def metrics(self) -> Metrics:
+        """Of a Trine; its admin listener is on the next port. Raises RuntimeError when it has none."""
+        host, port = self.address.split(":")
+        try:
+            with urllib.request.urlopen(f"http://{host}:{int(port) + 1}/metrics", timeout=5) as answer:
+                return Metrics(answer.read().decode())
+        except OSError as error:
+            raise RuntimeError(f"{self.peer.name}: no metrics: {error}") from error
+
+    def metric(self, name: str, label: str = "") -> float:
+        return self.metrics().get(name, label)
+
+    def until(self, there, limit_s: float = START_LIMIT_S) -> None:
+        """Waits for something of a running server. Raises RuntimeError when it does not come."""
+        deadline = time.monotonic() + limit_s
+        while not there():
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{self.peer.name} does not get there in {limit_s} s; see {self.log.name}")
+            time.sleep(0.05)
+
     def stop(self) -> None:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
@@ -131,6 +166,7 @@ class Server:
             self.process.kill()
             self.process.wait()
         self.log.close()
+        self.state.cleanup()
 
 
 def free_port() -> int:

@@ -5,7 +5,7 @@ from html import escape
 
 from .peers import PEERS
 from .rows import FORMAT_LABEL
-from .table import LABEL, ROW, baseline, cost, median, resident
+from .table import ROW, baseline, cost, median, resident
 
 WIDTH = 860
 LEFT = 250
@@ -20,16 +20,24 @@ COLOURS = {
     "handmade": "#d9a441",
     "handmade-400": "#ecd199",
     "floor": "#7a7a7a",
+    "trine-kafka": "#1f6f8b",
+    "trine-embedded": "#6fb1c7",
+    "go-gateway": "#c8553d",
+    "go-gateway-400": "#e39a86",
+    "franz-go": "#c8553d",
+    "librdkafka": "#d9a441",
+    "sarama": "#7a7a7a",
 }
+KEYS = ("p50_us", "p99_us", "p999_us")
 
 
 def draw(results: dict, folder, name: str) -> list:
     """Writes the plots that the results have rows for; gives their paths."""
-    drawings = {
-        "cpu": cpu(results),
-        "latency": latency(results),
-        "memory": memory(results),
-    }
+    return write({"cpu": cpu(results), "latency": latency(results), "memory": memory(results)}, folder, name)
+
+
+def write(drawings: dict, folder, name: str) -> list:
+    """Writes those that are there; gives their paths."""
     paths = []
     for kind, svg in drawings.items():
         if svg:
@@ -65,7 +73,8 @@ def memory(results: dict):
     return bar_chart("Resident memory a connection in kB, less is better", groups)
 
 
-def bar_chart(title: str, groups: list):
+def bar_chart(title: str, groups: list, peers: list = PEERS):
+    """Groups are label, note and bars; a bar is its peer's name, its length and what it says."""
     if not groups:
         return None
     longest = max(value for _, _, bars in groups for _, value, _ in bars)
@@ -82,19 +91,24 @@ def bar_chart(title: str, groups: list):
             parts.append(text(LEFT + width + 5, y + BAR - 4, said, "start", "note"))
             y += BAR
         y += GAP
-    shown = [peer.name for peer in PEERS
+    shown = [peer for peer in peers
              if any(peer.name == name for _, _, bars in groups for name, _, _ in bars)]
     return page(title, shown, parts, y)
 
 
 def latency(results: dict):
     """p50, p99 and p99.9 of each open loop, on one log scale."""
-    entries = [entry for entry in results["rows"] if ROW[entry["row"]].saturation]
-    if not entries:
+    groups = [(ROW[entry["row"]].label, f"{FORMAT_LABEL[entry['format']]}, {entry['rate']:,} units/s",
+               [(name, [median(reports, "latency", key) for key in KEYS]) for name, reports in entry["peers"].items()])
+              for entry in results["rows"] if ROW[entry["row"]].saturation]
+    return dot_chart("Latency at one rate for all: p50, p99, p99.9 from small to large dot, less is better", groups)
+
+
+def dot_chart(title: str, groups: list, peers: list = PEERS):
+    """Groups are label, note and lines; a line is its peer's name and three latencies in µs."""
+    values = [max(value, 1) for _, _, lines in groups for _, three in lines for value in three]
+    if not values:
         return None
-    keys = ("p50_us", "p99_us", "p999_us")
-    values = [max(median(reports, "latency", key), 1)
-              for entry in entries for reports in entry["peers"].values() for key in keys]
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
     high = max(high, low + 1)
     scale = (WIDTH - LEFT - RIGHT) / (high - low)
@@ -103,13 +117,12 @@ def latency(results: dict):
         return LEFT + (math.log10(max(value, 1)) - low) * scale
 
     parts, y = [], 90
-    for entry in entries:
-        middle = y + len(entry["peers"]) * BAR / 2
-        note = f"{FORMAT_LABEL[entry['format']]}, {entry['rate']:,} units/s"
-        parts.append(text(LEFT - 12, middle - 2, ROW[entry["row"]].label, "end"))
+    for label, note, lines in groups:
+        middle = y + len(lines) * BAR / 2
+        parts.append(text(LEFT - 12, middle - 2, label, "end"))
         parts.append(text(LEFT - 12, middle + 13, note, "end", "note"))
-        for name, reports in entry["peers"].items():
-            p50, p99, p999 = (at(median(reports, "latency", key)) for key in keys)
+        for name, three in lines:
+            p50, p99, p999 = map(at, three)
             line = y + BAR / 2
             parts.append(f'<line x1="{p50:.1f}" y1="{line}" x2="{p999:.1f}" y2="{line}" '
                          f'stroke="{COLOURS[name]}" stroke-width="2"/>')
@@ -122,8 +135,7 @@ def latency(results: dict):
         x = at(10**power)
         parts.insert(0, f'<line x1="{x:.1f}" y1="78" x2="{x:.1f}" y2="{y - GAP + 4}" class="grid"/>')
         parts.append(text(x, 72, duration(10**power), "middle", "note"))
-    shown = [peer.name for peer in PEERS if any(peer.name in e["peers"] for e in entries)]
-    title = "Latency at one rate for all: p50, p99, p99.9 from small to large dot, less is better"
+    shown = [peer for peer in peers if any(peer.name == name for _, _, lines in groups for name, _ in lines)]
     return page(title, shown, parts, y)
 
 
@@ -142,10 +154,10 @@ def text(x: float, y: float, content: str, anchor: str, style: str = "label") ->
 
 def page(title: str, shown: list, parts: list, height: float) -> str:
     legend, x = [], 16
-    for name in shown:
-        legend.append(f'<rect x="{x}" y="36" width="11" height="11" fill="{COLOURS[name]}"/>')
-        legend.append(text(x + 15, 46, LABEL[name], "start", "note"))
-        x += 30 + 6.2 * len(LABEL[name])
+    for peer in shown:
+        legend.append(f'<rect x="{x}" y="36" width="11" height="11" fill="{COLOURS[peer.name]}"/>')
+        legend.append(text(x + 15, 46, peer.label, "start", "note"))
+        x += 30 + 6.2 * len(peer.label)
     body = "\n".join([text(16, 24, title, "start", "title"), *legend, *parts])
     return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" height="{height:.0f}">
 <style>
