@@ -45,8 +45,9 @@ async fn create_all(kafka: &Kafka, missing: &mut Vec<&str>) -> Result<(), Error>
         match made {
             Ok(()) => tracing::info!(topic, "topic made"),
             // Another gateway was faster.
-            Err(Error::ServerError { protocol_error, .. })
-                if protocol_error == ProtocolError::TopicAlreadyExists => {}
+            Err(Error::ServerError {
+                protocol_error: ProtocolError::TopicAlreadyExists, ..
+            }) => {}
             Err(error) => return Err(error),
         }
         missing.pop();
