@@ -53,6 +53,10 @@ pub const SHARDS_MAX: usize = 256;
 
 /// Hosts that shards may ask for: the brokers of a large cluster, and some that were replaced.
 pub const NAMES_MAX: usize = 4_096;
+/// After how long a host is looked up again: it may have moved.
+pub const NAMES_REFRESH: Duration = Duration::from_secs(30);
+/// How long a name's server may take; the other names wait meanwhile.
+pub const NAMES_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a broker may take to make a topic.
 pub const CREATE_TOPIC_MS: i32 = 5_000;
 /// Pause before topics are looked for again, after the brokers did not answer.
@@ -156,6 +160,8 @@ pub const SPOOL_PAUSE_MS: u64 = 250;
 /// How often the producer is looked at for records that the spool must take over: with the turn
 /// that it takes, within the 50 ms that the design allows.
 pub const SPOOL_LOOK_MS: u64 = 16;
+/// Least time between two raises of a producer's epoch: 32,767 of them last for hours of outage.
+pub const EPOCH_RAISE_MS: u64 = 500;
 /// How long a connection to a broker may take to open.
 pub const KAFKA_CONNECT_MS: u64 = 2_000;
 /// How long a group waits for a sign of life of a member: what Kafka's own clients take.

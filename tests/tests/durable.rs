@@ -20,7 +20,19 @@ const PARTITIONS: u32 = 4;
 const TOPIC: &str = "ticket.create";
 /// Calls of `ticket.create`, ordered by the payload's field `key`.
 const TICKETS: &str = "shards.count = 2\n[[rpc]]\nmethod = \"ticket.create\"\n\
-    topic = \"ticket.create\"\nkey = \"/key\"\n";
+    topic = \"ticket.create\"\nkey = \"/key\"\n\
+    [[rpc]]\nmethod = \"warm\"\ntopic = \"warm\"\nkey = \"/key\"\n";
+
+/// Waits until the journal is open on every shard: before, durable calls are refused for now.
+fn warm_up(gateway: &Gateway) {
+    let warm = Plan::rpc(gateway.client, "warm", "eve", "warm");
+    let warm = Plan { rate_per_s: 0, keys: 16, ..warm };
+    wait::until("the log takes records", || {
+        let progress = Progress::default();
+        publish(&warm, 16, &progress);
+        (progress.acknowledged() == 16).then_some(())
+    });
+}
 
 fn seen(pushed: &Value) -> Option<u64> {
     pushed["pub"]["data"]["sequence"].as_u64()
@@ -53,6 +65,7 @@ fn a_ticket_reaches_every_group() {
     let mut agent = Client::connect(gateway.client, "agent").unwrap();
     agent.subscribe("tickets", None).unwrap();
     let plan = Plan { rate_per_s: 500, ..Plan::rpc(gateway.client, "flow", "ann", TOPIC) };
+    warm_up(&gateway);
     let progress = Progress::default();
     let sent = publish(&plan, 200, &progress);
     assert_eq!(progress.acknowledged(), 200);
@@ -300,7 +313,7 @@ fn queues(backend: &Backend) -> String {
     let minute = (unix.as_secs() / 60 + 720) % 1440;
     let (hour, minute) = (minute / 60, minute % 60);
     format!(
-        "log.partitions = 1\n{TICKETS}[[rpc]]\nmethod = \"warm\"\ntopic = \"warm\"\nkey = \"/key\"\n\
+        "log.partitions = 1\n{TICKETS}\
          [[consumer]]\nname = \"live\"\ntopics = [\"{TOPIC}\"]\nto.channel = \"live\"\n\
          [[consumer]]\nname = \"night\"\ntopics = [\"{TOPIC}\"]\nto.upstream = \"legacy\"\n\
          batch = {{ records = 10, linger_ms = 1_000 }}\n\
@@ -324,14 +337,7 @@ fn a_queue_waits_for_its_schedule_and_drains_in_batches() {
     };
     let (mut live, mut moved) = (subscribed("live"), subscribed("moved"));
     let plan = |sender: &str| Plan::rpc(gateway.client, "queue", sender, TOPIC);
-    // Until the journal is open on every shard, durable calls are refused for now.
-    let warm = Plan::rpc(gateway.client, "warm", "eve", "warm");
-    let warm = Plan { rate_per_s: 0, keys: 16, ..warm };
-    wait::until("the log takes records", || {
-        let progress = Progress::default();
-        publish(&warm, 16, &progress);
-        (progress.acknowledged() == 16).then_some(())
-    });
+    warm_up(&gateway);
     let progress = Progress::default();
     let mut sent = publish(&Plan { rate_per_s: 500, ..plan("ann") }, 99, &progress);
     assert_eq!(progress.acknowledged(), 99);

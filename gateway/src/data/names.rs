@@ -6,11 +6,12 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::Semaphore;
 use trine_core::kafka::cluster::{Resolve, literal};
 
-use crate::limits::NAMES_MAX;
+use crate::limits::{NAMES_MAX, NAMES_REFRESH, NAMES_TIMEOUT};
 
 /// A handle to the table; all handles share it.
 #[derive(Clone, Debug)]
@@ -22,8 +23,17 @@ impl Default for Names {
     }
 }
 
-/// Where each host and port is; `None`: that was asked for.
-type Table = HashMap<(String, u16), Option<SocketAddr>>;
+/// Where each host and port is.
+type Table = HashMap<(String, u16), Known>;
+
+/// What is known of a host: nothing, while it was only asked for.
+#[derive(Debug, Default)]
+struct Known {
+    addresses: Vec<SocketAddr>,
+    /// Which of them is tried next, so that one that does not answer is not tried for ever.
+    next: usize,
+    looked: Option<Instant>,
+}
 
 impl Names {
     /// Looks up what was asked for and is not known, on a task of its own: a name's server may take
@@ -39,19 +49,25 @@ impl Names {
     }
 
     async fn look_up(&self) {
-        let wanted = |(name, found): (&(String, u16), &Option<SocketAddr>)| {
-            found.is_none().then(|| name.clone())
+        let wanted = |(name, known): (&(String, u16), &Known)| {
+            let is_fresh = known.looked.is_some_and(|at| at.elapsed() < NAMES_REFRESH);
+            (!is_fresh).then(|| name.clone())
         };
         let wanted: Vec<(String, u16)> = {
             let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             table.iter().filter_map(wanted).collect()
         };
         for (host, port) in wanted {
-            let found = tokio::net::lookup_host((host.as_str(), port)).await;
-            match found.map(|mut found| found.next()) {
-                Ok(address) => {
-                    let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-                    table.insert((host, port), address);
+            let look_up = tokio::net::lookup_host((host.as_str(), port));
+            let found = match tokio::time::timeout(NAMES_TIMEOUT, look_up).await {
+                Ok(found) => found.map(|found| found.collect::<Vec<_>>()),
+                Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
+            };
+            let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = table.entry((host.clone(), port)).or_default();
+            match found {
+                Ok(addresses) => {
+                    (known.addresses, known.looked) = (addresses, Some(Instant::now()))
                 }
                 Err(error) => tracing::warn!(host, port, %error, "a broker's name is not known"),
             }
@@ -67,14 +83,15 @@ impl Resolve for Names {
         // The main thread holds it for a moment; the client asks again.
         let mut table = self.0.try_lock().ok()?;
         let name = (host.to_owned(), port);
-        match table.get(&name) {
-            Some(found) => *found,
-            None if table.len() < NAMES_MAX => {
-                table.insert(name, None);
-                None
-            }
-            None => None,
+        if let Some(known) = table.get_mut(&name) {
+            known.next = known.next.wrapping_add(1);
+            let count = known.addresses.len().max(1);
+            return known.addresses.get(known.next % count).copied();
         }
+        if table.len() < NAMES_MAX {
+            table.insert(name, Known::default());
+        }
+        None
     }
 }
 

@@ -298,6 +298,10 @@ impl Shard {
                 let Some(running) = deliveries.get(feed) else { return };
                 running.lane.committed(true, now_ms);
             }
+            FeedEvent::NotCommitted { .. } => {
+                let Some(running) = deliveries.get(feed) else { return };
+                running.lane.committed(false, now_ms);
+            }
             FeedEvent::Revoke { .. } => {
                 let Some(running) = deliveries.get(feed) else { return };
                 running.lane.revoke();
@@ -319,8 +323,16 @@ impl Shard {
                 let Some(running) = deliveries.get(feed) else { return };
                 running.fetching = false;
                 let offset = running.lane.position();
-                running.lane.fetched([], first, now_ms);
-                let consumer = deliveries.name_of(feed);
+                if first < offset {
+                    // The partition was made anew, or cut: what is there now is other records.
+                    let (of, totals) = (running.feed, running.lane.totals());
+                    running.lane.lose();
+                    deliveries.past = add(deliveries.past, totals);
+                    self.begin_lane(feed, of, first);
+                } else {
+                    running.lane.fetched([], first, now_ms);
+                }
+                let consumer = self.deliveries.name_of(feed);
                 tracing::error!(
                     consumer,
                     offset,

@@ -41,7 +41,10 @@ impl Dedupe {
 
     /// A first record with this id is on its way.
     pub fn insert(&mut self, id: Box<[u8]>, record: u32, now_ms: u64) {
-        while self.seen.len() >= self.count && self.drop_oldest() {}
+        // Ids that were refused are in the order still, which is bounded too.
+        while (self.seen.len() >= self.count || self.order.len() >= 2 * self.count)
+            && self.drop_oldest()
+        {}
         self.order.push_back((now_ms, id.clone()));
         self.seen.insert(id, (Seen::InFlight(record), now_ms));
     }

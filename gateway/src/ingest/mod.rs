@@ -308,6 +308,10 @@ impl Ingest {
     ) -> Result<(), Outcome> {
         let record = match seen {
             Seen::Stored(place) => return Err(Ok(place)),
+            // Nobody waits for the log's answer to such an event.
+            Seen::InFlight(_) if self.routes.get(draft.route).ack == Ack::None => {
+                return Err(Ok(Place::NONE));
+            }
             Seen::InFlight(record) => record,
         };
         let accepted = &mut self.accepted[record as usize];
@@ -352,6 +356,7 @@ impl Ingest {
         while let Some((record, answer)) = self.log.next_outcome() {
             self.answered(record, answer);
         }
+        self.forget_answered();
         while let Some(&(deadline_ms, record, serial)) = self.deadlines.front()
             && deadline_ms <= now_ms
         {
@@ -367,6 +372,15 @@ impl Ingest {
                 let settled = accepted.settle(Err(late));
                 self.push(settled);
             }
+        }
+    }
+
+    /// Drops the deadlines of records that have their answer, as far as they come first.
+    fn forget_answered(&mut self) {
+        while let Some(&(_, record, serial)) = self.deadlines.front()
+            && self.accepted.get(record as usize).is_none_or(|known| known.serial != serial)
+        {
+            self.deadlines.pop_front();
         }
     }
 

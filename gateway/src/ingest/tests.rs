@@ -265,3 +265,29 @@ fn a_log_that_refuses_is_an_answer() {
     assert!(said[1].1.message.contains("partitions") && said[1].1.code.temporary());
     assert_eq!((ingest.outstanding(), ingest.take_totals().refused), (0, 2));
 }
+
+#[test]
+fn a_second_try_of_what_is_not_acknowledged_is_published_once() {
+    let mut ingest = ingest(vec![config::Route {
+        ack: Ack::None,
+        dedupe_pointer: "/id".to_owned(),
+        dedupe_count: 2,
+        ..config::Route::default()
+    }]);
+    for request in 1..=2 {
+        let draft = publish(&ingest, r#"{"id":1}"#);
+        ingest.take(draft, asker(request), 0);
+    }
+    let (answers, published) = settle(&mut ingest, 0);
+    assert_eq!(answers, [(1, Ok(Place::NONE)), (2, Ok(Place::NONE))]);
+    assert_eq!((published.len(), log(&mut ingest).appended.len()), (1, 1));
+    // Ids that the log refused one after the other leave nothing behind.
+    for number in 0..100 {
+        let draft = publish(&ingest, &format!("{{\"id\":\"refused {number}\"}}"));
+        ingest.take(draft, asker(3), 0);
+        let record = log(&mut ingest).appended.last().unwrap().0;
+        log(&mut ingest).outcomes.push_back((record, Err(Unavailable::Failing)));
+        settle(&mut ingest, 0);
+    }
+    assert!(ingest.dedupe[0].len() <= 2 && ingest.deadlines.is_empty());
+}

@@ -279,9 +279,10 @@ impl Embedded {
     /// The cursor's value is known.
     fn place(&mut self, number: usize, value: u64) {
         let Reading { stream, start, of, .. } = self.feeds[number];
-        let (_, next) = self.streams[stream].expect("streams were opened before cursors");
+        let Some((_, next)) = self.streams[stream] else { return };
         if value > 0 {
-            let (feed, next_offset) = (number as u32, value - 1);
+            // A stream that was cut behind damage has lost what the cursor had passed.
+            let (feed, next_offset) = (number as u32, (value - 1).min(next));
             self.events.push_back(FeedEvent::Ready { feed, of, next_offset });
         } else if start == Start::Earliest || next == 0 {
             // A partition that was empty when this process began is read from its beginning.

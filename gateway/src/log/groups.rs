@@ -158,6 +158,11 @@ impl Groups {
                     self.events.push_back(FeedEvent::Committed { feed });
                 }
             }
+            Event::NotCommitted { topic, partition } => {
+                if let Some(feed) = self.find(consumer, topic, partition) {
+                    self.events.push_back(FeedEvent::NotCommitted { feed });
+                }
+            }
             Event::OutOfRange { topic, partition, first, .. } => {
                 if let Some(feed) = self.find(consumer, topic, partition) {
                     self.events.push_back(FeedEvent::OutOfRange { feed, first: offset(first) });

@@ -7,16 +7,17 @@
 //! record that was taken is answered once; `only_log` records never enter the spool.
 
 use bytes::Bytes;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
 use trine_core::kafka::client::{Client, NotTaken, Options};
-use trine_core::kafka::producer::{Identity, Outcome, PartitionId, Refused};
+use trine_core::kafka::producer::{Failure, Identity, Outcome, PartitionId, Refused};
+use trine_proto::kafka::ErrorCode;
 
 use super::groups::Groups;
 use super::spool::{Line, Spool, SpoolEvent};
 use super::{Appended, Unavailable};
 use crate::ingest::At;
-use crate::limits::SPOOL_LOOK_MS;
+use crate::limits::{EPOCH_RAISE_MS, SPOOL_LOOK_MS};
 use trine_core::journal::Refused as JournalRefused;
 
 /// Kafka as one shard sees it.
@@ -35,6 +36,11 @@ pub struct Kafka {
     lines: Vec<(PartitionId, usize)>,
     overdue: Vec<PartitionId>,
     looked_ms: u64,
+    /// What was taken over goes on with the next epoch, which is raised at one of the next looks.
+    must_raise: bool,
+    raised_ms: u64,
+    /// Records on their way to the spool that Kafka was sent before.
+    taken: HashSet<u32>,
     /// The identity whose record is being made durable.
     keeping: Option<Identity>,
     totals: Totals,
@@ -49,6 +55,21 @@ pub struct Totals {
     pub forwarded: u64,
     /// Times that the spool took over a partition.
     pub take_overs: u64,
+}
+
+/// Whether the record itself is why it was refused, so that it will be refused again.
+fn is_of_the_record(why: Failure) -> bool {
+    match why {
+        Failure::Encoding => true,
+        Failure::TimedOut => false,
+        Failure::Refused(code) => matches!(
+            code,
+            ErrorCode::MESSAGE_TOO_LARGE
+                | ErrorCode::RECORD_LIST_TOO_LARGE
+                | ErrorCode::INVALID_RECORD
+                | ErrorCode::INVALID_TIMESTAMP
+        ),
+    }
 }
 
 /// What a token of the producer means.
@@ -103,6 +124,9 @@ impl Kafka {
             lines: Vec::new(),
             overdue: Vec::new(),
             looked_ms: 0,
+            must_raise: false,
+            raised_ms: 0,
+            taken: HashSet::new(),
             keeping: None,
             totals: Totals::default(),
         }
@@ -252,7 +276,11 @@ impl Kafka {
             }
             (Token::Live { record, .. }, Err((why, possibly_written))) => {
                 tracing::warn!(?why, possibly_written, "Kafka did not take a record");
-                let why = if possibly_written { Unavailable::Lost } else { Unavailable::Refused };
+                let why = match why {
+                    _ if possibly_written => Unavailable::Lost,
+                    why if is_of_the_record(why) => Unavailable::Refused,
+                    _ => Unavailable::Failing,
+                };
                 self.ready.push_back((record, Err(why)));
             }
             (Token::Forward { line, offset }, Ok(_)) => {
@@ -264,15 +292,20 @@ impl Kafka {
                 self.given[line].pop_front();
                 self.spool.acknowledged(line, offset);
             }
-            (Token::Forward { line, offset }, Err((_, true))) => {
-                tracing::warn!(line, offset, "a spooled record is given to Kafka again");
+            (Token::Forward { line, offset }, Err((why, possibly_written)))
+                if possibly_written || !is_of_the_record(why) =>
+            {
+                // Those behind it were taken back with it.
+                if self.given[line].front().is_none_or(|&(first, _)| first != offset) {
+                    return;
+                }
+                tracing::warn!(?why, line, offset, "a spooled record is given to Kafka again");
                 let Line { topic, partition, .. } = *self.spool.get(line);
                 let id = self.client.partition(self.topics[topic as usize], partition);
                 // What the producer has behind it must stay behind it.
                 self.take_over_partition(id.expect("it was given records"), now_ms);
-                self.client.raise_epoch();
             }
-            (Token::Forward { line, offset }, Err((why, false))) => {
+            (Token::Forward { line, offset }, Err((why, _))) => {
                 if self.given[line].front().is_none_or(|&(first, _)| first != offset) {
                     return;
                 }
@@ -291,10 +324,13 @@ impl Kafka {
                 }
             }
             SpoolEvent::Durable(record) => {
+                self.taken.remove(&record);
                 self.ready.push_back((record, Ok((At::Spool, None))));
             }
             SpoolEvent::Refused(record, why) => {
                 let why = match why {
+                    // Kafka was sent it before.
+                    _ if self.taken.remove(&record) => Unavailable::Lost,
                     JournalRefused::Full => Unavailable::Full,
                     JournalRefused::TooLarge => Unavailable::TooLarge,
                     JournalRefused::Lost => Unavailable::Lost,
@@ -353,12 +389,13 @@ impl Kafka {
     fn take_over(&mut self, now_ms: u64) {
         let mut overdue = std::mem::take(&mut self.overdue);
         self.client.overdue(now_ms.saturating_sub(self.after_ms), &mut overdue);
-        let any = !overdue.is_empty();
         for id in overdue.drain(..) {
             self.take_over_partition(id, now_ms);
         }
         self.overdue = overdue;
-        if any {
+        // Epochs are few (32,767), so an outage uses them slowly.
+        if self.must_raise && now_ms >= self.raised_ms + EPOCH_RAISE_MS {
+            (self.must_raise, self.raised_ms) = (false, now_ms);
             self.client.raise_epoch();
         }
     }
@@ -366,6 +403,7 @@ impl Kafka {
     fn take_over_partition(&mut self, id: PartitionId, now_ms: u64) {
         let lines: smallvec::SmallVec<[usize; 2]> = self.lines_of(id).collect();
         self.totals.take_overs += 1;
+        self.must_raise = true;
         for &line in &lines {
             self.spool.take_back(line, now_ms);
             if let Some(given) = self.given.get_mut(line) {
@@ -376,6 +414,7 @@ impl Kafka {
         for taken in self.client.take_over(id) {
             match Token::unpack(taken.token) {
                 Token::Live { record, only_log: false } => {
+                    self.taken.insert(record);
                     self.spool_record(line, record, taken.body, now_ms);
                 }
                 Token::Live { record, .. } => {

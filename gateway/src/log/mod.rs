@@ -125,6 +125,11 @@ pub enum FeedEvent {
         /// The feed.
         feed: u32,
     },
+    /// A commit was dropped: what it was about is not there any more.
+    NotCommitted {
+        /// The feed.
+        feed: u32,
+    },
     /// The partition goes to another member: what came of it is to be delivered and committed, then
     /// [`Log::released`] is called.
     Revoke {
@@ -159,6 +164,7 @@ impl FeedEvent {
             FeedEvent::Ready { feed, .. }
             | FeedEvent::Records { feed, .. }
             | FeedEvent::Committed { feed }
+            | FeedEvent::NotCommitted { feed }
             | FeedEvent::Revoke { feed }
             | FeedEvent::Lost { feed }
             | FeedEvent::End { feed, .. }

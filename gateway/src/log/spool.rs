@@ -10,7 +10,7 @@ use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use trine_core::journal::storage::{Answer, Request, Store};
+use trine_core::journal::storage::{Answer, ReadFailure, Request, Store};
 use trine_core::journal::{Refused, StreamId};
 
 use crate::limits::{FETCH_BYTES, SPOOL_FORWARD_RECORDS, SPOOL_PAUSE_MS};
@@ -65,7 +65,9 @@ pub struct Line {
     cursor_moved: bool,
     /// Where its dead letters go, and those that wait until that is known.
     dead: Option<StreamId>,
-    dead_waiting: Vec<Bytes>,
+    dead_waiting: VecDeque<Bytes>,
+    /// The dead letter that the journal has not answered.
+    letter: Option<Bytes>,
 }
 
 impl Line {
@@ -264,7 +266,8 @@ impl Spool {
             since_ms: 0,
             cursor_moved: false,
             dead: None,
-            dead_waiting: Vec::new(),
+            dead_waiting: VecDeque::new(),
+            letter: None,
         });
         let name: Box<str> = format!("{}/{partition}/{shard}", self.topics[topic as usize]).into();
         for (about, cursor) in [(About::Stream, false), (About::Cursor, true)] {
@@ -328,24 +331,24 @@ impl Spool {
 
     /// Kafka refuses a record for good: it is kept apart, and its line goes on.
     pub fn refused(&mut self, line: usize, offset: u64, body: Bytes) {
-        self.dead_letters += 1;
         let state = &mut self.all[line];
-        state.dead_waiting.push(body);
-        match state.dead {
-            Some(stream) => self.write_dead(line, stream),
-            None if state.dead_waiting.len() == 1 => {
-                let topic = &self.topics[state.topic as usize];
-                let name = format!("dead/{topic}/{}", state.partition).into();
-                self.send(Request::Open { token: About::Dead.token(line), name, cursor: false });
-            }
-            None => {}
+        state.dead_waiting.push_back(body);
+        if state.dead.is_none() && state.dead_waiting.len() == 1 {
+            let topic = &self.topics[state.topic as usize];
+            let name = format!("dead:{topic}/{}", state.partition).into();
+            self.send(Request::Open { token: About::Dead.token(line), name, cursor: false });
         }
-        // Behind the dead letter in the journal, so that neither is there without the other.
+        // The cursor moves only once the dead letter is durable.
         self.acknowledged(line, offset);
     }
 
-    fn write_dead(&mut self, line: usize, stream: StreamId) {
-        for payload in std::mem::take(&mut self.all[line].dead_waiting) {
+    /// Sends the next dead letter, one at a time.
+    fn write_dead(&mut self, line: usize) {
+        let state = &mut self.all[line];
+        if let (Some(stream), None) = (state.dead, &state.letter)
+            && let Some(payload) = state.dead_waiting.pop_front()
+        {
+            state.letter = Some(payload.clone());
             self.send(Request::Append { token: About::Letter.token(line), stream, payload });
         }
     }
@@ -392,11 +395,15 @@ impl Spool {
     /// Sends what was started, and asks for more to forward.
     pub fn flush(&mut self, now_ms: u64) {
         let passed_ms = now_ms.saturating_sub(self.allowed_ms).min(1_000);
-        if passed_ms > 0 {
+        let more = self.rate * passed_ms / 1_000;
+        if more > 0 {
             self.allowed_ms = now_ms;
-            self.allowance = (self.allowance + self.rate * passed_ms / 1_000).min(self.rate);
+            self.allowance = (self.allowance + more).min(self.rate);
         }
         for line in 0..self.all.len() {
+            if now_ms >= self.all[line].not_before_ms {
+                self.write_dead(line);
+            }
             self.move_cursor(line);
             self.forward(line, now_ms);
         }
@@ -412,7 +419,8 @@ impl Spool {
     fn move_cursor(&mut self, line: usize) {
         let state = &mut self.all[line];
         let (Some(stream), Some(cursor)) = (state.stream, state.cursor) else { return };
-        if state.dead_waiting.is_empty() && std::mem::take(&mut state.cursor_moved) {
+        let letters = !state.dead_waiting.is_empty() || state.letter.is_some();
+        if !letters && std::mem::take(&mut state.cursor_moved) {
             let (value, offset) = (state.done, state.done);
             self.send(Request::MoveCursor { cursor, value });
             self.send(Request::Release { stream, offset });
@@ -446,12 +454,11 @@ impl Spool {
 
     fn take(&mut self, answer: Answer, now_ms: u64) {
         match answer {
-            Answer::Listed { names, .. } => self.listed(&names, now_ms),
+            Answer::Listed { names, .. } => self.listed(&names),
             Answer::Opened { token, stream, first, next, value } => match About::of(token) {
                 (About::Producer, part) => self.producer[part] = Some((stream, value)),
                 (About::Dead, line) => {
                     self.all[line].dead = Some(stream);
-                    self.write_dead(line, stream);
                 }
                 (About::Cursor, line) => {
                     let state = &mut self.all[line];
@@ -469,6 +476,8 @@ impl Spool {
             Answer::Durable { token, offset } => {
                 let (about, record) = About::of(token);
                 if about == About::Letter {
+                    self.dead_letters += 1;
+                    self.all[record].letter = None;
                     return;
                 }
                 let record = record as u32;
@@ -485,11 +494,26 @@ impl Spool {
                     }
                     self.events.push_back(SpoolEvent::Refused(record, why));
                 }
-                (about, number) => tracing::error!(?about, number, ?why, "not in the spool"),
+                (About::Letter, line) => {
+                    let state = &mut self.all[line];
+                    state.dead_waiting.extend(state.letter.take());
+                    state.not_before_ms = now_ms + SPOOL_PAUSE_MS;
+                }
+                (about, number) => {
+                    tracing::error!(?about, number, ?why, "not in the spool");
+                    if matches!(about, About::Stream | About::Cursor) {
+                        self.opening -= 1;
+                        self.open_if_all();
+                    }
+                }
             },
-            Answer::Read { token, records, first, .. } => {
+            Answer::Read { token, records, next_offset, .. } => {
                 let (_, line) = About::of(token);
-                self.read(line, records, first);
+                self.read(line, records, next_offset);
+            }
+            Answer::ReadFailed { token, why: ReadFailure::Damaged, next_offset } => {
+                let (_, line) = About::of(token);
+                self.read(line, Vec::new(), next_offset);
             }
             Answer::ReadFailed { token, why, next_offset } => {
                 let (_, line) = About::of(token);
@@ -512,7 +536,7 @@ impl Spool {
         &mut self,
         line: usize,
         records: Vec<trine_core::journal::storage::StoredRecord>,
-        first: u64,
+        next_offset: u64,
     ) {
         let state = &mut self.all[line];
         let from = state.next;
@@ -520,21 +544,35 @@ impl Spool {
             // The line was taken back meanwhile: these are not its next records any more.
             return;
         }
-        // What was damaged is not there any more: the journal has said so.
-        state.next = state.next.max(first.min(state.end));
         let records: Vec<_> = records
             .into_iter()
             .filter(|record| record.offset >= from)
             .map(|record| (record.offset, record.time_ms, record.payload))
             .collect();
         self.allowance = self.allowance.saturating_sub(records.len() as u64);
-        if !records.is_empty() {
-            self.events.push_back(SpoolEvent::Forward { line, records });
+        let end = next_offset.clamp(from, state.end.max(from));
+        let end = records.last().map_or(end, |&(offset, ..)| offset + 1);
+        let lost = (end - from).saturating_sub(records.len() as u64);
+        if lost > 0 {
+            // What was damaged is not there any more, and nothing may wait for it.
+            tracing::error!(line, from, lost, "spooled records are damaged");
+            state.spooled = state.spooled.saturating_sub(lost);
+            if self.is_resharded {
+                self.resharding.pending.fetch_sub(lost, Ordering::AcqRel);
+            }
         }
+        if records.is_empty() {
+            state.next = end;
+            if state.given == 0 {
+                (state.done, state.cursor_moved) = (end, true);
+            }
+            return;
+        }
+        self.events.push_back(SpoolEvent::Forward { line, records });
     }
 
     /// The streams of earlier starts: this shard's lines among them are opened.
-    fn listed(&mut self, names: &[Box<str>], now_ms: u64) {
+    fn listed(&mut self, names: &[Box<str>]) {
         for name in names {
             let mut parts = name.rsplitn(3, '/');
             let (shard, partition) = (parts.next(), parts.next());
@@ -544,6 +582,9 @@ impl Spool {
             let shard: Option<usize> = shard.and_then(|text| text.parse().ok());
             let partition: Option<u32> = partition.and_then(|text| text.parse().ok());
             let (Some(topic), Some(partition), Some(shard)) = (topic, partition, shard) else {
+                if topic.is_none() && shard == Some(self.shard) {
+                    tracing::warn!(stream = &**name, "the spool knows a topic without a route");
+                }
                 continue;
             };
             if shard == self.shard {
@@ -553,23 +594,27 @@ impl Spool {
                 self.add(topic as u16, partition, shard);
             }
         }
-        self.open_if_all(now_ms);
+        self.open_if_all();
     }
 
     fn opened(&mut self, line: usize, now_ms: u64) {
         self.opening -= 1;
         let state = &mut self.all[line];
         if state.stream.is_some() && state.cursor.is_some() {
+            if state.done > state.end {
+                tracing::error!(line, "a spooled stream was cut; what comes next is forwarded");
+                (state.done, state.cursor_moved) = (state.end, true);
+            }
             state.next = state.done;
             state.spooled += state.end.saturating_sub(state.done);
             if state.spooled > 0 && state.since_ms == 0 {
                 state.since_ms = now_ms.max(1);
             }
         }
-        self.open_if_all(now_ms);
+        self.open_if_all();
     }
 
-    fn open_if_all(&mut self, _now_ms: u64) {
+    fn open_if_all(&mut self) {
         if self.opening > 0 || self.is_open {
             return;
         }

@@ -109,6 +109,13 @@ pub enum Event {
         /// The offset.
         next_offset: i64,
     },
+    /// A commit was dropped, since its offset is not there any more.
+    NotCommitted {
+        /// The topic.
+        topic: TopicId,
+        /// The partition.
+        partition: u32,
+    },
     /// The offset that was fetched is not there any more; an alarm. To be fetched again from `first`.
     OutOfRange {
         /// The topic.
@@ -587,6 +594,9 @@ impl State {
                 self.fetcher.add(at, next_offset);
                 self.assigned.insert(at, true);
                 self.events.push(Event::Assigned { topic, partition, next_offset });
+            }
+            offsets::Event::NotCommitted(TopicPartition { topic, partition }) => {
+                self.events.push(Event::NotCommitted { topic, partition });
             }
             offsets::Event::Committed(TopicPartition { topic, partition }, next_offset) => {
                 self.events.push(Event::Committed { topic, partition, next_offset });

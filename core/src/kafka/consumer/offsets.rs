@@ -81,6 +81,8 @@ pub enum Event {
     Ready(TopicPartition, i64),
     /// This is committed.
     Committed(TopicPartition, i64),
+    /// A commit was dropped, since its offset is not there any more.
+    NotCommitted(TopicPartition),
     /// The offset is not there any more; the earliest is the second one.
     OutOfRange(TopicPartition, i64, i64),
     /// A request about it was refused; it is tried again.
@@ -168,8 +170,12 @@ impl Offsets {
     pub fn commit(&mut self, partition: TopicPartition, next_offset: i64) {
         let Some(known) = self.known.get_mut(&partition) else { return };
         let last = known.pending.or(known.sent).or(known.committed);
-        if known.stage == Stage::Ready && last.is_none_or(|last| last < next_offset) {
+        if known.stage != Stage::Ready {
+            self.events.push(Event::NotCommitted(partition));
+        } else if last.is_none_or(|last| last < next_offset) {
             known.pending = Some(next_offset);
+        } else if known.pending.is_none() && known.sent.is_none() {
+            self.events.push(Event::Committed(partition, next_offset));
         }
     }
 
@@ -353,7 +359,9 @@ impl Offsets {
                 known.stage = Stage::Ready;
                 // What was committed is not there any more: also an earlier offset counts now.
                 known.committed = known.committed.filter(|committed| *committed <= offset);
-                known.pending = None;
+                if known.pending.take().is_some() {
+                    self.events.push(Event::NotCommitted(partition));
+                }
                 self.events.push(Event::OutOfRange(partition, wanted, offset));
             }
             _ => {}
