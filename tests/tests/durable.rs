@@ -285,6 +285,7 @@ fn operators_see_the_lag_of_each_partition_whoever_dies() {
 fn operators_see_what_a_damaged_journal_lost() {
     let mut gateway = Gateway::start(TICKETS);
     let plan = Plan { rate_per_s: 500, ..Plan::rpc(gateway.client, "damage", "ann", TOPIC) };
+    warm_up(&gateway);
     publish(&plan, 50, &Progress::default());
     assert!(gateway.terminate(Duration::from_secs(10)).unwrap().success());
     journal::damage(&gateway.data_dir(), b"\"sender\"");
