@@ -86,6 +86,7 @@ impl Seen {
                 }
                 self.assigned.insert(*partition, (member, *next_offset));
             }
+            Event::NotCommitted { .. } => {}
             Event::Committed { partition, next_offset, .. } => {
                 let committed = self.committed.entry(*partition).or_default();
                 assert!(*committed <= *next_offset, "a commit went back");

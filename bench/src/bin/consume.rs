@@ -191,6 +191,7 @@ impl Member {
                 self.consumer.commit(topic, partition, next_offset);
                 self.consumer.fetch(topic, partition, next_offset, FETCH_BYTES);
             }
+            Event::NotCommitted { .. } => {}
             Event::Committed { topic, partition, next_offset } => {
                 if let Some((_, committed)) = self.partitions.get_mut(&(topic, partition)) {
                     *committed = next_offset;

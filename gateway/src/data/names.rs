@@ -67,7 +67,7 @@ impl Names {
             let known = table.entry((host.clone(), port)).or_default();
             match found {
                 Ok(addresses) => {
-                    (known.addresses, known.looked) = (addresses, Some(Instant::now()))
+                    (known.addresses, known.looked) = (addresses, Some(Instant::now()));
                 }
                 Err(error) => tracing::warn!(host, port, %error, "a broker's name is not known"),
             }

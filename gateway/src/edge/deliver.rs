@@ -319,27 +319,7 @@ impl Shard {
                 running.end_offset = running.end_offset.max(end_offset);
                 running.lane.ends_at(end_offset);
             }
-            FeedEvent::OutOfRange { first, .. } => {
-                let Some(running) = deliveries.get(feed) else { return };
-                running.fetching = false;
-                let offset = running.lane.position();
-                if first < offset {
-                    // The partition was made anew, or cut: what is there now is other records.
-                    let (of, totals) = (running.feed, running.lane.totals());
-                    running.lane.lose();
-                    deliveries.past = add(deliveries.past, totals);
-                    self.begin_lane(feed, of, first);
-                } else {
-                    running.lane.fetched([], first, now_ms);
-                }
-                let consumer = self.deliveries.name_of(feed);
-                tracing::error!(
-                    consumer,
-                    offset,
-                    first,
-                    "records were removed before they were delivered"
-                );
-            }
+            FeedEvent::OutOfRange { first, .. } => self.out_of_range(feed, first, now_ms),
             FeedEvent::Failed { skip_to, .. } => {
                 let Some(running) = deliveries.get(feed) else { return };
                 running.retry_ms = now_ms + LAG_INTERVAL_MS;
@@ -352,6 +332,24 @@ impl Shard {
             }
         }
         self.deliveries.touch(feed);
+    }
+
+    /// What a lane wants is not there any more.
+    fn out_of_range(&mut self, feed: u32, first: u64, now_ms: u64) {
+        let Some(running) = self.deliveries.get(feed) else { return };
+        running.fetching = false;
+        let offset = running.lane.position();
+        if first < offset {
+            // The partition was made anew, or cut: what is there now is other records.
+            let (of, totals) = (running.feed, running.lane.totals());
+            running.lane.lose();
+            self.deliveries.past = add(self.deliveries.past, totals);
+            self.begin_lane(feed, of, first);
+        } else {
+            running.lane.fetched([], first, now_ms);
+        }
+        let consumer = self.deliveries.name_of(feed);
+        tracing::error!(consumer, offset, first, "records were removed before they were delivered");
     }
 
     /// Carries out everything that a lane wants now.

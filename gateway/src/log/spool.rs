@@ -486,27 +486,7 @@ impl Spool {
                 }
                 self.events.push_back(SpoolEvent::Durable(record));
             }
-            Answer::Refused { token, why } => match About::of(token) {
-                (About::Append, record) => {
-                    let record = record as u32;
-                    if let Some(line) = self.appends.remove(&record) {
-                        self.all[line].spooled = self.all[line].spooled.saturating_sub(1);
-                    }
-                    self.events.push_back(SpoolEvent::Refused(record, why));
-                }
-                (About::Letter, line) => {
-                    let state = &mut self.all[line];
-                    state.dead_waiting.extend(state.letter.take());
-                    state.not_before_ms = now_ms + SPOOL_PAUSE_MS;
-                }
-                (about, number) => {
-                    tracing::error!(?about, number, ?why, "not in the spool");
-                    if matches!(about, About::Stream | About::Cursor) {
-                        self.opening -= 1;
-                        self.open_if_all();
-                    }
-                }
-            },
+            Answer::Refused { token, why } => self.was_refused(token, why, now_ms),
             Answer::Read { token, records, next_offset, .. } => {
                 let (_, line) = About::of(token);
                 self.read(line, records, next_offset);
@@ -529,6 +509,31 @@ impl Spool {
                 );
             }
             Answer::Flushed { .. } => self.events.push_back(SpoolEvent::Identity),
+        }
+    }
+
+    /// The storage thread has not carried a request out.
+    fn was_refused(&mut self, token: u64, why: Refused, now_ms: u64) {
+        match About::of(token) {
+            (About::Append, record) => {
+                let record = record as u32;
+                if let Some(line) = self.appends.remove(&record) {
+                    self.all[line].spooled = self.all[line].spooled.saturating_sub(1);
+                }
+                self.events.push_back(SpoolEvent::Refused(record, why));
+            }
+            (About::Letter, line) => {
+                let state = &mut self.all[line];
+                state.dead_waiting.extend(state.letter.take());
+                state.not_before_ms = now_ms + SPOOL_PAUSE_MS;
+            }
+            (about, number) => {
+                tracing::error!(?about, number, ?why, "not in the spool");
+                if matches!(about, About::Stream | About::Cursor) {
+                    self.opening -= 1;
+                    self.open_if_all();
+                }
+            }
         }
     }
 
