@@ -260,6 +260,9 @@ impl Shard {
 
     /// A partition is this shard's: a new lane reads it.
     fn begin_lane(&mut self, feed: u32, of: Feed, next_offset: u64) {
+        if self.draining_until_ms.is_some() {
+            return self.ingest.log.released(feed);
+        }
         let deliveries = &mut self.deliveries;
         let route = deliveries.routes[of.consumer as usize].clone();
         let topic = self.ingest.routes().topics()[of.topic as usize].clone();
@@ -492,6 +495,21 @@ impl Shard {
         };
         let random = self.random();
         self.deliveries.done(errand, outcome, now_ms, random);
+    }
+
+    /// The shard is about to end: nothing new is begun, and what is under way may end.
+    pub fn revoke_deliveries(&mut self) {
+        // The members of Kafka's groups give up their partitions one after the other.
+        self.ingest.log.leave();
+        if self.ingest.log.answers_commits() {
+            return;
+        }
+        for (feed, running) in self.deliveries.running.iter_mut().enumerate() {
+            if let Some(running) = running {
+                running.lane.revoke();
+                self.deliveries.busy.push(feed as u32);
+            }
+        }
     }
 
     /// The shard ends: what was delivered is committed, and nothing more.

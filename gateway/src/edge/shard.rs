@@ -251,7 +251,7 @@ impl Shard {
         }
         self.count(began_ns);
         if let Some(until_ms) = self.draining_until_ms
-            && ((self.clients.len() == 0 && self.ingest.log.has_left()) || now_ms >= until_ms)
+            && (self.is_drained() || now_ms >= until_ms)
         {
             self.gauges();
             self.end_deliveries(now_ms);
@@ -497,13 +497,18 @@ impl Shard {
         }
     }
 
+    /// Whether nobody is connected and nothing is under way any more.
+    fn is_drained(&self) -> bool {
+        self.clients.len() == 0 && self.deliveries.len() == 0 && self.ingest.log.has_left()
+    }
+
     /// Closes every client with 3001; the shard stops when they are gone, or soon after.
     pub fn drain(&mut self, now_ms: u64) {
         if self.draining_until_ms.is_some() {
             return;
         }
         self.draining_until_ms = Some(now_ms + DRAIN_MS);
-        self.ingest.log.leave();
+        self.revoke_deliveries();
         for id in self.clients.ids() {
             match self.clients.entry(id).face {
                 Face::Client => self.close(id, Disconnect::Shutdown),
