@@ -85,7 +85,7 @@ impl Default for Options {
             buffer_bytes: 32 << 20,
             buffer_records: 1 << 18,
             delivery_timeout_ms: 120_000,
-            gather_requests: 2,
+            gather_requests: 1,
             compression: Compression::None,
             record_identity: false,
         }
