@@ -410,11 +410,6 @@ impl Ingest {
     pub fn next_settled(&mut self) -> Option<Settled> {
         self.ready.pop_front()
     }
-
-    /// When [`Ingest::poll`] has something to do besides what the log says.
-    pub fn deadline_ms(&self) -> u64 {
-        self.deadlines.front().map_or(u64::MAX, |&(deadline_ms, ..)| deadline_ms)
-    }
 }
 
 impl Accepted {
