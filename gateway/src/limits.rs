@@ -97,6 +97,8 @@ pub const DEMO_SLOW_MS: u64 = 1_500;
 pub const API_BODY_BYTES: usize = (16 << 20) / 3 * 4 + 4096;
 /// Pause between two slices.
 pub const SWEEP_INTERVAL_MS: u64 = 100;
+/// How often a shard gives freed memory back: rarely enough to cost nothing, soon after a storm.
+pub const GIVE_BACK_INTERVAL_MS: u64 = 1_000;
 /// A turn that took longer is a stall: counted and logged.
 pub const STALL_MS: u64 = 100;
 /// How often a shard publishes its gauges.

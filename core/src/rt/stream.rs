@@ -60,44 +60,48 @@ impl Stream {
 
     /// Waits for bytes and returns them in a chunk of the pool; `None` at the end of the stream.
     /// May be dropped while it waits: nothing is received before the wait has ended.
-    pub async fn recv(&self) -> io::Result<Option<Chunk>> {
-        loop {
-            if self.0.in_a_row.get() == RECEIVES_IN_A_ROW {
-                self.0.in_a_row.set(0);
-                local::give_way().await;
-            }
-            self.readable().await?;
-            // The kernel still gives what has come and comes: a peer could go on without end.
-            if self.0.aborted.get() {
-                return Ok(None);
-            }
-            let mut chunk = Chunk::take(self.0.large.get());
-            let spare = rustix::buffer::spare_capacity(chunk.vec_mut());
-            match rustix::net::recv(self.fd(), spare, RecvFlags::DONTWAIT) {
-                Ok((_, 0)) => return Ok(None),
-                Ok(_) => {
-                    self.0.large.set(chunk.is_full());
-                    self.0.in_a_row.update(|count| count + 1);
-                    return Ok(Some(chunk));
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "every idle connection waits in here, and an async fn keeps its arguments twice"
+    )]
+    pub fn recv(&self) -> impl Future<Output = io::Result<Option<Chunk>>> {
+        async move {
+            loop {
+                if self.0.in_a_row.get() == RECEIVES_IN_A_ROW {
+                    self.0.in_a_row.set(0);
+                    local::give_way().await;
                 }
-                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
+                {
+                    // With epoll there is no wait while a peer is fast enough, and then no other
+                    // socket gets its turn; with a ring there always is one.
+                    let mut readable = pin!(self.tcp().readable(false));
+                    poll_fn(|cx| {
+                        let readable = readable.as_mut().poll(cx);
+                        if readable.is_pending() {
+                            self.0.in_a_row.set(0);
+                        }
+                        readable
+                    })
+                    .await?;
+                }
+                // The kernel still gives what has come and comes: a peer could go on without end.
+                if self.0.aborted.get() {
+                    return Ok(None);
+                }
+                let mut chunk = Chunk::take(self.0.large.get());
+                let spare = rustix::buffer::spare_capacity(chunk.vec_mut());
+                match rustix::net::recv(self.fd(), spare, RecvFlags::DONTWAIT) {
+                    Ok((_, 0)) => return Ok(None),
+                    Ok(_) => {
+                        self.0.large.set(chunk.is_full());
+                        self.0.in_a_row.update(|count| count + 1);
+                        return Ok(Some(chunk));
+                    }
+                    Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
         }
-    }
-
-    /// Waits for bytes. With epoll there is no wait while a peer is fast enough, and then no other
-    /// socket gets its turn; with a ring there always is one.
-    async fn readable(&self) -> io::Result<()> {
-        let mut readable = pin!(self.tcp().readable(false));
-        poll_fn(|cx| {
-            let readable = readable.as_mut().poll(cx);
-            if readable.is_pending() {
-                self.0.in_a_row.set(0);
-            }
-            readable
-        })
-        .await
     }
 
     /// Sends at the end of this turn; [`super::Turn::next_sent`] later reports `token`. The next

@@ -24,9 +24,6 @@ use super::error::Error;
 use super::wire::{self, Handles, Hello, Request, Start, Started};
 use crate::limits::{LINK_TIMEOUT, START_TIMEOUT};
 
-/// Milliseconds after which mimalloc gives freed memory back to the system.
-const PURGE_DELAY: &str = "MIMALLOC_PURGE_DELAY";
-
 /// A running data process.
 #[derive(Debug)]
 pub struct Process {
@@ -117,14 +114,9 @@ pub fn start(start: &Start, handles: &Handles) -> Result<Found, Error> {
     near.set_read_timeout(Some(START_TIMEOUT)).map_err(Error::System)?;
     near.set_write_timeout(Some(START_TIMEOUT)).map_err(Error::System)?;
     // Not the path: the file there may have been replaced by another build meanwhile.
-    // The allocator reads this when the process starts. Its default of a second keeps what a burst
-    // of connections freed for much longer than the next burst needs it: 2.3 KB a connection
-    // instead of 1.6.
-    let purge_delay = std::env::var_os(PURGE_DELAY).unwrap_or_else(|| "100".into());
     let mut child = Command::new("/proc/self/exe")
         .arg0("trine")
         .arg("data")
-        .env(PURGE_DELAY, purge_delay)
         .stdin(Stdio::from(OwnedFd::from(far)))
         .process_group(0)
         .spawn()

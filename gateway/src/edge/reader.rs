@@ -39,6 +39,12 @@ enum Step {
     Taken,
     /// So many bytes were taken and the rest is of WebSocket, with this format; `None`: echo.
     Switched { consumed: usize, format: Option<Format> },
+    /// What follows has to wait.
+    Waits(Wait),
+}
+
+/// What the rest of an input waits for.
+enum Wait {
     /// So many bytes were taken; what follows waits for the answer to a call.
     Called(usize),
     /// The demo's slow service is to answer this body, and nothing after it.
@@ -48,12 +54,51 @@ enum Step {
 }
 
 /// Reads the connection until its end, then ends what it has on the shard.
-pub(super) async fn read(shard: Shared, id: u32, stream: Stream, entrance: Entrance) {
+//
+// Every connection has one of these, so it is a block, which keeps what it is given once, and not
+// an `async fn`, which keeps it twice.
+pub(super) fn read(
+    shard: Shared,
+    id: u32,
+    stream: Stream,
+    entrance: Entrance,
+) -> impl Future<Output = ()> {
     let mut protocol = match entrance {
         Entrance::Client | Entrance::Echo => Protocol::Http(Box::default()),
         Entrance::Api => Protocol::Api(Box::default()),
     };
-    let failed = read_all(&shard, id, &stream, &mut protocol).await;
+    async move {
+        let failed = loop {
+            let mut chunk = match stream.recv().await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => break false,
+                Err(_) => break true,
+            };
+            received(&shard, chunk.len());
+            let mut from = 0;
+            loop {
+                let step = protocol.input(&mut shard.borrow_mut(), id, &mut chunk[from..]);
+                from += match step {
+                    Step::Taken => break,
+                    Step::Switched { consumed, .. } => consumed,
+                    // One boxed wait for all of them, since they are rare and every idle
+                    // connection would pay for their room.
+                    Step::Waits(wait) => Box::pin(waited(&shard, id, wait)).await,
+                };
+            }
+        };
+        ended(&shard, id, failed);
+    }
+}
+
+fn received(shard: &Shared, bytes: usize) {
+    let totals = &mut shard.borrow_mut().clients.totals;
+    totals.receives += 1;
+    totals.bytes_in += bytes as u64;
+}
+
+/// Ends what the connection has on the shard; `failed`: it broke, the peer did not end it.
+fn ended(shard: &Shared, id: u32, failed: bool) {
     let now_ms = rt::now_ms();
     let mut shard = shard.borrow_mut();
     shard.end_session(id);
@@ -65,36 +110,20 @@ pub(super) async fn read(shard: Shared, id: u32, stream: Stream, entrance: Entra
     shard.balance.remove(shard.index);
 }
 
-/// Returns whether the connection failed, rather than being ended by the peer.
-async fn read_all(shard: &Shared, id: u32, stream: &Stream, protocol: &mut Protocol) -> bool {
-    loop {
-        let mut chunk = match stream.recv().await {
-            Ok(Some(chunk)) => chunk,
-            Ok(None) => return false,
-            Err(_) => return true,
-        };
-        {
-            let totals = &mut shard.borrow_mut().clients.totals;
-            totals.receives += 1;
-            totals.bytes_in += chunk.len() as u64;
+/// Waits, and returns how many bytes of the input were taken.
+async fn waited(shard: &Shared, id: u32, wait: Wait) -> usize {
+    match wait {
+        Wait::Called(consumed) => {
+            answered(shard, id).await;
+            consumed
         }
-        let mut from = 0;
-        loop {
-            let step = protocol.input(&mut shard.borrow_mut(), id, &mut chunk[from..]);
-            match step {
-                Step::Taken => break,
-                Step::Switched { consumed, .. } => from += consumed,
-                Step::Called(consumed) => {
-                    from += consumed;
-                    Box::pin(answered(shard, id)).await;
-                }
-                Step::Slow(body) => Box::pin(demo::answer_slowly(shard, id, &body)).await,
-                Step::Stalled { consumed, commands, full } => {
-                    from += consumed;
-                    // Boxed, since it is rare and every idle connection would pay for its room.
-                    Box::pin(resume(shard, id, commands, full)).await;
-                }
-            }
+        Wait::Slow(body) => {
+            demo::answer_slowly(shard, id, &body).await;
+            0
+        }
+        Wait::Stalled { consumed, commands, full } => {
+            resume(shard, id, commands, full).await;
+            consumed
         }
     }
 }
@@ -170,7 +199,7 @@ impl Protocol {
                 step
             }
             Protocol::Api(api) => match api.input(shard, id, input) {
-                Some(consumed) => Step::Called(consumed),
+                Some(consumed) => Step::Waits(Wait::Called(consumed)),
                 None => Step::Taken,
             },
             Protocol::WebSocket { decoder, format: Some(format) } => {
@@ -214,7 +243,7 @@ fn http_input(http: &mut Http, shard: &mut Shard, id: u32, input: &[u8]) -> Step
         }
         Next::Slow(body) => {
             shard.clients.entry(id).deadline_ms = u64::MAX;
-            Step::Slow(body)
+            Step::Waits(Wait::Slow(body))
         }
         Next::Upgraded { consumed, agreed } => {
             let format = agreed.as_ref().map(|agreed| agreed.format);
@@ -255,7 +284,8 @@ fn socket_input(
                 let mut rest = payload;
                 let taken = shard.commands(id, format, payload, false, &mut rest);
                 if let Taken::Stalled { full } = taken {
-                    return Step::Stalled { consumed, commands: rest.to_vec(), full };
+                    let commands = rest.to_vec();
+                    return Step::Waits(Wait::Stalled { consumed, commands, full });
                 }
             }
             Ok((count, Some(event))) => {

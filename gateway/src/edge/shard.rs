@@ -11,6 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 use slab::Slab;
+use trine_core::buf;
 use trine_core::journal::storage::Store;
 use trine_core::kafka::connection::Settings;
 use trine_core::kafka::{client as kafka, consumer, producer, sasl};
@@ -36,8 +37,9 @@ use crate::deliver;
 use crate::hub::{Hub, Ticket, ToShard};
 use crate::ingest::{Ingest, Routes};
 use crate::limits::{
-    DRAIN_MS, GAUGES_INTERVAL_MS, KAFKA_CONNECT_MS, KAFKA_REBALANCE_MS, KAFKA_REQUEST_MS,
-    KAFKA_SESSION_MS, MAILBOX_TURN, STALL_MS, SWEEP_CONNECTIONS, SWEEP_INTERVAL_MS,
+    DRAIN_MS, GAUGES_INTERVAL_MS, GIVE_BACK_INTERVAL_MS, KAFKA_CONNECT_MS, KAFKA_REBALANCE_MS,
+    KAFKA_REQUEST_MS, KAFKA_SESSION_MS, MAILBOX_TURN, STALL_MS, SWEEP_CONNECTIONS,
+    SWEEP_INTERVAL_MS,
 };
 use crate::log::{Embedded, Feed, FeedSpec, Kafka, Log, Resharding, Spool};
 use crate::session::{Session, Tick};
@@ -74,6 +76,7 @@ pub(super) struct Shard {
     fired: Vec<u32>,
     next_sweep_ms: u64,
     next_gauges_ms: u64,
+    next_give_back_ms: u64,
     /// Start of the second over which the utilisation is measured, and the CPU time then.
     measured_ns: (u64, u64),
     mailbox_totals: (u64, u64, u64),
@@ -117,6 +120,7 @@ impl Shard {
             fired: Vec::new(),
             next_sweep_ms: 0,
             next_gauges_ms: 0,
+            next_give_back_ms: 0,
             measured_ns: (rt::clock_ns(), thread_cpu_ns()),
             mailbox_totals: (0, 0, 0),
             delivered: deliver::Totals::default(),
@@ -362,6 +366,10 @@ impl Shard {
         if now_ms >= self.next_gauges_ms {
             self.next_gauges_ms = now_ms + GAUGES_INTERVAL_MS;
             self.gauges();
+        }
+        if now_ms >= self.next_give_back_ms {
+            self.next_give_back_ms = now_ms + GIVE_BACK_INTERVAL_MS;
+            buf::give_back();
         }
         self.news = true;
         rt::request_turn();
