@@ -137,7 +137,7 @@ impl Shard {
             Some(store) if config.log.kind == LogKind::Embedded => {
                 let feeds = feeds(&config, &routes, (index, self.hub.post().shards()));
                 let (topics, partitions) = (routes.topics(), config.log.partitions);
-                Log::Embedded(Box::new(Embedded::new(store, topics, partitions, feeds)))
+                Log::Embedded(Box::new(Embedded::new(store, topics, partitions, feeds, index == 0)))
             }
             Some(store) => {
                 let rate = config.spool.forward_rate;
@@ -562,6 +562,8 @@ fn kafka_options(config: &Config, names: Names, mut random: StdRng) -> kafka::Op
                 Compression::Zstd => record::Compression::Zstd,
             },
             record_identity: true,
+            // The spool takes over before, what it may.
+            delivery_timeout_ms: config.log.timeout_ms.max(2 * config.spool.after_ms),
             ..producer::Options::default()
         },
         resolve: Rc::new(names),

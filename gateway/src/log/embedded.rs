@@ -90,9 +90,19 @@ impl About {
 }
 
 impl Embedded {
-    /// The log with these topics, `partitions` each, and the feeds of this shard.
-    pub fn new(store: Store, topics: &[Box<str>], partitions: u32, feeds: Vec<FeedSpec>) -> Self {
+    /// The log with these topics, `partitions` each, and the feeds of this shard. `tells`: it says
+    /// what else the journal has.
+    pub fn new(
+        store: Store,
+        topics: &[Box<str>],
+        partitions: u32,
+        feeds: Vec<FeedSpec>,
+        tells: bool,
+    ) -> Self {
         let mut waiting = VecDeque::new();
+        if tells {
+            waiting.push_back(Request::List { token: 0, prefix: "".into() });
+        }
         for (number, topic) in topics.iter().enumerate() {
             for partition in 0..partitions {
                 let token = About::Stream.token(number * partitions as usize + partition as usize);
@@ -266,7 +276,12 @@ impl Embedded {
                     (damaged && next_offset > self.feeds[number].asked).then_some(next_offset);
                 self.events.push_back(FeedEvent::Failed { feed: number as u32, skip_to });
             }
-            Answer::Listed { .. } => unreachable!("nothing here asks for names"),
+            Answer::Listed { names, .. } => {
+                for name in names.iter().filter(|name| !self.has(name)) {
+                    let remedy = "give it a route again, or log.partitions its old value";
+                    tracing::warn!(stream = &**name, remedy, "the log has records nobody reads");
+                }
+            }
             Answer::Flushed { token } => {
                 let (_, number) = About::of(token);
                 let Reading { begins, of, .. } = self.feeds[number];
@@ -300,6 +315,14 @@ impl Embedded {
         let cursor = feed.cursor.expect("it is opened before its feed begins");
         self.send(Request::MoveCursor { cursor, value: next_offset + 1 });
         self.send(Request::Flush { token: About::Begun.token(number) });
+    }
+
+    /// Whether a stream is a partition of this log.
+    fn has(&self, name: &str) -> bool {
+        name.rsplit_once('/').is_some_and(|(topic, partition)| {
+            let is_known = self.topics.iter().any(|known| **known == *topic);
+            is_known && partition.parse().is_ok_and(|number: u32| number < self.partitions)
+        })
     }
 
     fn name(&self, stream: usize) -> Box<str> {

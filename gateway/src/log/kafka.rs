@@ -30,8 +30,8 @@ pub struct Kafka {
     after_ms: u64,
     outcomes: Vec<Outcome>,
     ready: VecDeque<(u32, Appended)>,
-    /// What the producer was given of each line, in order: offset and body.
-    given: Vec<VecDeque<(u64, Bytes)>>,
+    /// What the producer has of each line.
+    sent: Vec<Sent>,
     /// The line of each of the producer's partitions.
     lines: Vec<(PartitionId, usize)>,
     overdue: Vec<PartitionId>,
@@ -44,6 +44,17 @@ pub struct Kafka {
     /// The identity whose record is being made durable.
     keeping: Option<Identity>,
     totals: Totals,
+}
+
+/// What the producer has of a line's partition.
+#[derive(Default)]
+struct Sent {
+    /// The producer's partition, once Kafka has told of it.
+    partition: Option<PartitionId>,
+    /// What was forwarded, in order: offset and body.
+    forwarded: VecDeque<(u64, Bytes)>,
+    /// Live records that the spool may take over.
+    live: usize,
 }
 
 /// What happened since the start.
@@ -75,7 +86,7 @@ fn is_of_the_record(why: Failure) -> bool {
 /// What a token of the producer means.
 enum Token {
     /// A client's record.
-    Live { record: u32, only_log: bool },
+    Live { record: u32, line: usize, only_log: bool },
     /// A spooled one.
     Forward { line: usize, offset: u64 },
 }
@@ -83,12 +94,14 @@ enum Token {
 impl Token {
     const FORWARD: u64 = 1 << 63;
     const ONLY_LOG: u64 = 1 << 62;
+    const LIVE_LINE_BITS: u32 = 30;
     const OFFSET_BITS: u32 = 44;
 
     fn pack(self) -> u64 {
         match self {
-            Token::Live { record, only_log } => {
-                u64::from(record) | if only_log { Self::ONLY_LOG } else { 0 }
+            Token::Live { record, line, only_log } => {
+                let flag = if only_log { Self::ONLY_LOG } else { 0 };
+                flag | (line as u64) << 32 | u64::from(record)
             }
             Token::Forward { line, offset } => {
                 let offset = offset & ((1 << Self::OFFSET_BITS) - 1);
@@ -99,7 +112,9 @@ impl Token {
 
     fn unpack(token: u64) -> Self {
         if token & Self::FORWARD == 0 {
-            return Token::Live { record: token as u32, only_log: token & Self::ONLY_LOG != 0 };
+            let line = (token >> 32) as usize & ((1 << Self::LIVE_LINE_BITS) - 1);
+            let only_log = token & Self::ONLY_LOG != 0;
+            return Token::Live { record: token as u32, line, only_log };
         }
         let token = token & !Self::FORWARD;
         let offset = token & ((1 << Self::OFFSET_BITS) - 1);
@@ -120,7 +135,7 @@ impl Kafka {
             after_ms,
             outcomes: Vec::new(),
             ready: VecDeque::new(),
-            given: Vec::new(),
+            sent: Vec::new(),
             lines: Vec::new(),
             overdue: Vec::new(),
             looked_ms: 0,
@@ -157,9 +172,8 @@ impl Kafka {
     }
 
     pub(super) fn partitions(&self, topic: u16) -> u32 {
-        let count = self.client.partition_count(self.topics[topic as usize]);
         // While no broker answers, what an earlier start has learnt will do.
-        if count > 0 { count } else { self.spool.known_partitions(topic) }
+        self.spool.partitions(topic)
     }
 
     pub(super) fn append(
@@ -182,10 +196,13 @@ impl Kafka {
             self.spool_record(line, record, body, now_ms);
             return Ok(());
         }
-        let token = Token::Live { record, only_log }.pack();
+        let token = Token::Live { record, line, only_log }.pack();
         let (kafka_topic, time_ms) = (self.topics[topic as usize], crate::edge::wall_ms() as i64);
         match self.client.append(token, kafka_topic, partition, time_ms, &body) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.sent[line].live += usize::from(!only_log);
+                Ok(())
+            }
             Err(NotTaken::Unknown) if only_log => Err(Unavailable::Failing),
             Err(NotTaken::Unknown) => {
                 self.spool_record(line, record, body, now_ms);
@@ -203,14 +220,13 @@ impl Kafka {
 
     fn line(&mut self, topic: u16, partition: u32) -> usize {
         let line = self.spool.line(topic, partition);
-        if self.given.len() <= line {
-            self.given.resize_with(line + 1, VecDeque::new);
+        if self.sent.len() <= line {
+            self.sent.resize_with(line + 1, Sent::default);
         }
-        let id = self.client.partition(self.topics[topic as usize], partition);
-        if let Some(id) = id
-            && !self.lines.iter().any(|&(_, known)| known == line)
-        {
-            self.lines.push((id, line));
+        let known = &mut self.sent[line].partition;
+        if known.is_none() {
+            *known = self.client.partition(self.topics[topic as usize], partition);
+            self.lines.extend(known.map(|id| (id, line)));
         }
         line
     }
@@ -242,12 +258,9 @@ impl Kafka {
         while let Some(event) = self.spool.next_event() {
             self.spool_event(event, now_ms);
         }
-        // Lines are made known before they are needed.
         for topic in 0..self.topics.len() {
             let known = self.client.partition_count(self.topics[topic]);
-            if known > self.spool.known_partitions(topic as u16) {
-                self.line(topic as u16, known - 1);
-            }
+            self.spool.learn_partitions(topic as u16, known);
         }
     }
 
@@ -269,7 +282,11 @@ impl Kafka {
                 (token, Err((why, possibly_written)))
             }
         };
-        match (Token::unpack(token), answer) {
+        let token = Token::unpack(token);
+        if let Token::Live { line, only_log: false, .. } = token {
+            self.sent[line].live -= 1;
+        }
+        match (token, answer) {
             (Token::Live { record, .. }, Ok(offset)) => {
                 let offset = offset.and_then(|offset| u64::try_from(offset).ok());
                 self.ready.push_back((record, Ok((At::Kafka, offset))));
@@ -285,18 +302,18 @@ impl Kafka {
             }
             (Token::Forward { line, offset }, Ok(_)) => {
                 // After a failure ahead of it the line was taken back, and this goes again.
-                if self.given[line].front().is_none_or(|&(first, _)| first != offset) {
+                if self.sent[line].forwarded.front().is_none_or(|&(first, _)| first != offset) {
                     return;
                 }
                 self.totals.forwarded += 1;
-                self.given[line].pop_front();
+                self.sent[line].forwarded.pop_front();
                 self.spool.acknowledged(line, offset);
             }
             (Token::Forward { line, offset }, Err((why, possibly_written)))
                 if possibly_written || !is_of_the_record(why) =>
             {
                 // Those behind it were taken back with it.
-                if self.given[line].front().is_none_or(|&(first, _)| first != offset) {
+                if self.sent[line].forwarded.front().is_none_or(|&(first, _)| first != offset) {
                     return;
                 }
                 tracing::warn!(?why, line, offset, "a spooled record is given to Kafka again");
@@ -306,11 +323,11 @@ impl Kafka {
                 self.take_over_partition(id.expect("it was given records"), now_ms);
             }
             (Token::Forward { line, offset }, Err((why, _))) => {
-                if self.given[line].front().is_none_or(|&(first, _)| first != offset) {
+                if self.sent[line].forwarded.front().is_none_or(|&(first, _)| first != offset) {
                     return;
                 }
                 tracing::error!(line, offset, ?why, "Kafka refuses a spooled record for good");
-                let body = self.given[line].pop_front().map(|(_, body)| body).unwrap_or_default();
+                let body = self.sent[line].forwarded.pop_front().map(|(_, body)| body).unwrap_or_default();
                 self.spool.refused(line, offset, body);
             }
         }
@@ -319,6 +336,11 @@ impl Kafka {
     fn spool_event(&mut self, event: SpoolEvent, now_ms: u64) {
         match event {
             SpoolEvent::Open { last } => {
+                let known = self.topics.len();
+                for topic in self.spool.topics().skip(known) {
+                    tracing::warn!(topic, "has spooled records and no route; they are forwarded");
+                    self.topics.push(self.client.topic(topic));
+                }
                 if let Some((id, epoch)) = last {
                     self.client.resume(Identity { id, epoch });
                 }
@@ -354,8 +376,8 @@ impl Kafka {
         let (topic, partition) = (self.spool.get(line).topic, self.spool.get(line).partition);
         let topic_id = self.topics[topic as usize];
         self.line(topic, partition);
-        if self.given.len() <= line {
-            self.given.resize_with(line + 1, VecDeque::new);
+        if self.sent.len() <= line {
+            self.sent.resize_with(line + 1, Sent::default);
         }
         let (mut count, mut next, mut full) = (0, records[0].0, false);
         for (offset, time_ms, body) in records {
@@ -363,7 +385,7 @@ impl Kafka {
             let taken = self.client.append(token, topic_id, partition, time_ms as i64, &body);
             match taken {
                 Ok(()) => {
-                    self.given[line].push_back((offset, body));
+                    self.sent[line].forwarded.push_back((offset, body));
                     (count, next) = (count + 1, offset + 1);
                 }
                 Err(NotTaken::Refused(Refused::TooLarge(_))) if count == 0 => {
@@ -389,6 +411,8 @@ impl Kafka {
     fn take_over(&mut self, now_ms: u64) {
         let mut overdue = std::mem::take(&mut self.overdue);
         self.client.overdue(now_ms.saturating_sub(self.after_ms), &mut overdue);
+        // Records that only the log may acknowledge are the producer's until it gives them up.
+        overdue.retain(|&id| self.lines_of(id).any(|line| self.may_be_taken_over(line)));
         for id in overdue.drain(..) {
             self.take_over_partition(id, now_ms);
         }
@@ -400,20 +424,24 @@ impl Kafka {
         }
     }
 
+    fn may_be_taken_over(&self, line: usize) -> bool {
+        self.sent.get(line).is_some_and(|sent| sent.live > 0 || !sent.forwarded.is_empty())
+    }
+
     fn take_over_partition(&mut self, id: PartitionId, now_ms: u64) {
         let lines: smallvec::SmallVec<[usize; 2]> = self.lines_of(id).collect();
         self.totals.take_overs += 1;
         self.must_raise = true;
         for &line in &lines {
             self.spool.take_back(line, now_ms);
-            if let Some(given) = self.given.get_mut(line) {
-                given.clear();
+            if let Some(sent) = self.sent.get_mut(line) {
+                sent.forwarded.clear();
             }
         }
-        let line = lines[0];
         for taken in self.client.take_over(id) {
             match Token::unpack(taken.token) {
-                Token::Live { record, only_log: false } => {
+                Token::Live { record, line, only_log: false } => {
+                    self.sent[line].live -= 1;
                     self.taken.insert(record);
                     self.spool_record(line, record, taken.body, now_ms);
                 }

@@ -4,7 +4,8 @@
 //! spooled of one partition: a stream `TOPIC/PARTITION/SHARD` and the cursor of what Kafka has of
 //! it. Sans-IO but for the rings. Invariants: while a line has records that the producer was not
 //! given, everything more of its partition goes behind them; a line is forwarded in order, and its
-//! cursor never passes a record that Kafka has not acknowledged.
+//! cursor never passes a record that Kafka has not acknowledged; while records of a topic are spooled
+//! its number of partitions is the one that they were spooled with, so that a key stays where it is.
 
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -68,6 +69,27 @@ pub struct Line {
     dead_waiting: VecDeque<Bytes>,
     /// The dead letter that the journal has not answered.
     letter: Option<Bytes>,
+    /// It is in the list of lines that have something to do.
+    is_listed: bool,
+}
+
+/// A topic as the spool knows it.
+#[derive(Debug)]
+struct Topic {
+    name: Box<str>,
+    /// This shard's line of each partition.
+    lines: Vec<usize>,
+    /// Partitions that keys are spread over, and the cursor that keeps their number.
+    partitions: u32,
+    cursor: Option<StreamId>,
+    /// Records that Kafka has not acknowledged.
+    spooled: u64,
+}
+
+impl Topic {
+    fn new(name: &str) -> Self {
+        Self { name: name.into(), lines: Vec::new(), partitions: 0, cursor: None, spooled: 0 }
+    }
 }
 
 impl Line {
@@ -76,6 +98,11 @@ impl Line {
     /// while records come faster than Kafka answers.
     pub fn holds(&self) -> bool {
         self.spooled > self.given as u64
+    }
+
+    /// Whether something is to be forwarded or written, now or later.
+    fn has_work(&self) -> bool {
+        self.cursor_moved || !self.dead_waiting.is_empty() || self.next < self.end
     }
 }
 
@@ -94,6 +121,8 @@ enum About {
     Dead = 7,
     /// A dead letter itself.
     Letter = 8,
+    /// The number of a topic's partitions.
+    Partitions = 9,
 }
 
 impl About {
@@ -111,7 +140,8 @@ impl About {
             5 => About::Producer,
             6 => About::Identity,
             7 => About::Dead,
-            _ => About::Letter,
+            8 => About::Letter,
+            _ => About::Partitions,
         };
         (about, token as u32 as usize)
     }
@@ -141,10 +171,10 @@ pub struct Spool {
     resharding: Arc<Resharding>,
     /// The number of shards has changed, and what was spooled before is not forwarded.
     is_resharded: bool,
-    topics: Vec<Box<str>>,
-    /// By topic and partition.
-    lines: Vec<Vec<usize>>,
+    topics: Vec<Topic>,
     all: Vec<Line>,
+    /// Lines that have something to do.
+    busy: Vec<usize>,
     /// Requests that found no room.
     waiting: VecDeque<Request>,
     events: VecDeque<SpoolEvent>,
@@ -179,6 +209,11 @@ impl Spool {
         }
         let token = About::Producer.token(2);
         waiting.push_back(Request::Open { token, name: "shards".into(), cursor: true });
+        for (number, topic) in topics.iter().enumerate() {
+            let token = About::Partitions.token(number);
+            let name = format!("partitions/{shard}/{topic}").into();
+            waiting.push_back(Request::Open { token, name, cursor: true });
+        }
         waiting.push_back(Request::List { token: About::List.token(0), prefix: "".into() });
         Self {
             store,
@@ -186,9 +221,9 @@ impl Spool {
             shards,
             resharding,
             is_resharded: false,
-            topics: topics.to_vec(),
-            lines: vec![Vec::new(); topics.len()],
+            topics: topics.iter().map(|name| Topic::new(name)).collect(),
             all: Vec::new(),
+            busy: Vec::new(),
             waiting,
             events: VecDeque::new(),
             producer: [None; 3],
@@ -229,7 +264,7 @@ impl Spool {
 
     /// Records that Kafka has not acknowledged, and the age of the oldest line in milliseconds.
     pub fn backlog(&self, now_ms: u64) -> (u64, u64) {
-        let records = self.all.iter().map(|line| line.spooled).sum();
+        let records = self.topics.iter().map(|topic| topic.spooled).sum();
         let since = self.all.iter().map(|line| line.since_ms).filter(|&since_ms| since_ms > 0);
         (records, since.min().map_or(0, |since_ms| now_ms.saturating_sub(since_ms)))
     }
@@ -241,12 +276,12 @@ impl Spool {
 
     /// The line of a partition, made known if it is new.
     pub fn line(&mut self, topic: u16, partition: u32) -> usize {
-        while self.lines[topic as usize].len() <= partition as usize {
-            let partition = self.lines[topic as usize].len() as u32;
+        while self.topics[topic as usize].lines.len() <= partition as usize {
+            let partition = self.topics[topic as usize].lines.len() as u32;
             let number = self.add(topic, partition, self.shard);
-            self.lines[topic as usize].push(number);
+            self.topics[topic as usize].lines.push(number);
         }
-        self.lines[topic as usize][partition as usize]
+        self.topics[topic as usize].lines[partition as usize]
     }
 
     fn add(&mut self, topic: u16, partition: u32, shard: usize) -> usize {
@@ -268,14 +303,21 @@ impl Spool {
             dead: None,
             dead_waiting: VecDeque::new(),
             letter: None,
+            is_listed: false,
         });
-        let name: Box<str> = format!("{}/{partition}/{shard}", self.topics[topic as usize]).into();
+        let topic = &self.topics[topic as usize].name;
+        let name: Box<str> = format!("{topic}/{partition}/{shard}").into();
         for (about, cursor) in [(About::Stream, false), (About::Cursor, true)] {
             let token = about.token(number);
             self.send(Request::Open { token, name: name.clone(), cursor });
         }
         self.opening += 2;
         number
+    }
+
+    /// The topics: those with a route, and then those that an earlier start has spooled records of.
+    pub fn topics(&self) -> impl Iterator<Item = &str> {
+        self.topics.iter().map(|topic| &*topic.name)
     }
 
     /// A line by its number.
@@ -293,9 +335,26 @@ impl Spool {
         self.all.is_empty()
     }
 
-    /// Partitions of a topic that an earlier start has spooled records of, at least.
-    pub fn known_partitions(&self, topic: u16) -> u32 {
-        self.lines[topic as usize].len() as u32
+    /// Partitions that a topic's keys are spread over; 0: no start has learnt that yet.
+    pub fn partitions(&self, topic: u16) -> u32 {
+        self.topics[topic as usize].partitions
+    }
+
+    /// Kafka says how many partitions a topic has. A number that grows while records are spooled
+    /// counts from when they are forwarded: a key that moved to another partition would overtake its
+    /// spooled records.
+    pub fn learn_partitions(&mut self, topic: u16, count: u32) {
+        let state = &mut self.topics[topic as usize];
+        if !self.is_open || count == 0 || count == state.partitions || state.spooled > 0 {
+            return;
+        }
+        state.partitions = count;
+        // A commit holds the cursors that were moved before its records, so that no record is
+        // spooled with a number that the next start won't find.
+        if let Some(cursor) = state.cursor {
+            self.send(Request::MoveCursor { cursor, value: count.into() });
+        }
+        self.line(topic, count - 1);
     }
 
     /// Appends a record behind what its line has. [`SpoolEvent`] will name it.
@@ -305,6 +364,7 @@ impl Spool {
         };
         let state = &mut self.all[line];
         state.spooled += 1;
+        self.topics[state.topic as usize].spooled += 1;
         if state.since_ms == 0 {
             state.since_ms = now_ms.max(1);
         }
@@ -316,9 +376,9 @@ impl Spool {
 
     /// Kafka has acknowledged what it was given of a line up to `offset`.
     pub fn acknowledged(&mut self, line: usize, offset: u64) {
+        self.unspool(line, 1);
         let state = &mut self.all[line];
         state.given = state.given.saturating_sub(1);
-        state.spooled = state.spooled.saturating_sub(1);
         if self.is_resharded {
             self.resharding.pending.fetch_sub(1, Ordering::AcqRel);
         }
@@ -327,6 +387,22 @@ impl Spool {
         if state.spooled == 0 {
             state.since_ms = 0;
         }
+        self.list(line);
+    }
+
+    /// So many records of a line need not be forwarded any more.
+    fn unspool(&mut self, line: usize, count: u64) {
+        let state = &mut self.all[line];
+        let count = count.min(state.spooled);
+        state.spooled -= count;
+        self.topics[state.topic as usize].spooled -= count;
+    }
+
+    /// The line has something to do.
+    fn list(&mut self, line: usize) {
+        if !std::mem::replace(&mut self.all[line].is_listed, true) {
+            self.busy.push(line);
+        }
     }
 
     /// Kafka refuses a record for good: it is kept apart, and its line goes on.
@@ -334,7 +410,7 @@ impl Spool {
         let state = &mut self.all[line];
         state.dead_waiting.push_back(body);
         if state.dead.is_none() && state.dead_waiting.len() == 1 {
-            let topic = &self.topics[state.topic as usize];
+            let topic = &self.topics[state.topic as usize].name;
             let name = format!("dead:{topic}/{}", state.partition).into();
             self.send(Request::Open { token: About::Dead.token(line), name, cursor: false });
         }
@@ -358,6 +434,7 @@ impl Spool {
         let state = &mut self.all[line];
         (state.next, state.given) = (state.done, 0);
         state.not_before_ms = now_ms + SPOOL_PAUSE_MS;
+        self.list(line);
     }
 
     /// Kafka was given records of a line up to `offset`, but takes no more now.
@@ -400,13 +477,18 @@ impl Spool {
             self.allowed_ms = now_ms;
             self.allowance = (self.allowance + more).min(self.rate);
         }
-        for line in 0..self.all.len() {
+        let mut busy = std::mem::take(&mut self.busy);
+        busy.retain(|&line| {
             if now_ms >= self.all[line].not_before_ms {
                 self.write_dead(line);
             }
             self.move_cursor(line);
             self.forward(line, now_ms);
-        }
+            let state = &mut self.all[line];
+            state.is_listed = state.has_work();
+            state.is_listed
+        });
+        self.busy = busy;
         while let Some(request) = self.waiting.pop_front() {
             if let Err(request) = self.store.try_send(request) {
                 self.waiting.push_front(request);
@@ -457,6 +539,10 @@ impl Spool {
             Answer::Listed { names, .. } => self.listed(&names),
             Answer::Opened { token, stream, first, next, value } => match About::of(token) {
                 (About::Producer, part) => self.producer[part] = Some((stream, value)),
+                (About::Partitions, topic) => {
+                    let topic = &mut self.topics[topic];
+                    (topic.cursor, topic.partitions) = (Some(stream), value as u32);
+                }
                 (About::Dead, line) => {
                     self.all[line].dead = Some(stream);
                 }
@@ -483,6 +569,7 @@ impl Spool {
                 let record = record as u32;
                 if let Some(line) = self.appends.remove(&record) {
                     self.all[line].end = self.all[line].end.max(offset + 1);
+                    self.list(line);
                 }
                 self.events.push_back(SpoolEvent::Durable(record));
             }
@@ -518,7 +605,7 @@ impl Spool {
             (About::Append, record) => {
                 let record = record as u32;
                 if let Some(line) = self.appends.remove(&record) {
-                    self.all[line].spooled = self.all[line].spooled.saturating_sub(1);
+                    self.unspool(line, 1);
                 }
                 self.events.push_back(SpoolEvent::Refused(record, why));
             }
@@ -561,12 +648,13 @@ impl Spool {
         if lost > 0 {
             // What was damaged is not there any more, and nothing may wait for it.
             tracing::error!(line, from, lost, "spooled records are damaged");
-            state.spooled = state.spooled.saturating_sub(lost);
+            self.unspool(line, lost);
             if self.is_resharded {
                 self.resharding.pending.fetch_sub(lost, Ordering::AcqRel);
             }
         }
         if records.is_empty() {
+            let state = &mut self.all[line];
             state.next = end;
             if state.given == 0 {
                 (state.done, state.cursor_moved) = (end, true);
@@ -580,21 +668,24 @@ impl Spool {
     fn listed(&mut self, names: &[Box<str>]) {
         for name in names {
             let mut parts = name.rsplitn(3, '/');
-            let (shard, partition) = (parts.next(), parts.next());
-            let topic = parts
-                .next()
-                .and_then(|topic| self.topics.iter().position(|known| **known == *topic));
-            let shard: Option<usize> = shard.and_then(|text| text.parse().ok());
-            let partition: Option<u32> = partition.and_then(|text| text.parse().ok());
-            let (Some(topic), Some(partition), Some(shard)) = (topic, partition, shard) else {
-                if topic.is_none() && shard == Some(self.shard) {
-                    tracing::warn!(stream = &**name, "the spool knows a topic without a route");
-                }
+            let shard: Option<usize> = parts.next().and_then(|text| text.parse().ok());
+            let partition: Option<u32> = parts.next().and_then(|text| text.parse().ok());
+            let (Some(shard), Some(partition), Some(topic)) = (shard, partition, parts.next())
+            else {
                 continue;
             };
+            if shard != self.shard && (shard < self.shards || shard % self.shards != self.shard) {
+                continue;
+            }
+            let known = self.topics.iter().position(|known| *known.name == *topic);
+            let topic = known.unwrap_or_else(|| {
+                // No route names it any more, and what it has is promised to Kafka all the same.
+                self.topics.push(Topic::new(topic));
+                self.topics.len() - 1
+            });
             if shard == self.shard {
                 self.line(topic as u16, partition);
-            } else if shard >= self.shards && shard % self.shards == self.shard {
+            } else {
                 // What a shard has spooled that is no more.
                 self.add(topic as u16, partition, shard);
             }
@@ -611,10 +702,13 @@ impl Spool {
                 (state.done, state.cursor_moved) = (state.end, true);
             }
             state.next = state.done;
-            state.spooled += state.end.saturating_sub(state.done);
+            let spooled = state.end.saturating_sub(state.done);
+            state.spooled += spooled;
+            self.topics[state.topic as usize].spooled += spooled;
             if state.spooled > 0 && state.since_ms == 0 {
                 state.since_ms = now_ms.max(1);
             }
+            self.list(line);
         }
         self.open_if_all();
     }
@@ -626,7 +720,7 @@ impl Spool {
         self.is_open = true;
         let value = |part: usize| self.producer[part].map_or(0, |(_, value)| value);
         let (id, epoch, shards) = (value(0), value(1), value(2));
-        let records: u64 = self.all.iter().map(|line| line.spooled).sum();
+        let records: u64 = self.topics.iter().map(|topic| topic.spooled).sum();
         let pending = records > 0;
         self.is_resharded = shards != 0 && shards != self.shards as u64;
         if self.is_resharded {
@@ -643,6 +737,7 @@ impl Spool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::{Path, PathBuf};
     use std::time::{Duration, Instant};
     use trine_core::journal::storage::{Preference, Setup, Storage, start};
     use trine_core::journal::{Options, Retention};
@@ -651,24 +746,35 @@ mod tests {
     /// A spool of one shard in a folder of its own.
     struct Fixture {
         spool: Spool,
-        _storage: Storage,
-        folder: std::path::PathBuf,
+        storage: Option<Storage>,
+        folder: PathBuf,
+    }
+
+    fn start_spool(folder: &Path) -> (Spool, Storage) {
+        let (quota_bytes, retention) = (16 << 20, Retention::Released);
+        let options = Options { quota_bytes, retention, gather_ms: 0 };
+        let wakes = vec![WakeHandle::new().unwrap()];
+        let (folder, preference) = (folder.to_owned(), Preference::Plain);
+        let setup = Setup { folder, options, shards: 1, wakes, cpus: None, preference };
+        let (storage, mut stores) = start(setup).unwrap();
+        let topics: [Box<str>; 1] = ["topic".into()];
+        let store = stores.remove(0);
+        (Spool::new(store, (0, 1), Arc::default(), &topics, 1_000_000), storage)
     }
 
     impl Fixture {
         fn new(name: &str) -> Self {
             let folder = std::env::temp_dir().join(format!("trine-{name}-{}", std::process::id()));
-            let (quota_bytes, retention) = (16 << 20, Retention::Released);
-            let options = Options { quota_bytes, retention, gather_ms: 0 };
-            let wakes = vec![WakeHandle::new().unwrap()];
-            let preference = Preference::Plain;
-            let setup =
-                Setup { folder: folder.clone(), options, shards: 1, wakes, cpus: None, preference };
-            let (storage, mut stores) = start(setup).unwrap();
-            let topics: [Box<str>; 1] = ["topic".into()];
-            let store = stores.remove(0);
-            let spool = Spool::new(store, (0, 1), Arc::default(), &topics, 1_000_000);
-            Self { spool, _storage: storage, folder }
+            let (spool, storage) = start_spool(&folder);
+            Self { spool, storage: Some(storage), folder }
+        }
+
+        /// Another process on the same journal.
+        fn restart(&mut self) {
+            self.storage = None;
+            let (spool, storage) = start_spool(&self.folder);
+            (self.spool, self.storage) = (spool, Some(storage));
+            self.until(0, |event| matches!(event, SpoolEvent::Open { .. }).then_some(()));
         }
 
         /// Turns go by until an event is of interest.
@@ -710,6 +816,7 @@ mod tests {
 
     impl Drop for Fixture {
         fn drop(&mut self) {
+            self.storage = None;
             let _ = std::fs::remove_dir_all(&self.folder);
         }
     }
@@ -759,5 +866,25 @@ mod tests {
         assert_eq!(fixture.spool.get(line).reading, Some(1));
         fixture.spool.take_back(line, 1_000);
         assert_eq!(fixture.forwarded(2_000), [0, 1, 2], "in order, from the first");
+    }
+
+    #[test]
+    fn the_number_of_partitions_stays_while_records_are_spooled() {
+        let (mut fixture, line) = opened("spool-partitions");
+        assert_eq!(fixture.spool.partitions(0), 0);
+        fixture.spool.learn_partitions(0, 4);
+        fixture.append(line, 2, 0);
+        fixture.spool.learn_partitions(0, 8);
+        assert_eq!(fixture.spool.partitions(0), 4, "a key stays behind its spooled records");
+        fixture.restart();
+        assert_eq!(fixture.spool.partitions(0), 4, "also over a restart");
+        fixture.spool.learn_partitions(0, 8);
+        assert_eq!(fixture.spool.partitions(0), 4);
+        assert_eq!(fixture.forwarded(1_000), [0, 1]);
+        let line = fixture.spool.line(0, 0);
+        fixture.spool.gave(line, 2, 2, 1_000, false);
+        (0..2).for_each(|offset| fixture.spool.acknowledged(line, offset));
+        fixture.spool.learn_partitions(0, 8);
+        assert_eq!(fixture.spool.partitions(0), 8);
     }
 }
