@@ -13,3 +13,7 @@ pub mod shard;
 pub mod timer;
 pub mod topology;
 pub mod upstream;
+
+// The fuzz target's properties name this package as others do.
+#[cfg(test)]
+extern crate self as trine_core;

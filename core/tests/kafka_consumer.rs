@@ -3,8 +3,12 @@
 //! **Runs on: any.** Runs only where `TRINE_KAFKA` names a broker (`host:port`); another client writes
 //! what is read. With `TRINE_KAFKA_MEMBER` (a Python with confluent-kafka) a foreign member joins too;
 //! `TRINE_KAFKA_RESTART` is a command that kills a broker and brings one back, of a cluster in which
-//! topics have `TRINE_KAFKA_REPLICAS`.
+//! topics have `TRINE_KAFKA_REPLICAS`. Older versions are those of the program that `TRINE_KFAKE` names,
+//! from `tests/services/kfake`.
 
+mod kfake;
+
+use kfake::Kfake;
 use rskafka::client::ClientBuilder;
 use rskafka::client::partition::{Compression, UnknownTopicHandling};
 use rskafka::record::Record;
@@ -371,6 +375,29 @@ fn survives(broker: SocketAddr, options: Change) {
     println!("100000 records read, {twice} twice, failures: {:?}", seen.failures);
     assert_eq!(seen.records.len(), 100_000);
     assert_eq!(ends, 100_000, "everything is committed at the end");
+}
+
+#[test]
+fn older_brokers_are_spoken_to_by_their_versions() {
+    for version in kfake::OLDER {
+        let Some(kfake) = Kfake::start(version, PARTITIONS) else { return };
+        println!("{version}");
+        let (broker, group, topic) = (kfake.address, unique("group"), kfake::TOPIC.to_owned());
+        let spec =
+            Spec { broker, group, topic, options: |_| {}, commit_every: 3, only_counts: false };
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let (first, second) = (Member::start(&spec, 0, &seen), Member::start(&spec, 1, &seen));
+        until("both have a part", &seen, |seen| owners(seen) == BTreeMap::from([(0, 8), (1, 8)]));
+        produce(broker, &spec.topic, 0..3_200, 100);
+        until("all is read", &seen, |seen| seen.tokens.len() == 3_200);
+        second.end(LEAVE);
+        until("one has all", &seen, |seen| owners(seen) == BTreeMap::from([(0, 16)]));
+        produce(broker, &spec.topic, 3_200..6_400, 100);
+        until("all is read", &seen, |seen| seen.tokens.len() == 6_400);
+        first.end(LEAVE);
+        let committed: i64 = seen.lock().unwrap().committed.values().sum();
+        assert_eq!(committed, 6_400, "{version}");
+    }
 }
 
 #[test]

@@ -1,15 +1,19 @@
 //! The producer against a real broker, read back by another client.
 //!
-//! **Runs on: any.** Runs only where `TRINE_KAFKA` names a broker (`host:port`).
+//! **Runs on: any.** Runs only where `TRINE_KAFKA` names a broker (`host:port`), and against older
+//! versions and errors where `TRINE_KFAKE` names the program of `tests/services/kfake`.
 
+mod kfake;
+
+use kfake::Kfake;
 use rskafka::client::ClientBuilder;
 use rskafka::client::partition::UnknownTopicHandling;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use trine_core::kafka::client::{Client, Options};
@@ -65,6 +69,29 @@ fn cpu() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
+/// A client's options, with the addresses that brokers say of themselves.
+fn options_of(bootstrap: SocketAddr, producer: producer::Options) -> Options {
+    let mut seed = 0x9e37_79b9_7f4a_7c15u64;
+    let random = move || {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed
+    };
+    Options {
+        bootstrap: vec![(bootstrap.ip().to_string().into(), bootstrap.port())],
+        settings: Settings {
+            client_id: "trine-test".to_owned(),
+            connect_timeout_ms: 5_000,
+            request_timeout_ms: 30_000,
+            sasl: None,
+        },
+        producer,
+        resolve: Rc::new(Literal),
+        random: Box::new(random),
+    }
+}
+
 /// Runs a shard that produces the load, with `tokens` counting from 0.
 fn produce(load: &Load, bootstrap: SocketAddr, resolve: Rc<dyn Resolve>) -> Report {
     let progress: Rc<RefCell<Option<Progress>>> = Rc::default();
@@ -74,25 +101,7 @@ fn produce(load: &Load, bootstrap: SocketAddr, resolve: Rc<dyn Resolve>) -> Repo
     let mut report = None;
     let start = move |driver: &rt::Driver| {
         println!("driver: {driver}");
-        let mut seed = 0x9e37_79b9_7f4a_7c15u64;
-        let random = move || {
-            seed ^= seed << 13;
-            seed ^= seed >> 7;
-            seed ^= seed << 17;
-            seed
-        };
-        let client = Client::start(Options {
-            bootstrap: vec![(bootstrap.ip().to_string().into(), bootstrap.port())],
-            settings: Settings {
-                client_id: "trine-test".to_owned(),
-                connect_timeout_ms: 5_000,
-                request_timeout_ms: 30_000,
-                sasl: None,
-            },
-            producer: options,
-            resolve,
-            random: Box::new(random),
-        });
+        let client = Client::start(Options { resolve, ..options_of(bootstrap, options) });
         *begun.borrow_mut() = Some(Progress { client, given: 0, settled: 0, began: None });
         rt::request_turn();
     };
@@ -238,6 +247,84 @@ fn records_are_there_once_in_order_and_where_they_were_said_to_be() {
     }
 }
 
+fn on(kfake: &Kfake, records: u64) -> (Load, Report) {
+    let producer = producer::Options { batch_bytes: 2_000, ..producer::Options::default() };
+    let topic = kfake::TOPIC.to_owned();
+    let load = Load { topic, records, window: 5_000, value_bytes: 100, producer };
+    let report = produce(&load, kfake.address, Rc::new(Literal));
+    (load, report)
+}
+
+#[test]
+fn older_brokers_are_spoken_to_by_their_versions() {
+    for version in kfake::OLDER {
+        let Some(kfake) = Kfake::start(version, PARTITIONS) else { return };
+        println!("{version}");
+        let (load, report) = on(&kfake, 20_000);
+        check(&load, &report, &read_back(kfake.address, &load.topic));
+    }
+}
+
+/// What a broker says of a batch that it takes later, or has taken already.
+const PASSING: [&str; 13] = [
+    "CORRUPT_MESSAGE",
+    "UNKNOWN_TOPIC_OR_PARTITION",
+    "LEADER_NOT_AVAILABLE",
+    "NOT_LEADER_FOR_PARTITION",
+    "REQUEST_TIMED_OUT",
+    "NETWORK_EXCEPTION",
+    "NOT_ENOUGH_REPLICAS",
+    "NOT_ENOUGH_REPLICAS_AFTER_APPEND",
+    "KAFKA_STORAGE_ERROR",
+    "FENCED_LEADER_EPOCH",
+    "UNKNOWN_LEADER_EPOCH",
+    "OUT_OF_ORDER_SEQUENCE_NUMBER",
+    "UNKNOWN_PRODUCER_ID",
+];
+
+/// Each third request fails, with requests in flight behind it, so that it hits the oldest and others.
+#[test]
+fn errors_that_pass_lose_nothing_and_keep_the_order() {
+    for error in PASSING {
+        let Some(mut kfake) = Kfake::start("", PARTITIONS) else { return };
+        assert_eq!(kfake.ask(&format!("fault {error} 3 20")), "ok", "{error}");
+        let (load, report) = on(&kfake, 20_000);
+        assert_eq!(kfake.ask("hits"), "20", "{error}");
+        println!("{error}: {:?}", report.totals);
+        check(&load, &report, &read_back(kfake.address, &load.topic));
+    }
+}
+
+/// What a broker refuses for good fails by that name and is not there; all else is, in order.
+#[test]
+fn errors_that_stay_are_told_and_the_rest_flows() {
+    for error in ["TOPIC_AUTHORIZATION_FAILED", "POLICY_VIOLATION", "INVALID_REQUIRED_ACKS"] {
+        let Some(mut kfake) = Kfake::start("", PARTITIONS) else { return };
+        assert_eq!(kfake.ask(&format!("fault {error} 3 5")), "ok", "{error}");
+        let (load, report) = on(&kfake, 20_000);
+        let found = read_back(kfake.address, &load.topic);
+        let there: HashMap<u64, i64> = found.iter().map(|found| (found.3, found.1)).collect();
+        assert_eq!(there.len(), found.len(), "{error}: nothing twice");
+        let mut failed = 0;
+        for outcome in &report.outcomes {
+            match outcome {
+                Outcome::Acknowledged { token, .. } => assert!(there.contains_key(token)),
+                Outcome::Failed { token, possibly_written, why } => {
+                    failed += 1;
+                    let is_there = there.contains_key(token);
+                    assert!(*possibly_written || !is_there, "{error}: {token} {why:?}");
+                }
+            }
+        }
+        assert!(failed > 0 && failed < load.records, "{error}: {failed} failed");
+        let mut last: HashMap<&[u8], u64> = HashMap::new();
+        for (_, _, key, token) in &found {
+            assert!(last.insert(key, *token).is_none_or(|before| before < *token), "{error}");
+        }
+        println!("{error}: {failed} failed, {:?}", report.totals);
+    }
+}
+
 /// Brokers are reached through the proxy, whatever they say of themselves.
 struct Through(SocketAddr);
 
@@ -321,6 +408,152 @@ fn copy(mut from: TcpStream, mut to: TcpStream, limit: usize, pair: Pair, cuts: 
             let _ = server.shutdown(Shutdown::Both);
         }
     });
+}
+
+/// A TCP proxy that can keep what clients send, cut them off, and give it to the broker later.
+#[derive(Default)]
+struct Delay {
+    holds: AtomicBool,
+    held: AtomicUsize,
+    releases: AtomicBool,
+    /// Bytes that the broker answered when no client was there any more.
+    late: AtomicUsize,
+    clients: Mutex<Vec<TcpStream>>,
+}
+
+impl Delay {
+    fn start(to: SocketAddr) -> (Arc<Delay>, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (address, delay) = (listener.local_addr().unwrap(), Arc::<Delay>::default());
+        let own = delay.clone();
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let Ok(server) = TcpStream::connect(to) else { continue };
+                own.clients.lock().unwrap().push(client.try_clone().unwrap());
+                let (up, down) = (own.clone(), own.clone());
+                let (from, answers) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                std::thread::spawn(move || up.up(from, server));
+                std::thread::spawn(move || down.down(answers, client));
+            }
+        });
+        (delay, address)
+    }
+
+    fn up(&self, mut client: TcpStream, mut server: TcpStream) {
+        let (mut buffer, mut held) = (vec![0; 16 << 10], Vec::new());
+        while let Ok(count @ 1..) = client.read(&mut buffer) {
+            if self.holds.load(Ordering::SeqCst) || !held.is_empty() {
+                held.extend_from_slice(&buffer[..count]);
+                self.held.fetch_add(count, Ordering::SeqCst);
+            } else if server.write_all(&buffer[..count]).is_err() {
+                return;
+            }
+        }
+        while !held.is_empty() && !self.releases.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let _ = server.write_all(&held);
+        if held.is_empty() {
+            let _ = server.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn down(&self, mut server: TcpStream, mut client: TcpStream) {
+        let mut buffer = vec![0; 16 << 10];
+        while let Ok(count @ 1..) = server.read(&mut buffer) {
+            if client.write_all(&buffer[..count]).is_err() {
+                self.late.fetch_add(count, Ordering::SeqCst);
+            }
+        }
+    }
+
+    fn cut(&self) {
+        self.holds.store(false, Ordering::SeqCst);
+        for client in self.clients.lock().unwrap().drain(..) {
+            let _ = client.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+/// Where [`a_late_batch_of_the_epoch_before_is_fenced`] is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Stage {
+    Begins,
+    Written,
+    Held,
+    Forwarded,
+    Released,
+}
+
+/// What the spool does after an outage, while the network still has the batch from before it.
+#[test]
+fn a_late_batch_of_the_epoch_before_is_fenced() {
+    let Some(broker) = broker() else { return };
+    let (delay, address) = Delay::start(broker);
+    let topic = create_topic(broker, "late");
+    let (client, stage) = (Rc::new(RefCell::new(None)), Cell::new(Stage::Begins));
+    let (started, deadline) = (client.clone(), Instant::now() + PATIENCE);
+    let start = move |_: &rt::Driver| {
+        let options = options_of(address, producer::Options::default());
+        let resolve = Rc::new(Through(address));
+        *started.borrow_mut() = Some(Client::start(Options { resolve, ..options }));
+        rt::spawn(async {
+            // The proxy's progress is looked at, so that turns must come by themselves.
+            loop {
+                rt::sleep_until(rt::now_ms() + 5).await;
+                rt::request_turn();
+            }
+        });
+    };
+    let mut outcomes = Vec::new();
+    rt::run(rt::Preference::from_environment(), start, |turn| {
+        while turn.next_sent().is_some() {}
+        let client = client.borrow();
+        let Some(client) = client.as_ref() else { return };
+        assert!(Instant::now() < deadline, "stuck at {:?}: {:?}", stage.get(), client.last_error());
+        client.take_outcomes(&mut outcomes);
+        let topic = client.topic(&topic);
+        let append = |token: u64| {
+            let (mut body, value) = (Vec::new(), format!("{token:020}"));
+            write_body(&mut body, Some(b"key"), Some(value.as_bytes()), std::iter::empty());
+            client.append(token, topic, 0, 1_700_000_000_000, &body).expect("it is taken");
+        };
+        match stage.get() {
+            Stage::Begins if client.partition_count(topic) > 0 => {
+                (0..10).for_each(append);
+                stage.set(Stage::Written);
+            }
+            Stage::Written if outcomes.len() == 10 => {
+                delay.holds.store(true, Ordering::SeqCst);
+                (10..20).for_each(append);
+                stage.set(Stage::Held);
+            }
+            Stage::Held if delay.held.load(Ordering::SeqCst) > 0 => {
+                let partition = client.partition(topic, 0).expect("it is known");
+                let taken = client.take_over(partition);
+                assert_eq!(taken.len(), 10);
+                delay.cut();
+                client.raise_epoch();
+                taken.iter().for_each(|taken| append(taken.token));
+                stage.set(Stage::Forwarded);
+            }
+            Stage::Forwarded if outcomes.len() == 20 => {
+                delay.releases.store(true, Ordering::SeqCst);
+                stage.set(Stage::Released);
+            }
+            // The broker has answered the late batch, so it has seen it.
+            Stage::Released if delay.late.load(Ordering::SeqCst) > 0 => {
+                client.close();
+                rt::stop();
+            }
+            _ => {}
+        }
+        client.flush();
+    })
+    .expect("a driver");
+    assert!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::Acknowledged { .. })));
+    let found: Vec<u64> = read_back(broker, &topic).into_iter().map(|found| found.3).collect();
+    assert_eq!(found, (0..20).collect::<Vec<u64>>(), "the late batch is refused");
 }
 
 /// No assertion: what a record costs the shard, for the eye.

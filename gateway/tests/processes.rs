@@ -392,6 +392,34 @@ fn refusals_are_one_line_and_an_exit_code() {
 }
 
 #[test]
+fn few_descriptors_are_told_and_too_few_are_refused() {
+    let place = Place::new("descriptors");
+    let limited = |descriptors: u32| {
+        let whole = place.command();
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(format!("ulimit -n {descriptors}; exec \"$0\" \"$@\""));
+        command.arg(whole.get_program()).args(whole.get_args());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    };
+    let refused = limited(200).output().unwrap();
+    let text = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{text}");
+    assert_eq!(text.trim_end().lines().count(), 1, "{text}");
+    assert!(text.contains("only 200 file descriptors are allowed"), "{text}");
+    let gateway = place.start_with(&mut limited(1_000));
+    let printed = gateway.printed();
+    let warning = printed.lines().find(|line| line.contains("1000 file descriptors"));
+    let warning = warning.unwrap_or_else(|| panic!("{printed}"));
+    for part in ["warning", "enough for about", "connections", "ulimit"] {
+        assert!(warning.contains(part), "{warning}");
+    }
+    // What the kernel takes for it, too: huge pages would double what a connection keeps.
+    let status = fs::read_to_string(format!("/proc/{}/status", place.data_pid().unwrap())).unwrap();
+    assert!(!status.contains("THP_enabled:\t1"), "{status}");
+}
+
+#[test]
 fn a_second_embedded_default_is_told_what_it_lacks() {
     let place = Place::new("embedded");
     let command = |run: &str| {

@@ -4,7 +4,7 @@
 //! message without a reply at the end waits [`Plan::answer_limit`] and then counts as dropped in silence, if
 //! its connection lived that long.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -14,6 +14,9 @@ use serde_json::{Value, json};
 
 use crate::checker::{Outcome, Sent, now_ns, payload};
 use crate::client::{Client, Failure};
+use crate::gateway::Gateway;
+use crate::harm::harm;
+use crate::wait;
 
 /// What an error says of a message that may be in the log although it was refused.
 pub const POSSIBLY_WRITTEN: &str = "may be in the log";
@@ -23,6 +26,9 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(10);
 
 /// How long a gateway may be away before a publisher gives up.
 const RECONNECT_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long an effect may take on a busy machine with brokers that start.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How messages are sent.
 #[derive(Clone, Debug)]
@@ -110,6 +116,73 @@ impl Progress {
     pub fn refused(&self) -> usize {
         self.refused.load(Ordering::Relaxed)
     }
+
+    /// Waits until so many more messages are acknowledged.
+    ///
+    /// # Panics
+    /// When that takes a minute.
+    #[track_caller]
+    pub fn acknowledge(&self, more: usize) {
+        let before = self.acknowledged();
+        let there = || (self.acknowledged() >= before + more).then_some(());
+        assert!(wait::within(PATIENCE, there).is_some(), "messages are acknowledged");
+    }
+
+    /// The outage lasts, and messages are acknowledged all the while.
+    #[track_caller]
+    pub fn last(&self) {
+        let end = Instant::now() + harm().outage;
+        while Instant::now() < end {
+            self.acknowledge(100);
+        }
+    }
+}
+
+/// Runs publishers by a plan, each under a name of its own, while `meanwhile` does harm: what they
+/// know in the end. Messages are acknowledged before it and after it.
+pub fn publish_while(
+    gateway: &mut Gateway,
+    plan: &Plan,
+    publishers: usize,
+    meanwhile: impl FnOnce(&mut Gateway, &Progress),
+) -> Vec<Sent> {
+    let progress = Progress::default();
+    thread::scope(|scope| {
+        let publishers: Vec<_> = (0..publishers)
+            .map(|number| {
+                let plan = Plan { sender: format!("{}{number}", plan.sender), ..plan.clone() };
+                let progress = &progress;
+                scope.spawn(move || publish(&plan, u64::MAX, progress))
+            })
+            .collect();
+        // The publishers end with this scope, also when `meanwhile` panics.
+        let stop = StopOnDrop(&progress);
+        progress.acknowledge(500);
+        meanwhile(gateway, &progress);
+        progress.acknowledge(500);
+        drop(stop);
+        publishers.into_iter().flat_map(|each| each.join().expect("a publisher")).collect()
+    })
+}
+
+/// Stops publishers when it goes out of scope, also by a panic.
+pub struct StopOnDrop<'a>(pub &'a Progress);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+/// How many messages were acknowledged where.
+pub fn places(sent: &[Sent]) -> BTreeMap<String, usize> {
+    let mut places = BTreeMap::new();
+    for message in sent {
+        if let Outcome::Acknowledged { at, .. } = &message.outcome {
+            *places.entry(at.clone()).or_insert(0) += 1;
+        }
+    }
+    places
 }
 
 /// Publishes until `progress` is stopped or `count` messages were sent; what became of each, by sequence.

@@ -12,6 +12,7 @@ pub mod durable;
 pub mod fault;
 pub mod follower;
 pub mod gateway;
+pub mod harm;
 pub mod http;
 pub mod journal;
 pub mod kafka;

@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 use trine_tests::backend::{Answer, Backend, Request};
 use trine_tests::checker::{self, Allowed, Outcome, Record, Sent};
 use trine_tests::client::Client;
-use trine_tests::durable::{Plan, Progress, publish};
+use trine_tests::durable::{self, Plan, Progress, publish};
 use trine_tests::gateway::Gateway;
+use trine_tests::harm::harm;
 use trine_tests::{http, journal, process, wait};
 
 const PARTITIONS: u32 = 4;
@@ -170,32 +171,15 @@ fn what_was_acknowledged_survives_kills_at_any_time() {
          start = \"earliest\"\n[consumer.to]\nchannel = \"all\"\n"
     );
     let mut gateway = Gateway::start(&config);
-    let address = gateway.client;
-    let progress = Progress::default();
-    let sent = std::thread::scope(|scope| {
-        let senders: Vec<_> = (0..4)
-            .map(|number| {
-                let sender = format!("sender{number}");
-                let plan = Plan { rate_per_s: 500, ..Plan::rpc(address, "kills", &sender, TOPIC) };
-                let progress = &progress;
-                scope.spawn(move || publish(&plan, u64::MAX, progress))
-            })
-            .collect();
-        for kill in 1..=5 {
-            let before = progress.acknowledged();
-            let more = || (progress.acknowledged() > before + 300).then_some(());
-            wait::until("messages are acknowledged", more);
+    let plan = Plan { rate_per_s: 500, ..Plan::rpc(gateway.client, "kills", "sender", TOPIC) };
+    let sent = durable::publish_while(&mut gateway, &plan, 4, |gateway, progress| {
+        for kill in 1..=harm().kills {
+            progress.acknowledge(300);
             let old = gateway.kill_data();
             wait::until("another data process", || (gateway.data() != old).then_some(()));
             let restarts = || gateway.metrics().sum("trine_data_restarts_total", &[]);
-            wait::until("it serves", || (restarts() == f64::from(kill)).then_some(()));
+            wait::until("it serves", || (restarts() == kill as f64).then_some(()));
         }
-        let before = progress.acknowledged();
-        let more = || (progress.acknowledged() > before + 300).then_some(());
-        wait::until("messages are acknowledged", more);
-        progress.stop();
-        let joined = senders.into_iter().flat_map(|sender| sender.join().expect("a sender"));
-        joined.collect::<Vec<Sent>>()
     });
     assert!(gateway.terminate(Duration::from_secs(10)).unwrap().success());
     let records = journal::read(&gateway.data_dir(), TOPIC, PARTITIONS);

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use trine_tests::backend::{Answer, Backend};
-use trine_tests::checker::{self, Allowed, Outcome, Sent};
+use trine_tests::checker::{self, Allowed, Sent};
 use trine_tests::client::Client;
-use trine_tests::durable::{Plan, Progress, publish};
+use trine_tests::durable::{self, Plan, Progress, places};
 use trine_tests::gateway::Gateway;
 use trine_tests::kafka::Kafka;
 use trine_tests::wait;
@@ -23,48 +23,14 @@ fn config(kafka: &Kafka) -> String {
     )
 }
 
-/// What was acknowledged where.
-fn places(sent: &[Sent]) -> BTreeMap<String, usize> {
-    let mut places = BTreeMap::new();
-    for message in sent {
-        if let Outcome::Acknowledged { at, .. } = &message.outcome {
-            *places.entry(at.clone()).or_insert(0) += 1;
-        }
-    }
-    places
-}
-
 /// Runs four publishers while `meanwhile` does harm; what they know in the end.
 fn publish_while(
     gateway: &mut Gateway,
     run: &str,
     meanwhile: impl FnOnce(&mut Gateway, &Progress),
 ) -> Vec<Sent> {
-    let address = gateway.client;
-    let progress = Progress::default();
-    std::thread::scope(|scope| {
-        let senders: Vec<_> = (0..4)
-            .map(|number| {
-                let sender = format!("sender{number}");
-                let plan = Plan { rate_per_s: 500, ..Plan::rpc(address, run, &sender, TOPIC) };
-                let progress = &progress;
-                scope.spawn(move || publish(&plan, u64::MAX, progress))
-            })
-            .collect();
-        acknowledge(&progress, 500);
-        meanwhile(gateway, &progress);
-        acknowledge(&progress, 500);
-        progress.stop();
-        senders.into_iter().flat_map(|sender| sender.join().expect("a sender")).collect()
-    })
-}
-
-/// Waits until so many more messages are acknowledged.
-fn acknowledge(progress: &Progress, more: usize) {
-    let before = progress.acknowledged();
-    let there = || (progress.acknowledged() >= before + more).then_some(());
-    let limit = Duration::from_secs(60);
-    assert!(wait::within(limit, there).is_some(), "messages are acknowledged");
+    let plan = Plan { rate_per_s: 500, ..Plan::rpc(gateway.client, run, "sender", TOPIC) };
+    durable::publish_while(gateway, &plan, 4, meanwhile)
 }
 
 /// Waits until the spool is empty and says what Kafka has.
@@ -96,9 +62,9 @@ fn a_broker_that_hangs_is_bridged_by_the_spool() {
     let mut gateway = Gateway::start(&config(&kafka));
     let sent = publish_while(&mut gateway, "hang", |_, progress| {
         kafka.stop_node(1);
-        acknowledge(progress, 2_000);
+        progress.last();
         kafka.resume_node(1);
-        acknowledge(progress, 500);
+        progress.acknowledge(500);
     });
     let records = settled(&gateway, &kafka);
     let places = places(&sent);
@@ -116,14 +82,15 @@ fn a_gateway_that_dies_with_a_full_spool_forwards_it_later() {
     let mut gateway = Gateway::start(&config(&kafka));
     let sent = publish_while(&mut gateway, "both", |gateway, progress| {
         kafka.kill_node(1);
-        acknowledge(progress, 1_000);
+        progress.acknowledge(1_000);
         for _ in 0..2 {
             let old = gateway.kill_data();
             wait::until("another data process", || (gateway.data() != old).then_some(()));
-            acknowledge(progress, 500);
+            progress.acknowledge(500);
         }
+        progress.last();
         kafka.restart_node(1);
-        acknowledge(progress, 1_000);
+        progress.acknowledge(1_000);
     });
     let records = settled(&gateway, &kafka);
     println!("{:?}", places(&sent));

@@ -8,14 +8,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::Value;
 use trine_tests::backend::{Answer, Backend, Request};
 use trine_tests::checker::{self, Allowed, Outcome, Record, Sent};
-use trine_tests::durable::{Plan, Progress, publish};
+use trine_tests::durable::{self, Plan, Progress, StopOnDrop, places, publish};
 use trine_tests::gateway::Gateway;
+use trine_tests::harm::harm;
 use trine_tests::kafka::Kafka;
 use trine_tests::member::Member;
 use trine_tests::namespace::Namespace;
@@ -46,17 +47,6 @@ fn config(kafka: &Kafka, more: &str) -> String {
     )
 }
 
-/// What was acknowledged where.
-fn places(sent: &[Sent]) -> BTreeMap<String, usize> {
-    let mut places = BTreeMap::new();
-    for message in sent {
-        if let Outcome::Acknowledged { at, .. } = &message.outcome {
-            *places.entry(at.clone()).or_insert(0) += 1;
-        }
-    }
-    places
-}
-
 /// Runs publishers of 2,000 messages a second while `meanwhile` does harm; what they know in the end.
 fn publish_while(
     gateway: &mut Gateway,
@@ -64,41 +54,9 @@ fn publish_while(
     fill_bytes: usize,
     meanwhile: impl FnOnce(&mut Gateway, &Progress),
 ) -> Vec<Sent> {
-    let address = gateway.client;
-    let progress = Progress::default();
-    std::thread::scope(|scope| {
-        let senders: Vec<_> = (0..SENDERS)
-            .map(|number| {
-                let plan = Plan::rpc(address, run, &format!("sender{number}"), TOPIC);
-                let plan = Plan { rate_per_s: RATE_PER_S, fill_bytes, ..plan };
-                let progress = &progress;
-                scope.spawn(move || publish(&plan, u64::MAX, progress))
-            })
-            .collect();
-        // The publishers end with this scope, also when `meanwhile` panics.
-        let stop = StopOnDrop(&progress);
-        acknowledge(&progress, 300);
-        meanwhile(gateway, &progress);
-        acknowledge(&progress, 300);
-        drop(stop);
-        senders.into_iter().flat_map(|sender| sender.join().expect("a sender")).collect()
-    })
-}
-
-struct StopOnDrop<'a>(&'a Progress);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.stop();
-    }
-}
-
-/// Waits until so many more messages are acknowledged.
-#[track_caller]
-fn acknowledge(progress: &Progress, more: usize) {
-    let before = progress.acknowledged();
-    let there = || (progress.acknowledged() >= before + more).then_some(());
-    assert!(wait::within(PATIENCE, there).is_some(), "messages are acknowledged");
+    let plan = Plan::rpc(gateway.client, run, "sender", TOPIC);
+    let plan = Plan { rate_per_s: RATE_PER_S, fill_bytes, ..plan };
+    durable::publish_while(gateway, &plan, SENDERS, meanwhile)
 }
 
 fn spooled(gateway: &Gateway) -> f64 {
@@ -149,7 +107,7 @@ fn a_killed_leader_and_too_few_replicas_lose_nothing() {
     let sent = publish_while(&mut gateway, "cluster", 0, |gateway, progress| {
         let leader = kafka.describe(TOPIC)[0].leader.expect("a leader");
         kafka.kill_node(leader);
-        acknowledge(progress, 3_000);
+        progress.acknowledge(3_000);
         kafka.restart_node(leader);
         await_in_sync(&kafka);
         await_spool(gateway, true);
@@ -158,7 +116,7 @@ fn a_killed_leader_and_too_few_replicas_lose_nothing() {
         let follower = kafka.describe(TOPIC)[0].replicas[1];
         kafka.kill_node(follower);
         await_spool(gateway, false);
-        acknowledge(progress, 2_000);
+        progress.acknowledge(2_000);
         kafka.restart_node(follower);
         await_in_sync(&kafka);
     });
@@ -177,8 +135,7 @@ fn dropped_packets_are_bridged() {
         let sent = publish_while(&mut gateway, "drops", 0, |gateway, progress| {
             namespace.drop_port(kafka.address(1).port());
             await_spool(gateway, false);
-            // Ten seconds' worth.
-            acknowledge(progress, 10 * SENDERS * RATE_PER_S as usize / 2);
+            progress.last();
             namespace.pass();
             await_spool(gateway, true);
         });
@@ -202,7 +159,7 @@ fn a_full_spool_refuses_and_keeps_what_it_has() {
         let refused = || (progress.refused() >= 100).then_some(());
         assert!(wait::within(PATIENCE, refused).is_some(), "a full spool refuses");
         kafka.restart_node(1);
-        acknowledge(progress, 500);
+        progress.acknowledge(500);
     });
     let records = settled(&gateway, &kafka);
     println!("{:?}", places(&sent));
@@ -281,7 +238,7 @@ fn another_number_of_shards_forwards_what_was_spooled_first() {
         for (from, to) in [(2, 1), (1, 2)] {
             kafka.kill_node(1);
             await_spool(gateway, false);
-            acknowledge(progress, 1_000);
+            progress.acknowledge(1_000);
             let [from, to] = [from, to].map(|count| format!("shards.count = {count}"));
             gateway.reconfigure(&from, &to);
             assert!(gateway.terminate(Duration::from_secs(10)).is_some_and(|of| of.success()));
@@ -293,7 +250,7 @@ fn another_number_of_shards_forwards_what_was_spooled_first() {
             let more = || (progress.refused() > refused + 50).then_some(());
             assert!(wait::within(PATIENCE, more).is_some(), "new records are refused");
             kafka.restart_node(1);
-            acknowledge(progress, 1_000);
+            progress.acknowledge(1_000);
         }
     });
     let records = settled(&gateway, &kafka);
@@ -310,32 +267,32 @@ fn kills_at_random_during_outages_lose_nothing() {
     let kafka = Kafka::start(1);
     kafka.create_topic(TOPIC, PARTITIONS);
     let mut gateway = Gateway::start(&config(&kafka, ""));
-    const KILLS: usize = 3;
+    let kills = harm().kills;
     let sent = publish_while(&mut gateway, "kills", 0, |gateway, progress| {
-        for kill in 0..KILLS {
+        for kill in 0..kills {
             kafka.stop_node(1);
-            acknowledge(progress, 1 + random.below(1_500));
+            progress.acknowledge(1 + random.below(1_500));
             // Before or after the broker goes on: the kill meets the outage or the forwarding.
-            let resume_first = kill == 1;
+            let resume_first = kill % 2 == 1;
             if resume_first {
                 await_spool(gateway, false);
                 kafka.resume_node(1);
             }
             let old = gateway.kill_data();
             wait::until("another data process", || (gateway.data() != old).then_some(()));
-            acknowledge(progress, 1 + random.below(500));
+            progress.acknowledge(1 + random.below(500));
             if !resume_first {
                 kafka.resume_node(1);
             }
-            acknowledge(progress, 1 + random.below(500));
+            progress.acknowledge(1 + random.below(500));
         }
     });
     let records = settled(&gateway, &kafka);
     println!("{:?}", places(&sent));
     let report = checker::check("kills", &sent, &records);
     // An outage and a kill each time; a cursor lags 100 ms behind what can be forwarded.
-    let behind = KILLS * SENDERS * RATE_PER_S as usize;
-    let duplicates = allowed(2 * KILLS).duplicates + behind;
+    let behind = kills * SENDERS * RATE_PER_S as usize;
+    let duplicates = allowed(2 * kills).duplicates + behind;
     report.assert(Allowed { duplicates, ..Allowed::default() });
 }
 
@@ -508,8 +465,11 @@ fn unrest(kafka: &Kafka, assignor: &str) {
     let mut elsewhere: BTreeSet<(i32, i64)> = member.leave().into_iter().collect();
     let data = second.data();
     process::signal(data, Signal::STOP);
+    let until = Instant::now() + harm().stopped;
     let member = Member::join(kafka, group, &topic, arguments);
     let sent = writer.finish();
+    // The stop is to last so long; nothing is waited for.
+    std::thread::sleep(until.saturating_duration_since(Instant::now()));
     process::signal(data, Signal::CONT);
     let records = kafka.read(&topic);
     let everywhere = |foreign: &BTreeSet<(i32, i64)>| {

@@ -25,6 +25,8 @@ mod streams;
 mod tests;
 
 pub use disk::{Disk, Listed};
+#[cfg(any(test, feature = "simulation"))]
+pub use format::CommitWriter;
 pub use format::{CommitHeader, Kind, Mark, Record, Records, commit_at};
 pub use machine::{Event, Journal, Moment, Operation, Refused, Token};
 pub use open::{Damage, Opened, mark_of, open, perform, read};

@@ -156,7 +156,7 @@ impl Streams {
         }
         let missing = self.restore_next(number, place.offset);
         self.add_place(StreamId(number), place);
-        self.restore_next(number, place.offset + 1);
+        self.restore_next(number, place.offset.saturating_add(1));
         missing
     }
 

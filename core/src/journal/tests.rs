@@ -9,8 +9,10 @@ use proptest::prelude::*;
 
 use super::disk::at_once;
 use super::disk::simulated::{Faults, SimulatedDisk};
-use super::format::{CommitWriter, Mark};
 use super::*;
+
+#[path = "../../fuzz/properties.rs"]
+mod properties;
 
 const NOW: u64 = 1_700_000_000_000;
 const LOG: Options =
@@ -540,7 +542,32 @@ fn too_large_and_too_much_are_refused() {
     assert_eq!(world.append("a", "x"), Err(Refused::Closing));
 }
 
+/// The fuzz target's corpus and its damaged neighbours.
+#[test]
+fn the_corpus_is_replayed() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/journal");
+    let files = std::fs::read_dir(folder).unwrap();
+    let files: Vec<_> = files.map(|file| std::fs::read(file.unwrap().path()).unwrap()).collect();
+    assert!(files.len() >= 8);
+    for data in files {
+        properties::journal(&data);
+        for at in 0..data.len() {
+            properties::journal(&data[..at]);
+            for bits in [1, 0x55, 0xff] {
+                let mut changed = data.clone();
+                changed[at] ^= bits;
+                properties::journal(&changed);
+            }
+        }
+    }
+}
+
 proptest! {
+    #[test]
+    fn any_segments_can_be_replayed(script in prop::collection::vec(any::<u8>(), 0..600)) {
+        properties::journal(&script);
+    }
+
     /// A commit reads back as it was written, and none of it passes at another place.
     #[test]
     fn commits_read_back(

@@ -256,6 +256,11 @@ impl Client {
         self.producer.borrow().overdue(sent_ms, into);
     }
 
+    /// [`Producer::expire`].
+    pub fn expire(&self, partition: PartitionId, latest_ms: u64) {
+        self.producer.borrow_mut().expire(partition, latest_ms);
+    }
+
     /// [`Producer::take_over`].
     pub fn take_over(&self, partition: PartitionId) -> Vec<Taken> {
         self.producer.borrow_mut().take_over(partition)

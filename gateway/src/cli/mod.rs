@@ -4,6 +4,7 @@
 //! running, 64 the command line is wrong, 78 the configuration is.
 
 mod journal;
+mod left;
 mod resources;
 mod status;
 
@@ -169,7 +170,7 @@ fn check(options: &Options, config: Config) -> ExitCode {
 
 fn run(config: Config) -> ExitCode {
     crate::logs::start(&config.logs);
-    match resources::prepare() {
+    match left::check(&config).and_then(|()| resources::prepare()) {
         Ok(lacking) => {
             let warnings = [config.warnings(), lacking].concat();
             crate::control::run(config, &warnings)

@@ -2,21 +2,13 @@
 //!
 //! **Runs on: the data process's main thread**; each journal has a storage thread of its own.
 
-use std::io;
-use std::path::Path;
-
-use trine_core::journal::disk::at_once;
-use trine_core::journal::disk::plain::PlainDisk;
 use trine_core::journal::storage::{Phase, Preference, Setup, State, Storage, Store, start};
-use trine_core::journal::{Options, Retention, open};
+use trine_core::journal::{Options, Retention};
 
 use super::Peers;
 use crate::config::{Config, LogKind};
 use crate::control::wire::Start;
 use crate::limits::{JOURNAL_CLOSE, JOURNAL_GATHER_MS};
-
-/// The folder of the spool in `data_dir`.
-const SPOOL: &str = "spool";
 
 /// What is durable on this node.
 #[derive(Default)]
@@ -34,15 +26,12 @@ impl Journals {
         if !config.has_log() {
             return Ok(Journals::default());
         }
-        if config.log.kind == LogKind::Embedded {
-            refuse_left_spool(&config.data_dir.join(SPOOL))?;
-        }
         let (folder, quota_bytes, retention) = match config.log.kind {
             LogKind::Embedded => {
                 let retention = Retention::Oldest { age_ms: config.log.retention_ms };
                 ("log", config.log.quota_bytes, retention)
             }
-            LogKind::Kafka => (SPOOL, config.spool.quota_bytes, Retention::Released),
+            LogKind::Kafka => ("spool", config.spool.quota_bytes, Retention::Released),
         };
         let setup = Setup {
             folder: config.data_dir.join(folder),
@@ -53,7 +42,7 @@ impl Journals {
             preference: Preference::from_environment(),
         };
         let (log, stores) = start(setup).map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => format!(
+            std::io::ErrorKind::WouldBlock => format!(
                 "data_dir {} is in use by another process; end that one, or give this one a \
                  data_dir of its own, in a file with -c or by XDG_STATE_HOME",
                 config.data_dir.display()
@@ -106,41 +95,4 @@ impl Journals {
             tracing::error!(%error, "journal not closed");
         }
     }
-}
-
-/// A log of another kind never sends what the spool still holds, and its clients were told that
-/// Kafka will get it.
-fn refuse_left_spool(folder: &Path) -> Result<(), String> {
-    if !folder.exists() {
-        return Ok(());
-    }
-    let count = spooled(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    if count == 0 {
-        return Ok(());
-    }
-    Err(format!(
-        "{} holds {count} records for Kafka; start with log.kind = \"kafka\" until they are sent, or \
-         move the folder away to give them up",
-        folder.display()
-    ))
-}
-
-/// Records of a spool that Kafka has not acknowledged. A spool is short, so all of it is read.
-fn spooled(folder: &Path) -> io::Result<u64> {
-    let options =
-        Options { quota_bytes: u64::MAX / 2, retention: Retention::Released, gather_ms: 0 };
-    let mut disk = PlainDisk::open_to_read(folder)?;
-    let opened = at_once(open(&mut disk, options))?;
-    let journal = &opened.journal;
-    let done = |name: &str| {
-        let cursor = journal.names(true).find(|&(_, cursor)| cursor == name);
-        cursor.map_or(0, |(id, _)| journal.cursor_value(id))
-    };
-    let lines = journal.names(false).filter(|(_, name)| !name.starts_with("dead:"));
-    Ok(lines
-        .map(|(id, name)| {
-            let range = journal.range(id);
-            range.end.saturating_sub(range.start.max(done(name)))
-        })
-        .sum())
 }

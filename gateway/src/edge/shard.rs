@@ -144,8 +144,8 @@ impl Shard {
                 let of = (index, self.hub.post().shards());
                 let spool = Spool::new(store, of, resharding, routes.topics(), rate);
                 let options = kafka_options(&config, names, StdRng::from_os_rng());
-                let after_ms = config.spool.after_ms;
-                let mut kafka = Kafka::start(options, spool, routes.topics(), after_ms);
+                let limits = (config.spool.after_ms, config.log.timeout_ms);
+                let mut kafka = Kafka::start(options, spool, routes.topics(), limits);
                 for (number, consumer) in config.consumers.iter().enumerate() {
                     if index < consumer.members as usize {
                         kafka.join(number as u16, member_options(&config, consumer, index));
@@ -213,7 +213,7 @@ impl Shard {
             return;
         };
         let who = session.to_info();
-        self.hub.unsubscribe(&mut self.clients, channel, client, || who);
+        self.hub.withdraw(&mut self.clients, channel, client, who);
     }
 
     /// The end of a turn. Ends the thread's runtime when the shard is drained.
@@ -289,8 +289,8 @@ impl Shard {
     fn arrive(&mut self, message: ToShard) {
         let ToShard::Connection(socket) = message else { return };
         match Stream::from_fd(socket) {
-            Ok(stream) => self.arrived.push(stream),
-            Err(_) => self.balance.remove(self.index),
+            Ok(stream) if self.draining_until_ms.is_none() => self.arrived.push(stream),
+            _ => self.balance.remove(self.index),
         }
     }
 
@@ -562,8 +562,6 @@ fn kafka_options(config: &Config, names: Names, mut random: StdRng) -> kafka::Op
                 Compression::Zstd => record::Compression::Zstd,
             },
             record_identity: true,
-            // The spool takes over before, what it may.
-            delivery_timeout_ms: config.log.timeout_ms.max(2 * config.spool.after_ms),
             ..producer::Options::default()
         },
         resolve: Rc::new(names),

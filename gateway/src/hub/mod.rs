@@ -278,16 +278,38 @@ impl<P: Post> Hub<P> {
         subscriber: u32,
         who: impl FnOnce() -> Info,
     ) {
-        let entry = &mut self.channels[channel as usize];
-        let place = entry.subscribers.iter().position(|s| s.client() == subscriber);
-        let place = place.expect("a session knows only live subscriptions");
-        entry.subscribers.swap_remove(place);
-        self.subscriptions -= 1;
+        self.remove(channel, subscriber);
+        let entry = &self.channels[channel as usize];
         let namespace = &self.config.namespaces[entry.namespace as usize];
         if namespace.presence || namespace.join_leave {
             self.leave(clients, channel, who());
         }
         self.close_if_unused(channel);
+    }
+
+    /// Takes back a subscription that was refused after all. Another shard that owns the channel has
+    /// told of the join, and tells of the leave; here nobody was told.
+    pub fn withdraw<C: Clients>(
+        &mut self,
+        clients: &mut C,
+        channel: u32,
+        subscriber: u32,
+        who: Info,
+    ) {
+        if usize::from(self.channels[channel as usize].owner) != self.index {
+            return self.unsubscribe(clients, channel, subscriber, || who);
+        }
+        self.remove(channel, subscriber);
+        self.broker.leave(&self.channels[channel as usize].name, who.client);
+        self.close_if_unused(channel);
+    }
+
+    fn remove(&mut self, channel: u32, subscriber: u32) {
+        let entry = &mut self.channels[channel as usize];
+        let place = entry.subscribers.iter().position(|s| s.client() == subscriber);
+        let place = place.expect("a session knows only live subscriptions");
+        entry.subscribers.swap_remove(place);
+        self.subscriptions -= 1;
     }
 
     /// The client is gone: its unanswered subscribe will be undone when the answer comes.

@@ -34,6 +34,8 @@ pub struct Embedded {
     /// until the journal is open.
     streams: Vec<Option<(StreamId, u64)>>,
     feeds: Vec<Reading>,
+    /// Streams of the journal that are no partition here.
+    left: Vec<Box<str>>,
     /// Requests that found no room.
     waiting: VecDeque<Request>,
     outcomes: VecDeque<(u32, Appended)>,
@@ -68,6 +70,9 @@ enum About {
     Begun = 5,
     /// A stream once more, to see how far a feed is behind.
     Look = 6,
+    /// What else the journal has, and how much of each.
+    List = 7,
+    Left = 8,
 }
 
 impl About {
@@ -83,7 +88,9 @@ impl About {
             3 => About::Fetch,
             4 => About::End,
             5 => About::Begun,
-            _ => About::Look,
+            6 => About::Look,
+            7 => About::List,
+            _ => About::Left,
         };
         (about, token as u32 as usize)
     }
@@ -101,7 +108,7 @@ impl Embedded {
     ) -> Self {
         let mut waiting = VecDeque::new();
         if tells {
-            waiting.push_back(Request::List { token: 0, prefix: "".into() });
+            waiting.push_back(Request::List { token: About::List.token(0), prefix: "".into() });
         }
         for (number, topic) in topics.iter().enumerate() {
             for partition in 0..partitions {
@@ -134,6 +141,7 @@ impl Embedded {
             topics: topics.to_vec(),
             streams: vec![None; topics.len() * partitions as usize],
             feeds: known,
+            left: Vec::new(),
             waiting,
             outcomes: VecDeque::new(),
             events: VecDeque::new(),
@@ -242,7 +250,13 @@ impl Embedded {
                 // Too many streams, or the process is ending: what needs it is never ready.
                 (about, number) => tracing::error!(?about, number, ?why, "not in the journal"),
             },
-            Answer::Opened { token, stream, first: _, next, value } => match About::of(token) {
+            Answer::Opened { token, stream, first, next, value } => match About::of(token) {
+                (About::Left, number) if next > first => {
+                    let (stream, records) = (&*self.left[number], next - first);
+                    let remedy = "give it a route again, or log.partitions its old value";
+                    tracing::warn!(stream, records, remedy, "the log has records nobody reads");
+                }
+                (About::Left, _) => {}
                 (About::Cursor, number) => {
                     self.feeds[number].cursor = Some(stream);
                     self.place(number, value);
@@ -277,9 +291,11 @@ impl Embedded {
                 self.events.push_back(FeedEvent::Failed { feed: number as u32, skip_to });
             }
             Answer::Listed { names, .. } => {
-                for name in names.iter().filter(|name| !self.has(name)) {
-                    let remedy = "give it a route again, or log.partitions its old value";
-                    tracing::warn!(stream = &**name, remedy, "the log has records nobody reads");
+                let left = names.into_iter().filter(|name| !self.has(name)).collect();
+                self.left = left;
+                for number in 0..self.left.len() {
+                    let (token, name) = (About::Left.token(number), self.left[number].clone());
+                    self.send(Request::Open { token, name, cursor: false });
                 }
             }
             Answer::Flushed { token } => {

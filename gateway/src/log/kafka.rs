@@ -7,7 +7,8 @@
 //! record that was taken is answered once; `only_log` records never enter the spool.
 
 use bytes::Bytes;
-use std::collections::{HashSet, VecDeque};
+use smallvec::SmallVec;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use trine_core::kafka::client::{Client, NotTaken, Options};
 use trine_core::kafka::producer::{Failure, Identity, Outcome, PartitionId, Refused};
@@ -23,17 +24,20 @@ use trine_core::journal::Refused as JournalRefused;
 /// Kafka as one shard sees it.
 pub struct Kafka {
     client: Rc<Client>,
-    /// By the number of the topic here.
-    topics: Vec<u32>,
+    /// By the number of the topic here; `None`: it has no route and no spooled record.
+    topics: Vec<Option<u32>>,
+    /// How many of them have a route.
+    routed: usize,
     spool: Spool,
     groups: Groups,
     after_ms: u64,
+    timeout_ms: u64,
     outcomes: Vec<Outcome>,
     ready: VecDeque<(u32, Appended)>,
     /// What the producer has of each line.
     sent: Vec<Sent>,
-    /// The line of each of the producer's partitions.
-    lines: Vec<(PartitionId, usize)>,
+    /// The lines that forward into each of the producer's partitions, this shard's own first.
+    lines: HashMap<PartitionId, Lines>,
     overdue: Vec<PartitionId>,
     looked_ms: u64,
     /// What was taken over goes on with the next epoch, which is raised at one of the next looks.
@@ -45,6 +49,9 @@ pub struct Kafka {
     keeping: Option<Identity>,
     totals: Totals,
 }
+
+/// Lines of one partition: more than one only after a change of the number of shards.
+type Lines = SmallVec<[usize; 2]>;
 
 /// What the producer has of a line's partition.
 #[derive(Default)]
@@ -123,20 +130,28 @@ impl Token {
 }
 
 impl Kafka {
-    /// Starts the client; call it inside the shard's runtime.
-    pub fn start(options: Options, spool: Spool, topics: &[Box<str>], after_ms: u64) -> Self {
+    /// Starts the client; call it inside the shard's runtime. The spool takes over after the first
+    /// of the limits, in milliseconds; what it may not have is given up after the second.
+    pub fn start(
+        options: Options,
+        spool: Spool,
+        topics: &[Box<str>],
+        (after_ms, timeout_ms): (u64, u64),
+    ) -> Self {
         let client = Client::start(options);
         let topics: Vec<u32> = topics.iter().map(|topic| client.topic(topic)).collect();
         Self {
             groups: Groups::new(topics.clone()),
             client,
-            topics,
+            routed: topics.len(),
+            topics: topics.into_iter().map(Some).collect(),
             spool,
             after_ms,
+            timeout_ms,
             outcomes: Vec::new(),
             ready: VecDeque::new(),
             sent: Vec::new(),
-            lines: Vec::new(),
+            lines: HashMap::new(),
             overdue: Vec::new(),
             looked_ms: 0,
             must_raise: false,
@@ -197,7 +212,7 @@ impl Kafka {
             return Ok(());
         }
         let token = Token::Live { record, line, only_log }.pack();
-        let (kafka_topic, time_ms) = (self.topics[topic as usize], crate::edge::wall_ms() as i64);
+        let (kafka_topic, time_ms) = (self.topic(topic), crate::edge::wall_ms() as i64);
         match self.client.append(token, kafka_topic, partition, time_ms, &body) {
             Ok(()) => {
                 self.sent[line].live += usize::from(!only_log);
@@ -223,23 +238,21 @@ impl Kafka {
         if self.sent.len() <= line {
             self.sent.resize_with(line + 1, Sent::default);
         }
-        let known = &mut self.sent[line].partition;
-        if known.is_none() {
-            *known = self.client.partition(self.topics[topic as usize], partition);
-            self.lines.extend(known.map(|id| (id, line)));
+        if self.sent[line].partition.is_none()
+            && let Some(id) = self.client.partition(self.topic(topic), partition)
+        {
+            self.sent[line].partition = Some(id);
+            // Lines of shards that are no more are known before the first record is taken.
+            let its = |other: &Line| other.topic == topic && other.partition == partition;
+            let others = 0..self.spool.len();
+            let others = others.filter(|&other| other != line && its(self.spool.get(other)));
+            self.lines.insert(id, std::iter::once(line).chain(others).collect());
         }
         line
     }
 
-    /// All lines that forward into the producer's partition.
-    fn lines_of(&self, id: PartitionId) -> impl Iterator<Item = usize> {
-        let line = self.lines.iter().find(|&&(known, _)| known == id);
-        let &(_, line) = line.expect("a partition has its line before its first record");
-        let Line { topic, partition, .. } = *self.spool.get(line);
-        let its = move |other: &Line| other.topic == topic && other.partition == partition;
-        std::iter::once(line).chain(
-            (0..self.spool.len()).filter(move |&other| other != line && its(self.spool.get(other))),
-        )
+    fn topic(&self, number: u16) -> u32 {
+        self.topics[number as usize].expect("a topic with a route or a spooled record")
     }
 
     pub(super) fn next_outcome(&mut self) -> Option<(u32, Appended)> {
@@ -258,9 +271,9 @@ impl Kafka {
         while let Some(event) = self.spool.next_event() {
             self.spool_event(event, now_ms);
         }
-        for topic in 0..self.topics.len() {
-            let known = self.client.partition_count(self.topics[topic]);
-            self.spool.learn_partitions(topic as u16, known);
+        for number in 0..self.routed as u16 {
+            let known = self.client.partition_count(self.topic(number));
+            self.spool.learn_partitions(number, known);
         }
     }
 
@@ -318,7 +331,7 @@ impl Kafka {
                 }
                 tracing::warn!(?why, line, offset, "a spooled record is given to Kafka again");
                 let Line { topic, partition, .. } = *self.spool.get(line);
-                let id = self.client.partition(self.topics[topic as usize], partition);
+                let id = self.client.partition(self.topic(topic), partition);
                 // What the producer has behind it must stay behind it.
                 self.take_over_partition(id.expect("it was given records"), now_ms);
             }
@@ -327,7 +340,8 @@ impl Kafka {
                     return;
                 }
                 tracing::error!(line, offset, ?why, "Kafka refuses a spooled record for good");
-                let body = self.sent[line].forwarded.pop_front().map(|(_, body)| body).unwrap_or_default();
+                let body =
+                    self.sent[line].forwarded.pop_front().map(|(_, body)| body).unwrap_or_default();
                 self.spool.refused(line, offset, body);
             }
         }
@@ -336,10 +350,13 @@ impl Kafka {
     fn spool_event(&mut self, event: SpoolEvent, now_ms: u64) {
         match event {
             SpoolEvent::Open { last } => {
-                let known = self.topics.len();
-                for topic in self.spool.topics().skip(known) {
-                    tracing::warn!(topic, "has spooled records and no route; they are forwarded");
-                    self.topics.push(self.client.topic(topic));
+                for (topic, spooled) in self.spool.topics().skip(self.routed) {
+                    if spooled > 0 {
+                        let text =
+                            "a topic without a route has spooled records; they are forwarded";
+                        tracing::warn!(topic, spooled, text);
+                    }
+                    self.topics.push((spooled > 0).then(|| self.client.topic(topic)));
                 }
                 if let Some((id, epoch)) = last {
                     self.client.resume(Identity { id, epoch });
@@ -374,7 +391,7 @@ impl Kafka {
     /// Gives Kafka what the spool has, as far as it takes it.
     fn give(&mut self, line: usize, records: Vec<(u64, u64, Bytes)>, now_ms: u64) {
         let (topic, partition) = (self.spool.get(line).topic, self.spool.get(line).partition);
-        let topic_id = self.topics[topic as usize];
+        let topic_id = self.topic(topic);
         self.line(topic, partition);
         if self.sent.len() <= line {
             self.sent.resize_with(line + 1, Sent::default);
@@ -411,10 +428,17 @@ impl Kafka {
     fn take_over(&mut self, now_ms: u64) {
         let mut overdue = std::mem::take(&mut self.overdue);
         self.client.overdue(now_ms.saturating_sub(self.after_ms), &mut overdue);
-        // Records that only the log may acknowledge are the producer's until it gives them up.
-        overdue.retain(|&id| self.lines_of(id).any(|line| self.may_be_taken_over(line)));
         for id in overdue.drain(..) {
-            self.take_over_partition(id, now_ms);
+            let takes = |&line: &usize| {
+                let sent = self.sent.get(line);
+                sent.is_some_and(|sent| sent.live > 0 || !sent.forwarded.is_empty())
+            };
+            if self.lines[&id].iter().any(takes) {
+                self.take_over_partition(id, now_ms);
+            } else {
+                // Only the log may acknowledge what is there.
+                self.client.expire(id, now_ms.saturating_sub(self.timeout_ms));
+            }
         }
         self.overdue = overdue;
         // Epochs are few (32,767), so an outage uses them slowly.
@@ -424,12 +448,8 @@ impl Kafka {
         }
     }
 
-    fn may_be_taken_over(&self, line: usize) -> bool {
-        self.sent.get(line).is_some_and(|sent| sent.live > 0 || !sent.forwarded.is_empty())
-    }
-
     fn take_over_partition(&mut self, id: PartitionId, now_ms: u64) {
-        let lines: smallvec::SmallVec<[usize; 2]> = self.lines_of(id).collect();
+        let lines = self.lines[&id].clone();
         self.totals.take_overs += 1;
         self.must_raise = true;
         for &line in &lines {

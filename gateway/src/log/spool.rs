@@ -7,6 +7,9 @@
 //! cursor never passes a record that Kafka has not acknowledged; while records of a topic are spooled
 //! its number of partitions is the one that they were spooled with, so that a key stays where it is.
 
+#[cfg(test)]
+mod tests;
+
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -59,6 +62,8 @@ pub struct Line {
     given: usize,
     /// Where the read that has no answer begins.
     reading: Option<u64>,
+    /// What is damaged before this offset is counted.
+    lost_before: u64,
     /// Nothing is forwarded before this.
     not_before_ms: u64,
     /// When its oldest record came; 0: it has none.
@@ -211,7 +216,8 @@ impl Spool {
         waiting.push_back(Request::Open { token, name: "shards".into(), cursor: true });
         for (number, topic) in topics.iter().enumerate() {
             let token = About::Partitions.token(number);
-            let name = format!("partitions/{shard}/{topic}").into();
+            // No topic has a colon in its name, so that no line has this one.
+            let name = format!("partitions:{shard}/{topic}").into();
             waiting.push_back(Request::Open { token, name, cursor: true });
         }
         waiting.push_back(Request::List { token: About::List.token(0), prefix: "".into() });
@@ -297,6 +303,7 @@ impl Spool {
             end: 0,
             given: 0,
             reading: None,
+            lost_before: 0,
             not_before_ms: 0,
             since_ms: 0,
             cursor_moved: false,
@@ -315,9 +322,10 @@ impl Spool {
         number
     }
 
-    /// The topics: those with a route, and then those that an earlier start has spooled records of.
-    pub fn topics(&self) -> impl Iterator<Item = &str> {
-        self.topics.iter().map(|topic| &*topic.name)
+    /// The topics and how many records of each Kafka has not acknowledged: those with a route, and
+    /// then those that an earlier start has spooled records of.
+    pub fn topics(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.topics.iter().map(|topic| (&*topic.name, topic.spooled))
     }
 
     /// A line by its number.
@@ -342,10 +350,11 @@ impl Spool {
 
     /// Kafka says how many partitions a topic has. A number that grows while records are spooled
     /// counts from when they are forwarded: a key that moved to another partition would overtake its
-    /// spooled records.
+    /// spooled records. A smaller one is that of another topic of this name, and counts at once.
     pub fn learn_partitions(&mut self, topic: u16, count: u32) {
         let state = &mut self.topics[topic as usize];
-        if !self.is_open || count == 0 || count == state.partitions || state.spooled > 0 {
+        let frozen = state.spooled > 0 && count > state.partitions && state.partitions > 0;
+        if !self.is_open || count == 0 || count == state.partitions || frozen {
             return;
         }
         state.partitions = count;
@@ -379,14 +388,8 @@ impl Spool {
         self.unspool(line, 1);
         let state = &mut self.all[line];
         state.given = state.given.saturating_sub(1);
-        if self.is_resharded {
-            self.resharding.pending.fetch_sub(1, Ordering::AcqRel);
-        }
         state.done = state.done.max(offset + 1);
         state.cursor_moved = true;
-        if state.spooled == 0 {
-            state.since_ms = 0;
-        }
         self.list(line);
     }
 
@@ -395,7 +398,13 @@ impl Spool {
         let state = &mut self.all[line];
         let count = count.min(state.spooled);
         state.spooled -= count;
+        if state.spooled == 0 {
+            state.since_ms = 0;
+        }
         self.topics[state.topic as usize].spooled -= count;
+        if self.is_resharded {
+            self.resharding.pending.fetch_sub(count, Ordering::AcqRel);
+        }
     }
 
     /// The line has something to do.
@@ -644,14 +653,15 @@ impl Spool {
         self.allowance = self.allowance.saturating_sub(records.len() as u64);
         let end = next_offset.clamp(from, state.end.max(from));
         let end = records.last().map_or(end, |&(offset, ..)| offset + 1);
-        let lost = (end - from).saturating_sub(records.len() as u64);
+        // A line that was taken back is read again, and what is damaged is missed once.
+        let new = from.max(state.lost_before);
+        let there = records.iter().filter(|&&(offset, ..)| offset >= new).count() as u64;
+        let lost = end.saturating_sub(new).saturating_sub(there);
+        state.lost_before = new.max(end);
         if lost > 0 {
             // What was damaged is not there any more, and nothing may wait for it.
             tracing::error!(line, from, lost, "spooled records are damaged");
             self.unspool(line, lost);
-            if self.is_resharded {
-                self.resharding.pending.fetch_sub(lost, Ordering::AcqRel);
-            }
         }
         if records.is_empty() {
             let state = &mut self.all[line];
@@ -729,162 +739,17 @@ impl Spool {
         } else {
             self.keep_shards();
         }
+        for number in 0..self.topics.len() {
+            // A spool that has no number has at least the partitions that were spooled for.
+            let topic = &mut self.topics[number];
+            if topic.partitions == 0 {
+                topic.partitions = topic.lines.len() as u32;
+            }
+            if topic.partitions > 0 {
+                self.line(number as u16, self.topics[number].partitions - 1);
+            }
+        }
         let last = (pending && id > 0 && epoch > 0).then(|| ((id - 1) as i64, (epoch - 1) as i16));
         self.events.push_back(SpoolEvent::Open { last });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::path::{Path, PathBuf};
-    use std::time::{Duration, Instant};
-    use trine_core::journal::storage::{Preference, Setup, Storage, start};
-    use trine_core::journal::{Options, Retention};
-    use trine_core::rt::WakeHandle;
-
-    /// A spool of one shard in a folder of its own.
-    struct Fixture {
-        spool: Spool,
-        storage: Option<Storage>,
-        folder: PathBuf,
-    }
-
-    fn start_spool(folder: &Path) -> (Spool, Storage) {
-        let (quota_bytes, retention) = (16 << 20, Retention::Released);
-        let options = Options { quota_bytes, retention, gather_ms: 0 };
-        let wakes = vec![WakeHandle::new().unwrap()];
-        let (folder, preference) = (folder.to_owned(), Preference::Plain);
-        let setup = Setup { folder, options, shards: 1, wakes, cpus: None, preference };
-        let (storage, mut stores) = start(setup).unwrap();
-        let topics: [Box<str>; 1] = ["topic".into()];
-        let store = stores.remove(0);
-        (Spool::new(store, (0, 1), Arc::default(), &topics, 1_000_000), storage)
-    }
-
-    impl Fixture {
-        fn new(name: &str) -> Self {
-            let folder = std::env::temp_dir().join(format!("trine-{name}-{}", std::process::id()));
-            let (spool, storage) = start_spool(&folder);
-            Self { spool, storage: Some(storage), folder }
-        }
-
-        /// Another process on the same journal.
-        fn restart(&mut self) {
-            self.storage = None;
-            let (spool, storage) = start_spool(&self.folder);
-            (self.spool, self.storage) = (spool, Some(storage));
-            self.until(0, |event| matches!(event, SpoolEvent::Open { .. }).then_some(()));
-        }
-
-        /// Turns go by until an event is of interest.
-        fn until<T>(&mut self, now_ms: u64, mut wanted: impl FnMut(SpoolEvent) -> Option<T>) -> T {
-            let deadline = Instant::now() + Duration::from_secs(20);
-            loop {
-                assert!(Instant::now() < deadline, "it never came");
-                self.spool.receive(now_ms);
-                while let Some(event) = self.spool.next_event() {
-                    if let Some(found) = wanted(event) {
-                        return found;
-                    }
-                }
-                self.spool.flush(now_ms);
-                std::thread::yield_now();
-            }
-        }
-
-        fn forwarded(&mut self, now_ms: u64) -> Vec<u64> {
-            self.until(now_ms, |event| match event {
-                SpoolEvent::Forward { records, .. } => {
-                    Some(records.iter().map(|&(offset, ..)| offset).collect())
-                }
-                _ => None,
-            })
-        }
-
-        /// Spools `count` records, each durable before the next.
-        fn append(&mut self, line: usize, count: u32, now_ms: u64) {
-            for record in 0..count {
-                self.spool.append(line, record, Bytes::from_static(b"body"), now_ms);
-                self.until(now_ms, |event| match event {
-                    SpoolEvent::Durable(durable) => (durable == record).then_some(()),
-                    _ => None,
-                });
-            }
-        }
-    }
-
-    impl Drop for Fixture {
-        fn drop(&mut self) {
-            self.storage = None;
-            let _ = std::fs::remove_dir_all(&self.folder);
-        }
-    }
-
-    fn opened(name: &str) -> (Fixture, usize) {
-        let mut fixture = Fixture::new(name);
-        fixture.until(0, |event| matches!(event, SpoolEvent::Open { .. }).then_some(()));
-        let line = fixture.spool.line(0, 0);
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while fixture.spool.get(line).stream.is_none() || fixture.spool.opening > 0 {
-            assert!(Instant::now() < deadline, "the line never opens");
-            fixture.spool.receive(0);
-            fixture.spool.flush(0);
-        }
-        // Nothing is read until a test says so.
-        fixture.spool.all[line].not_before_ms = 1_000;
-        (fixture, line)
-    }
-
-    #[test]
-    fn a_line_is_let_go_once_the_producer_has_all_of_it() {
-        let (mut fixture, line) = opened("spool-given");
-        fixture.append(line, 3, 0);
-        assert!(fixture.spool.get(line).holds());
-        assert_eq!(fixture.forwarded(1_000), [0, 1, 2]);
-        assert!(fixture.spool.get(line).holds(), "the producer does not have them yet");
-        fixture.spool.gave(line, 3, 3, 1_000, false);
-        assert!(!fixture.spool.get(line).holds());
-        // What is taken back is ahead of everything again.
-        fixture.spool.take_back(line, 1_000);
-        assert!(fixture.spool.get(line).holds());
-        assert_eq!(fixture.forwarded(2_000), [0, 1, 2]);
-        fixture.spool.gave(line, 3, 3, 2_000, false);
-        (0..3).for_each(|offset| fixture.spool.acknowledged(line, offset));
-        assert_eq!(fixture.spool.backlog(2_000), (0, 0));
-    }
-
-    #[test]
-    fn a_read_under_way_when_a_line_is_taken_back_is_void() {
-        let (mut fixture, line) = opened("spool-stale");
-        fixture.append(line, 3, 0);
-        assert_eq!(fixture.forwarded(1_000), [0, 1, 2]);
-        // The producer took only the first; the others are asked for again, and meanwhile all is
-        // taken back.
-        fixture.spool.gave(line, 1, 1, 1_000, false);
-        fixture.spool.flush(1_000);
-        assert_eq!(fixture.spool.get(line).reading, Some(1));
-        fixture.spool.take_back(line, 1_000);
-        assert_eq!(fixture.forwarded(2_000), [0, 1, 2], "in order, from the first");
-    }
-
-    #[test]
-    fn the_number_of_partitions_stays_while_records_are_spooled() {
-        let (mut fixture, line) = opened("spool-partitions");
-        assert_eq!(fixture.spool.partitions(0), 0);
-        fixture.spool.learn_partitions(0, 4);
-        fixture.append(line, 2, 0);
-        fixture.spool.learn_partitions(0, 8);
-        assert_eq!(fixture.spool.partitions(0), 4, "a key stays behind its spooled records");
-        fixture.restart();
-        assert_eq!(fixture.spool.partitions(0), 4, "also over a restart");
-        fixture.spool.learn_partitions(0, 8);
-        assert_eq!(fixture.spool.partitions(0), 4);
-        assert_eq!(fixture.forwarded(1_000), [0, 1]);
-        let line = fixture.spool.line(0, 0);
-        fixture.spool.gave(line, 2, 2, 1_000, false);
-        (0..2).for_each(|offset| fixture.spool.acknowledged(line, offset));
-        fixture.spool.learn_partitions(0, 8);
-        assert_eq!(fixture.spool.partitions(0), 8);
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! **Runs on: any.**
 
+mod abort;
 mod faults;
 
 use std::collections::BTreeMap;

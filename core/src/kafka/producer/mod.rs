@@ -725,6 +725,13 @@ impl Producer {
         }
     }
 
+    /// Gives up a partition's batches whose first record came at or before `latest_ms`, as if
+    /// [`Options::delivery_timeout_ms`] had passed.
+    pub fn expire(&mut self, partition: PartitionId, latest_ms: u64) {
+        let (state, mut ended) = self.split(partition.0);
+        state.expire(latest_ms, &mut ended);
+    }
+
     /// Hands out all records of a partition that are not acknowledged, in order, and forgets them:
     /// they have no outcome here. The partition goes on with the next epoch, so that what is still
     /// underway cannot come after what it is given next.

@@ -1,0 +1,63 @@
+//! franz-go's broker in memory, as old as a test asks for, failing when it is told to.
+//!
+//! **Runs on: any.** Only where `TRINE_KFAKE` names the program of `tests/services/kfake`.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+/// Versions that are claimed to work, oldest first. A newer one is the real broker of other tests.
+pub const OLDER: [&str; 7] = ["0.11.0", "1.1", "2.0", "2.4", "2.8", "3.5", "3.9"];
+
+/// The topic that a broker has from its start.
+pub const TOPIC: &str = "events";
+
+/// A running broker; it ends with this.
+pub struct Kfake {
+    pub address: SocketAddr,
+    child: Child,
+    commands: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Kfake {
+    /// A broker with so many partitions of [`TOPIC`]; `version` empty: the newest. `None`: there
+    /// is no program to start.
+    pub fn start(version: &str, partitions: u32) -> Option<Kfake> {
+        let Ok(program) = std::env::var("TRINE_KFAKE") else {
+            println!("SKIPPED: TRINE_KFAKE names no program");
+            return None;
+        };
+        let mut child = Command::new(program)
+            .args(["-as-version", version, "-topic", TOPIC])
+            .args(["-partitions", &partitions.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("TRINE_KFAKE is a program");
+        let commands = child.stdin.take();
+        let mut answers = BufReader::new(child.stdout.take().expect("piped"));
+        let mut line = String::new();
+        answers.read_line(&mut line).expect("its first line");
+        let address = line.trim().parse().expect("its first line is an address");
+        Some(Kfake { address, child, commands, answers })
+    }
+
+    /// The answer to a command.
+    #[allow(dead_code, reason = "not each test file has commands")]
+    pub fn ask(&mut self, command: &str) -> String {
+        let mut commands = self.commands.as_ref().expect("it runs");
+        writeln!(commands, "{command}").expect("it runs");
+        let mut line = String::new();
+        self.answers.read_line(&mut line).expect("it answers");
+        line.trim().to_owned()
+    }
+}
+
+impl Drop for Kfake {
+    fn drop(&mut self) {
+        drop(self.commands.take());
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
