@@ -380,7 +380,7 @@ fn survives(broker: SocketAddr, options: Change) {
 #[test]
 fn older_brokers_are_spoken_to_by_their_versions() {
     for version in kfake::OLDER {
-        let Some(kfake) = Kfake::start(version, PARTITIONS) else { return };
+        let Some(mut kfake) = Kfake::start(version, PARTITIONS) else { return };
         println!("{version}");
         let (broker, group, topic) = (kfake.address, unique("group"), kfake::TOPIC.to_owned());
         let spec =
@@ -388,11 +388,11 @@ fn older_brokers_are_spoken_to_by_their_versions() {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let (first, second) = (Member::start(&spec, 0, &seen), Member::start(&spec, 1, &seen));
         until("both have a part", &seen, |seen| owners(seen) == BTreeMap::from([(0, 8), (1, 8)]));
-        produce(broker, &spec.topic, 0..3_200, 100);
+        kfake.write(0..3_200);
         until("all is read", &seen, |seen| seen.tokens.len() == 3_200);
         second.end(LEAVE);
         until("one has all", &seen, |seen| owners(seen) == BTreeMap::from([(0, 16)]));
-        produce(broker, &spec.topic, 3_200..6_400, 100);
+        kfake.write(3_200..6_400);
         until("all is read", &seen, |seen| seen.tokens.len() == 6_400);
         first.end(LEAVE);
         let committed: i64 = seen.lock().unwrap().committed.values().sum();

@@ -44,13 +44,37 @@ impl Kfake {
     }
 
     /// The answer to a command.
-    #[allow(dead_code, reason = "not each test file has commands")]
     pub fn ask(&mut self, command: &str) -> String {
         let mut commands = self.commands.as_ref().expect("it runs");
         writeln!(commands, "{command}").expect("it runs");
+        self.line()
+    }
+
+    fn line(&mut self) -> String {
         let mut line = String::new();
         self.answers.read_line(&mut line).expect("it answers");
         line.trim().to_owned()
+    }
+
+    /// Lets franz-go write tokens to the partitions in turn.
+    #[allow(dead_code, reason = "not each test file writes")]
+    pub fn write(&mut self, tokens: std::ops::Range<u64>) {
+        assert_eq!(self.ask(&format!("write {} {}", tokens.start, tokens.end)), "ok");
+    }
+
+    /// What franz-go reads: partition, offset, key and token of each record.
+    #[allow(dead_code, reason = "not each test file reads")]
+    pub fn read(&mut self) -> Vec<(i32, i64, Vec<u8>, u64)> {
+        let count = self.ask("read");
+        let count: usize = count.parse().unwrap_or_else(|_| panic!("{count}"));
+        let record = |line: String| {
+            let mut words = line.split(' ');
+            let mut word = || words.next().expect("four words");
+            let (partition, offset) = (word().parse().unwrap(), word().parse().unwrap());
+            let key = word().trim_matches('"').as_bytes().to_vec();
+            (partition, offset, key, word().parse().unwrap())
+        };
+        (0..count).map(|_| record(self.line())).collect()
     }
 }
 

@@ -6,19 +6,26 @@
 //	fault ERROR EVERY COUNT   fail each EVERYth produce request, COUNT times, with an error by its Kafka name
 //	hits                      how many requests were failed since the last fault
 //	clear                     fail no more
-//	shuffle                   move the leaders of all partitions to other nodes
+//	write FROM TO             write such tokens as values of 100 bytes, to the partitions in turn
+//	read                      how many records there are, and then a line for each: partition, offset, key, and
+//	                          the token that its value begins with
+//
+// What writes and reads is franz-go's client.
 package main
 
 import (
 	"bufio"
+	"context"
 	"flag"
 	"fmt"
 	"log"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/kversion"
 )
@@ -27,11 +34,12 @@ func main() {
 	version := flag.String("as-version", "", "be a broker of this version, such as 2.8; empty: the newest")
 	topic := flag.String("topic", "events", "a topic to make")
 	partitions := flag.Int("partitions", 16, "its partitions")
-	nodes := flag.Int("nodes", 1, "brokers of the cluster")
 	flag.Parse()
 	options := []kfake.Opt{
-		kfake.NumBrokers(*nodes),
+		kfake.NumBrokers(1),
 		kfake.SeedTopics(int32(*partitions), *topic),
+		// Tests have short sessions.
+		kfake.GroupMinSessionTimeout(time.Second),
 	}
 	if *version != "" {
 		versions := kversion.FromString("v" + *version)
@@ -46,10 +54,10 @@ func main() {
 	}
 	defer cluster.Close()
 	fmt.Println(strings.Join(cluster.ListenAddrs(), ","))
-	serve(cluster)
+	serve(cluster, *topic)
 }
 
-func serve(cluster *kfake.Cluster) {
+func serve(cluster *kfake.Cluster, topic string) {
 	var faults *kfake.FaultHandle
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
@@ -71,9 +79,19 @@ func serve(cluster *kfake.Cluster) {
 		case len(words) == 1 && words[0] == "clear" && faults != nil:
 			faults.Remove()
 			fmt.Println("ok")
-		case len(words) == 1 && words[0] == "shuffle":
-			cluster.ShufflePartitionLeaders()
+		case len(words) == 3 && words[0] == "write":
+			if err := write(cluster, topic, words[1], words[2]); err != nil {
+				fmt.Println(err)
+				continue
+			}
 			fmt.Println("ok")
+		case len(words) == 1 && words[0] == "read":
+			records, err := read(cluster, topic)
+			if err != nil {
+				fmt.Println(err)
+				continue
+			}
+			fmt.Printf("%d\n%s", len(records), strings.Join(records, ""))
 		default:
 			fmt.Println("not understood")
 		}
@@ -102,4 +120,63 @@ func produceFault(name, every, count string) (kfake.Fault, error) {
 		}, nil
 	}
 	return kfake.Fault{}, fmt.Errorf("there is no error %s", name)
+}
+
+// How long a client may take for all of its records.
+const patience = 30 * time.Second
+
+func write(cluster *kfake.Cluster, topic, from, to string) error {
+	var first, end int
+	if _, err := fmt.Sscan(from+" "+to, &first, &end); err != nil {
+		return fmt.Errorf("FROM and TO are numbers")
+	}
+	client, err := kgo.NewClient(
+		kgo.SeedBrokers(cluster.ListenAddrs()...),
+		kgo.RecordPartitioner(kgo.ManualPartitioner()),
+	)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	partitions := len(cluster.PartitionInfos(topic))
+	var records []*kgo.Record
+	for token := first; token < end; token++ {
+		value := fmt.Sprintf("%020d%s", token, strings.Repeat(".", 80))
+		record := kgo.Record{Topic: topic, Partition: int32(token % partitions), Value: []byte(value)}
+		records = append(records, &record)
+	}
+	limited, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	return client.ProduceSync(limited, records...).FirstErr()
+}
+
+func read(cluster *kfake.Cluster, topic string) ([]string, error) {
+	client, err := kgo.NewClient(
+		kgo.SeedBrokers(cluster.ListenAddrs()...),
+		kgo.ConsumeTopics(topic),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close()
+	limited, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	left := 0
+	for _, partition := range cluster.PartitionInfos(topic) {
+		left += int(partition.HighWatermark)
+	}
+	var lines []string
+	for left > 0 {
+		fetched := client.PollFetches(limited)
+		if err := fetched.Err(); err != nil {
+			return nil, err
+		}
+		fetched.EachRecord(func(record *kgo.Record) {
+			left--
+			token := record.Value[:min(20, len(record.Value))]
+			lines = append(lines, fmt.Sprintf("%d %d %q %s\n", record.Partition, record.Offset, record.Key, token))
+		})
+	}
+	return lines, nil
 }
