@@ -3,13 +3,14 @@
 //! **Runs on: any.**
 
 use std::collections::BTreeMap;
+use std::process::Command;
 use std::time::Duration;
 
 use trine_tests::backend::{Answer, Backend};
 use trine_tests::checker::{self, Allowed, Sent};
 use trine_tests::client::Client;
 use trine_tests::durable::{self, Plan, Progress, places};
-use trine_tests::gateway::Gateway;
+use trine_tests::gateway::{Gateway, binary};
 use trine_tests::kafka::Kafka;
 use trine_tests::wait;
 
@@ -95,6 +96,32 @@ fn a_gateway_that_dies_with_a_full_spool_forwards_it_later() {
     let records = settled(&gateway, &kafka);
     println!("{:?}", places(&sent));
     let report = checker::check("both", &sent, &records);
+    report.assert(Allowed { duplicates: 10 * 8 * 100, ..Allowed::default() });
+}
+
+#[test]
+fn a_spool_is_not_left_behind() {
+    let kafka = Kafka::start(1);
+    kafka.create_topic(TOPIC, 8);
+    let mut gateway = Gateway::start(&config(&kafka));
+    let sent = publish_while(&mut gateway, "left", |_, progress| {
+        kafka.kill_node(1);
+        progress.acknowledge(1_000);
+    });
+    let limit = Duration::from_secs(10);
+    assert!(gateway.terminate(limit).is_some_and(|status| status.success()));
+    gateway.reconfigure("kind = \"kafka\"", "kind = \"embedded\"");
+    let refused = Command::new(binary()).args(gateway.arguments()).output().expect("it starts");
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.contains("records for Kafka") && said.contains("log.kind"), "{said}");
+    gateway.reconfigure("kind = \"embedded\"", "kind = \"kafka\"");
+    kafka.restart_node(1);
+    gateway.start_control();
+    wait::until("it serves", || gateway.is_serving().then_some(()));
+    let records = settled(&gateway, &kafka);
+    let report = checker::check("left", &sent, &records);
     report.assert(Allowed { duplicates: 10 * 8 * 100, ..Allowed::default() });
 }
 

@@ -21,6 +21,7 @@ use super::Preference;
 use super::bell::{Bell, PlainBell};
 use super::engine::{Engine, Next, refusal};
 use super::link::{Desk, Shared};
+use super::message::Request;
 use super::state::Phase;
 use crate::limits::{STORAGE_CLOSE_MS, STORAGE_RETRY_MS, STORAGE_WAITING_READS};
 use crate::rt;
@@ -55,6 +56,8 @@ pub(super) struct Desks {
     options: Options,
     /// Requests of one shard that may be unanswered.
     outstanding: usize,
+    /// Questions about streams that came while there was no journal, with their shards.
+    held: Vec<(usize, Request)>,
     /// Who is heard first, in turn.
     first: usize,
     clock: Clock,
@@ -67,7 +70,8 @@ impl Desks {
         options: Options,
         outstanding: usize,
     ) -> Self {
-        Self { shared, desks, options, outstanding, first: 0, clock: Clock::new() }
+        let (held, clock) = (Vec::new(), Clock::new());
+        Self { shared, desks, options, outstanding, held, first: 0, clock }
     }
 
     fn may_take(&self, engine: &Engine, shard: usize) -> bool {
@@ -125,18 +129,25 @@ impl Desks {
         self.desks.iter().all(|desk| desk.backlog() == 0 || desk.is_abandoned())
     }
 
-    /// Refuses everything for a while, since there is no journal. Returns whether to go on.
+    /// Refuses records for a while, since there is no journal. Who asks for a stream needs it once
+    /// there is one, and waits. Returns whether to go on.
     fn refuse(&mut self, error: &io::Error) -> bool {
         self.shared.state.failed(format!("the journal can't be opened: {error}"));
         self.shared.state.set_phase(Phase::Failing);
         let until_ms = self.clock.now_ms() + STORAGE_RETRY_MS;
+        let room = self.outstanding * self.desks.len();
         loop {
             let closing = self.shared.closing.load(Ordering::SeqCst);
-            for desk in &mut self.desks {
+            for (shard, desk) in self.desks.iter_mut().enumerate() {
                 while desk.backlog() < self.outstanding
                     && let Some(request) = desk.take()
                 {
-                    refusal(&request).into_iter().for_each(|answer| desk.put(answer));
+                    let asks = matches!(request, Request::Open { .. } | Request::List { .. });
+                    if asks && self.held.len() < room {
+                        self.held.push((shard, request));
+                    } else {
+                        refusal(&request).into_iter().for_each(|answer| desk.put(answer));
+                    }
                 }
                 desk.flush();
             }
@@ -236,6 +247,10 @@ pub(super) async fn serve<D: Disk>(
     bell: &mut impl Bell,
 ) -> bool {
     let mut over_since_ms = None;
+    for (shard, request) in std::mem::take(&mut desks.held) {
+        engine.take(shard, request, desks.clock.now_ms());
+        desks.give(engine);
+    }
     loop {
         desks.exchange(engine);
         let now_ms = desks.clock.now_ms();

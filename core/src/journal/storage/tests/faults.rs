@@ -61,13 +61,14 @@ fn a_folder_that_cannot_be_opened_is_tried_again() {
     let (storage, mut stores) = start_on(setup(PathBuf::new(), LOG, 1), open).unwrap();
     let store = &mut stores[0];
     let named = Request::Open { token: 1, name: "a".into(), cursor: false };
-    let failing = Answer::Refused { token: 1, why: Refused::Failing };
-    assert_eq!(ask(store, named.clone()), failing);
+    store.try_send(named).unwrap();
+    let failing = Answer::Refused { token: 2, why: Refused::Failing };
+    assert_eq!(ask(store, Request::Flush { token: 2 }), failing);
     assert_eq!(storage.state().phase(), Phase::Failing);
     assert!(storage.state().error().is_some_and(|error| error.contains("nothing there")));
     broken.store(false, Ordering::SeqCst);
     until("the folder", || storage.state().phase() == Phase::Ready);
-    assert!(matches!(ask(store, named), Answer::Opened { .. }));
+    assert!(matches!(answer(store), Answer::Opened { token: 1, .. }), "who asked has waited");
 
     let never = || Err::<HeldDisk, _>(io::Error::other("nothing there"));
     let (storage, _stores) = start_on(setup(PathBuf::new(), LOG, 1), never).unwrap();
