@@ -58,10 +58,15 @@ pub fn journal(data: &[u8]) {
     for _ in 0..script.below(4) {
         write_segment(&mut disk, &mut script, &mut segments);
     }
+    let segments = at_once(disk.list()).expect("a disk without faults");
     let Ok(first) = at_once(open(&mut disk, options)) else { return };
     let found = contents(&mut disk, &first);
     let second = at_once(open(&mut disk, options)).expect("it could be opened before");
-    assert_eq!(contents(&mut disk, &second), found, "opening changes nothing that is there");
+    let again = contents(&mut disk, &second);
+    // A segment that was removed as void said something of another one, which may have been a lie.
+    if at_once(disk.list()).expect("a disk without faults") == segments {
+        assert_eq!(again, found, "opening changes nothing that is there");
+    }
 }
 
 fn write_segment(disk: &mut SimulatedDisk, script: &mut Script<'_>, segments: &mut BTreeSet<u64>) {

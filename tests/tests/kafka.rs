@@ -7,9 +7,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use trine_tests::backend::{Answer, Backend};
-use trine_tests::checker::{self, Allowed, Sent};
+use trine_tests::checker::{self, Allowed, Outcome, Sent};
 use trine_tests::client::Client;
-use trine_tests::durable::{self, Plan, Progress, places};
+use trine_tests::durable::{self, Plan, Progress, places, publish};
 use trine_tests::gateway::{Gateway, binary};
 use trine_tests::kafka::Kafka;
 use trine_tests::wait;
@@ -97,6 +97,55 @@ fn a_gateway_that_dies_with_a_full_spool_forwards_it_later() {
     println!("{:?}", places(&sent));
     let report = checker::check("both", &sent, &records);
     report.assert(Allowed { duplicates: 10 * 8 * 100, ..Allowed::default() });
+}
+
+#[test]
+fn a_record_too_large_and_topics_that_change_stop_nothing_else() {
+    let kafka = Kafka::start(1);
+    kafka.create_topic_with(TOPIC, 8, &[("max.message.bytes", "20000")]);
+    kafka.create_topic("other", 8);
+    let other = "[[rpc]]\nmethod = \"other\"\ntopic = \"other\"\nkey = \"/key\"\n";
+    let mut gateway = Gateway::start(&format!("{}{other}", config(&kafka)));
+    let address = gateway.client;
+    let send = |sender: &str, method: &str, fill_bytes, count| {
+        let plan = Plan { fill_bytes, ..Plan::rpc(address, "aside", sender, method) };
+        publish(&plan, count, &Progress::default())
+    };
+    let at_spool =
+        |of: &Sent| matches!(&of.outcome, Outcome::Acknowledged { at, .. } if at == "spool");
+    let sent = publish_while(&mut gateway, "beside", |gateway, progress| {
+        let live = send("live", TOPIC, 30_000, 1);
+        let refused = Outcome::Refused { code: 107, possibly_written: false };
+        assert_eq!(live[0].outcome, refused, "Kafka refuses it for good");
+        // What the spool has taken and Kafka refuses is kept apart, and its key goes on.
+        kafka.kill_node(1);
+        progress.acknowledge(500);
+        assert!(send("spooled", TOPIC, 30_000, 1).iter().all(at_spool));
+        kafka.restart_node(1);
+        await_sum(gateway, "trine_spool_dead_letters_total", 1.0);
+        await_sum(gateway, "trine_spool_records", 0.0);
+        kafka.add_partitions(TOPIC, 12);
+        progress.acknowledge(500);
+        // A topic that is gone is waited for, and no other with it.
+        kafka.delete_topic("other");
+        assert!(send("gone", "other", 0, 20).iter().all(at_spool));
+        progress.acknowledge(500);
+        kafka.create_topic("other", 8);
+        await_sum(gateway, "trine_spool_records", 0.0);
+    });
+    let records = settled(&gateway, &kafka);
+    let report = checker::check("beside", &sent, &records);
+    let duplicates = 10 * 8 * 100;
+    report.assert(Allowed { duplicates, moved_keys: true, ..Allowed::default() });
+    assert!(kafka.read("other").len() >= 20, "what was spooled for it came to it");
+}
+
+/// Waits until a metric has a value, over all shards.
+#[track_caller]
+fn await_sum(gateway: &Gateway, metric: &str, value: f64) {
+    let there = || (gateway.metrics().sum(metric, &[]) == value).then_some(());
+    let limit = Duration::from_secs(60);
+    assert!(wait::within(limit, there).is_some(), "{metric} is {value}");
 }
 
 #[test]

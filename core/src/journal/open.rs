@@ -153,12 +153,13 @@ impl Opened {
         // What lies above a later segment's mark was given up, and its offsets given again.
         let kept = mark.map_or(bytes.len(), |mark| bytes.len().min(mark as usize));
         let marked = mark.unwrap_or(0);
-        let (mut missing, mut records) = (0, 0);
+        let (mut missing, mut records) = (0_u64, 0);
         let streams = &mut self.journal.streams;
         let scanned = scan(segment, &bytes[..kept], marked, |commit, record| {
             let Record { stream, kind, offset, payload, .. } = record;
             records += 1;
-            missing += match kind {
+            // Gaps of records that only look good may be of any size.
+            let gap = match kind {
                 Kind::Data => {
                     let (position, bytes) = (commit.position, commit.padded_bytes() as u32);
                     streams.restore_record(stream, Place { offset, segment, position, bytes })
@@ -168,11 +169,12 @@ impl Opened {
                     streams.restore_name(stream, &name, kind == Kind::Cursor, offset)
                 }
             };
+            missing = missing.saturating_add(gap);
         });
         self.segments += 1;
         self.bytes += bytes.len() as u64;
         self.records += records;
-        self.missing_records += missing;
+        self.missing_records = self.missing_records.saturating_add(missing);
         self.torn_bytes += scanned.torn_bytes;
         let damage = |at: &Range<u64>| Damage { segment, at: at.clone(), error: None };
         self.damaged.extend(scanned.damaged.iter().map(damage));

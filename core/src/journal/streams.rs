@@ -124,7 +124,14 @@ impl Streams {
             self.push(name, is_cursor);
         }
         let stream = &mut self.all[number as usize];
-        if *stream.name != *name {
+        if stream.is_cursor != is_cursor {
+            // A number is one or the other for good; only a placeholder learns which.
+            if !stream.places.is_empty() {
+                return 0;
+            }
+            (stream.durable, stream.next) = (0, 0);
+        }
+        if *stream.name != *name || stream.is_cursor != is_cursor {
             self.names.remove(&(stream.is_cursor, stream.name.clone()));
             (stream.name, stream.is_cursor) = (name.into(), is_cursor);
             self.names.insert((is_cursor, name.into()), number);
@@ -153,6 +160,9 @@ impl Streams {
             if number as usize >= self.all.len() {
                 return 0;
             }
+        }
+        if self.all[number as usize].is_cursor {
+            return 0;
         }
         let missing = self.restore_next(number, place.offset);
         self.add_place(StreamId(number), place);
