@@ -86,7 +86,11 @@ impl Desks {
         self.first = (self.first + 1) % self.desks.len().max(1);
         for step in 0..self.desks.len() {
             let shard = (self.first + step) % self.desks.len();
-            while self.may_take(engine, shard) {
+            // Requests without an answer are bounded too: the disk has its turn.
+            for _ in 0..self.outstanding {
+                if !self.may_take(engine, shard) {
+                    break;
+                }
                 let Some(request) = self.desks[shard].take() else { break };
                 engine.take(shard, request, now_ms);
                 self.give(engine);
