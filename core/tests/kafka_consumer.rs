@@ -6,48 +6,36 @@
 //! topics have `TRINE_KAFKA_REPLICAS`. Older versions are those of the program that `TRINE_KFAKE` names,
 //! from `tests/services/kfake`.
 
-mod kfake;
+mod kafka;
 
-use kfake::Kfake;
+use kafka::kfake::{self, Kfake};
+use kafka::{PARTITIONS, PATIENCE, broker, create_topic, options, runtime, unique};
 use rskafka::client::ClientBuilder;
 use rskafka::client::partition::{Compression, UnknownTopicHandling};
 use rskafka::record::Record;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use trine_core::kafka::client::{Client, Options};
-use trine_core::kafka::cluster::Literal;
-use trine_core::kafka::connection::Settings;
+use trine_core::kafka::client::Client;
 use trine_core::kafka::consumer::{self, Assignor, Consumer, Event, Protocol, Start};
 use trine_core::kafka::lag::group_lag;
 use trine_core::kafka::producer;
 use trine_core::rt;
 use trine_proto::kafka::record::Body;
 
-const PARTITIONS: u32 = 16;
-const PATIENCE: Duration = Duration::from_secs(120);
 const FETCH_BYTES: usize = 256 << 10;
 const SESSION_MS: u32 = 3000;
 
 const RUN: u8 = 0;
 const LEAVE: u8 = 1;
 const KILL: u8 = 2;
-
-fn broker() -> Option<SocketAddr> {
-    let Ok(place) = std::env::var("TRINE_KAFKA") else {
-        println!("skipped: TRINE_KAFKA names no broker");
-        return None;
-    };
-    let mut addresses = place.to_socket_addrs().expect("TRINE_KAFKA is host:port");
-    Some(addresses.next().expect("TRINE_KAFKA has an address"))
-}
 
 /// What all members of a group have seen.
 #[derive(Default)]
@@ -149,30 +137,9 @@ fn cpu() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-fn client(broker: SocketAddr, number: usize) -> Rc<Client> {
-    let mut seed = 0x9e37_79b9_7f4a_7c15u64 + number as u64;
-    let random = move || {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        seed
-    };
-    Client::start(Options {
-        bootstrap: vec![(broker.ip().to_string().into(), broker.port())],
-        settings: Settings {
-            client_id: format!("trine-test-{number}"),
-            connect_timeout_ms: 10_000,
-            request_timeout_ms: 30_000,
-            sasl: None,
-        },
-        producer: producer::Options::default(),
-        resolve: Rc::new(Literal),
-        random: Box::new(random),
-    })
-}
-
 fn start(spec: &Spec, number: usize) -> (Rc<Client>, Rc<Consumer>) {
-    let client = client(spec.broker, number);
+    let options = options(spec.broker, number, producer::Options::default());
+    let client = Client::start(options);
     let unix = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
     let mut options = consumer::Options {
         group: spec.group.as_str().into(),
@@ -282,24 +249,6 @@ fn until(what: &str, seen: &Mutex<Seen>, mut is_so: impl FnMut(&Seen) -> bool) {
     }
 }
 
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
-}
-
-fn unique(what: &str) -> String {
-    let unique = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos();
-    format!("trine-{what}-{unique}")
-}
-
-fn create_topic(broker: SocketAddr, topic: &str) {
-    runtime().block_on(async {
-        let client = ClientBuilder::new(vec![broker.to_string()]).build().await.unwrap();
-        let controller = client.controller_client().unwrap();
-        let replicas = std::env::var("TRINE_KAFKA_REPLICAS").map_or(1, |n| n.parse().unwrap());
-        controller.create_topic(topic, PARTITIONS as i32, replicas, 10_000).await.unwrap();
-    });
-}
-
 /// Writes the tokens, token by token to the partitions in turn.
 fn produce(broker: SocketAddr, topic: &str, tokens: std::ops::Range<u64>, value_bytes: usize) {
     runtime().block_on(async {
@@ -328,8 +277,7 @@ fn chrono_epoch() -> rskafka::chrono::DateTime<rskafka::chrono::Utc> {
 }
 
 fn spec(broker: SocketAddr, what: &str, options: Change) -> Spec {
-    let (topic, group) = (unique(what), unique("group"));
-    create_topic(broker, &topic);
+    let (topic, group) = (create_topic(broker, what), unique("group"));
     Spec { broker, group, topic, options, commit_every: 3, only_counts: false }
 }
 
@@ -631,7 +579,7 @@ fn the_lag_of_a_group_is_seen_from_outside() {
     let found = Rc::new(RefCell::new(Vec::new()));
     let (place, group) = (found.clone(), spec.group.clone());
     let begin = move |_: &rt::Driver| {
-        let client = client(broker, 0);
+        let client = Client::start(options(broker, 0, producer::Options::default()));
         rt::spawn(async move {
             *place.borrow_mut() = group_lag(&client, &group).await.expect("it is known");
             assert!(group_lag(&client, "nobody").await.expect("it is known").is_empty());

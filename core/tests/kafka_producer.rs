@@ -3,41 +3,29 @@
 //! **Runs on: any.** Runs only where `TRINE_KAFKA` names a broker (`host:port`), and against older
 //! versions and errors where `TRINE_KFAKE` names the program of `tests/services/kfake`.
 
-mod kfake;
+mod kafka;
 
-use kfake::Kfake;
+use kafka::kfake::{self, Kfake};
+use kafka::{PARTITIONS, PATIENCE, broker, create_topic, options, runtime};
 use rskafka::client::ClientBuilder;
 use rskafka::client::partition::UnknownTopicHandling;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use trine_core::kafka::client::{Client, Options};
 use trine_core::kafka::cluster::{Literal, Resolve, literal};
-use trine_core::kafka::connection::Settings;
 use trine_core::kafka::producer::{self, Outcome, Refused};
 use trine_core::kafka::{client::NotTaken, producer::Totals};
 use trine_core::rt;
 use trine_proto::hash;
 use trine_proto::kafka::record::{Compression, write_body};
 
-const PARTITIONS: u32 = 16;
 const KEYS: u64 = 1000;
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// The broker to test with, or nothing.
-fn broker() -> Option<SocketAddr> {
-    let Ok(place) = std::env::var("TRINE_KAFKA") else {
-        println!("SKIPPED: TRINE_KAFKA names no broker");
-        return None;
-    };
-    let mut addresses = place.to_socket_addrs().expect("TRINE_KAFKA is host:port");
-    Some(addresses.next().expect("TRINE_KAFKA has an address"))
-}
 
 /// What a shard shall produce.
 struct Load {
@@ -69,29 +57,6 @@ fn cpu() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// A client's options, with the addresses that brokers say of themselves.
-fn options_of(bootstrap: SocketAddr, producer: producer::Options) -> Options {
-    let mut seed = 0x9e37_79b9_7f4a_7c15u64;
-    let random = move || {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        seed
-    };
-    Options {
-        bootstrap: vec![(bootstrap.ip().to_string().into(), bootstrap.port())],
-        settings: Settings {
-            client_id: "trine-test".to_owned(),
-            connect_timeout_ms: 5_000,
-            request_timeout_ms: 30_000,
-            sasl: None,
-        },
-        producer,
-        resolve: Rc::new(Literal),
-        random: Box::new(random),
-    }
-}
-
 /// Lets turns come by themselves, so that a deadline is seen and what others do is looked at.
 async fn ticks() {
     loop {
@@ -103,13 +68,13 @@ async fn ticks() {
 /// Runs a shard that produces the load, with `tokens` counting from 0.
 fn produce(load: &Load, bootstrap: SocketAddr, resolve: Rc<dyn Resolve>) -> Report {
     let progress: Rc<RefCell<Option<Progress>>> = Rc::default();
-    let (begun, options) = (progress.clone(), load.producer.clone());
+    let (begun, producer) = (progress.clone(), load.producer.clone());
     let mut outcomes = Vec::new();
     let deadline = Instant::now() + PATIENCE;
     let mut report = None;
     let start = move |driver: &rt::Driver| {
         println!("driver: {driver}");
-        let client = Client::start(Options { resolve, ..options_of(bootstrap, options) });
+        let client = Client::start(Options { resolve, ..options(bootstrap, 0, producer) });
         *begun.borrow_mut() = Some(Progress { client, given: 0, settled: 0, began: None });
         rt::spawn(ticks());
         rt::request_turn();
@@ -186,26 +151,6 @@ fn read_back(bootstrap: SocketAddr, topic: &str) -> Vec<(i32, i64, Vec<u8>, u64)
         }
         all
     })
-}
-
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
-}
-
-fn create_topic(bootstrap: SocketAddr, what: &str) -> String {
-    let unique = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos();
-    let topic = format!("trine-{what}-{unique}");
-    let deadline = Instant::now() + PATIENCE;
-    runtime().block_on(async {
-        let client = ClientBuilder::new(vec![bootstrap.to_string()]).build().await.unwrap();
-        let controller = client.controller_client().unwrap();
-        // A broker that has just started knows no controller yet.
-        while let Err(error) = controller.create_topic(&topic, PARTITIONS as i32, 1, 10_000).await {
-            assert!(Instant::now() < deadline, "the topic cannot be created: {error}");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    });
-    topic
 }
 
 /// Each record is acknowledged where it is, once, and those of a key are in order.
@@ -458,7 +403,9 @@ impl Delay {
                 return;
             }
         }
+        let deadline = Instant::now() + PATIENCE;
         while !held.is_empty() && !self.releases.load(Ordering::SeqCst) {
+            assert!(Instant::now() < deadline, "what is held is given on, or the test is over");
             std::thread::sleep(Duration::from_millis(5));
         }
         let _ = server.write_all(&held);
@@ -503,7 +450,7 @@ fn a_late_batch_of_the_epoch_before_is_fenced() {
     let (client, stage) = (Rc::new(RefCell::new(None)), Cell::new(Stage::Begins));
     let (started, deadline) = (client.clone(), Instant::now() + PATIENCE);
     let start = move |_: &rt::Driver| {
-        let options = options_of(address, producer::Options::default());
+        let options = options(address, 0, producer::Options::default());
         let resolve = Rc::new(Through(address));
         *started.borrow_mut() = Some(Client::start(Options { resolve, ..options }));
         rt::spawn(ticks());

@@ -203,6 +203,21 @@ fn told(gateway: &Gateway, consumer: &str) -> Option<u64> {
 }
 
 #[test]
+fn operators_are_told_of_records_that_nobody_reads() {
+    let mut gateway = Gateway::start(TICKETS);
+    warm_up(&gateway);
+    assert!(gateway.terminate(Duration::from_secs(10)).unwrap().success());
+    gateway.reconfigure("topic = \"warm\"", "topic = \"cold\"");
+    gateway.start_control();
+    let told = || {
+        let log = gateway.log();
+        let of = |line: &str| line.contains("nobody reads") && line.contains("\"warm/");
+        log.lines().any(of).then_some(())
+    };
+    wait::until("a partition with records is named", told);
+}
+
+#[test]
 fn operators_see_the_lag_of_each_partition_whoever_dies() {
     let legacy = Backend::start();
     legacy.refuse();

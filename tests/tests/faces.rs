@@ -6,7 +6,8 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
-use trine_tests::client::Client;
+use serde_json::{Value, json};
+use trine_tests::client::{Client, Failure};
 use trine_tests::gateway::Gateway;
 use trine_tests::wait;
 
@@ -88,6 +89,26 @@ fn read_to_close(stream: &mut TcpStream) -> (Vec<(u8, Vec<u8>)>, u16) {
 }
 
 const CONNECT: &[u8] = b"{\"id\":1,\"connect\":{}}";
+
+/// A subscription that is refused since it can't recover was never there for others.
+#[test]
+fn a_refused_recovery_tells_nobody_of_a_leave() {
+    let gateway = Gateway::start("shards.count = 1\n");
+    let mut watcher = Client::connect(gateway.client, "watcher").expect("it connects");
+    let watch = json!({"channel": "room", "join_leave": true});
+    watcher.call("subscribe", watch).expect("it subscribes");
+    let mut late = Client::connect(gateway.client, "late").expect("it connects");
+    let body = json!({
+        "channel": "room", "recover": true, "epoch": "another", "offset": 7, "flag": 2,
+    });
+    let refused = late.call("subscribe", body).expect_err("it can't recover");
+    assert!(matches!(refused, Failure::Refused { code: 112, .. }), "{refused:?}");
+    let mut next = Client::connect(gateway.client, "next").expect("it connects");
+    next.subscribe("room", None).expect("it subscribes");
+    let seen: Vec<Value> = (0..2).map(|_| watcher.push(wait::DEADLINE).expect("a push")).collect();
+    let joined: Vec<&Value> = seen.iter().map(|push| &push["join"]["info"]["client"]).collect();
+    assert_eq!(joined, [&json!(watcher.id), &json!(next.id)], "{seen:?}");
+}
 
 #[test]
 fn broken_frames_and_limits_end_with_their_codes() {

@@ -166,9 +166,17 @@ fn a_spool_is_not_left_behind() {
     assert_eq!(said.lines().count(), 1, "{said}");
     assert!(said.contains("records for Kafka") && said.contains("log.kind"), "{said}");
     gateway.reconfigure("kind = \"embedded\"", "kind = \"kafka\"");
+    // Its topic has no route any more, and it is forwarded all the same.
+    gateway.reconfigure("\ntopic = \"ticket.create\"", "\ntopic = \"other\"");
     kafka.restart_node(1);
     gateway.start_control();
     wait::until("it serves", || gateway.is_serving().then_some(()));
+    wait::until("it says so", || gateway.log().contains("without a route").then_some(()));
+    let (places, out) = (places(&sent), [("direction", "out")]);
+    wait::until("all is forwarded", || {
+        let forwarded = gateway.metrics().sum("trine_spool_records_total", &out);
+        (forwarded >= places["spool"] as f64).then_some(())
+    });
     let records = settled(&gateway, &kafka);
     let report = checker::check("left", &sent, &records);
     report.assert(Allowed { duplicates: 10 * 8 * 100, ..Allowed::default() });

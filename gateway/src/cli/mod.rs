@@ -4,7 +4,6 @@
 //! running, 64 the command line is wrong, 78 the configuration is.
 
 mod journal;
-mod left;
 mod resources;
 mod status;
 
@@ -170,7 +169,7 @@ fn check(options: &Options, config: Config) -> ExitCode {
 
 fn run(config: Config) -> ExitCode {
     crate::logs::start(&config.logs);
-    match left::check(&config).and_then(|()| resources::prepare()) {
+    match crate::log::refuse_left(&config).and_then(|()| resources::prepare()) {
         Ok(lacking) => {
             let warnings = [config.warnings(), lacking].concat();
             crate::control::run(config, &warnings)

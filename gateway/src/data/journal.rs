@@ -9,6 +9,7 @@ use super::Peers;
 use crate::config::{Config, LogKind};
 use crate::control::wire::Start;
 use crate::limits::{JOURNAL_CLOSE, JOURNAL_GATHER_MS};
+use crate::log::SPOOL_FOLDER;
 
 /// What is durable on this node.
 #[derive(Default)]
@@ -31,7 +32,7 @@ impl Journals {
                 let retention = Retention::Oldest { age_ms: config.log.retention_ms };
                 ("log", config.log.quota_bytes, retention)
             }
-            LogKind::Kafka => ("spool", config.spool.quota_bytes, Retention::Released),
+            LogKind::Kafka => (SPOOL_FOLDER, config.spool.quota_bytes, Retention::Released),
         };
         let setup = Setup {
             folder: config.data_dir.join(folder),

@@ -58,41 +58,42 @@ struct Reading {
 
 /// What a request's token says, in its upper half; the lower half is a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u64)]
 enum About {
-    Append = 0,
-    Stream = 1,
-    Cursor = 2,
-    Fetch = 3,
+    Append,
+    Stream,
+    Cursor,
+    Fetch,
     /// A stream once more, since a feed begins at its end.
-    End = 4,
+    End,
     /// The cursor of a feed that has just begun.
-    Begun = 5,
+    Begun,
     /// A stream once more, to see how far a feed is behind.
-    Look = 6,
+    Look,
     /// What else the journal has, and how much of each.
-    List = 7,
-    Left = 8,
+    List,
+    Left,
 }
 
 impl About {
+    const ALL: [About; 9] = [
+        About::Append,
+        About::Stream,
+        About::Cursor,
+        About::Fetch,
+        About::End,
+        About::Begun,
+        About::Look,
+        About::List,
+        About::Left,
+    ];
+
     fn token(self, number: usize) -> u64 {
-        (self as u64) << 32 | number as u64
+        super::token(self as u64, number)
     }
 
     fn of(token: u64) -> (About, usize) {
-        let about = match token >> 32 {
-            0 => About::Append,
-            1 => About::Stream,
-            2 => About::Cursor,
-            3 => About::Fetch,
-            4 => About::End,
-            5 => About::Begun,
-            6 => About::Look,
-            7 => About::List,
-            _ => About::Left,
-        };
-        (about, token as u32 as usize)
+        let (about, number) = super::parts(token);
+        (About::ALL[about], number)
     }
 }
 

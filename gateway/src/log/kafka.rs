@@ -235,13 +235,10 @@ impl Kafka {
 
     fn line(&mut self, topic: u16, partition: u32) -> usize {
         let line = self.spool.line(topic, partition);
-        if self.sent.len() <= line {
-            self.sent.resize_with(line + 1, Sent::default);
-        }
-        if self.sent[line].partition.is_none()
+        if self.sent(line).partition.is_none()
             && let Some(id) = self.client.partition(self.topic(topic), partition)
         {
-            self.sent[line].partition = Some(id);
+            self.sent(line).partition = Some(id);
             // Lines of shards that are no more are known before the first record is taken.
             let its = |other: &Line| other.topic == topic && other.partition == partition;
             let others = 0..self.spool.len();
@@ -249,6 +246,13 @@ impl Kafka {
             self.lines.insert(id, std::iter::once(line).chain(others).collect());
         }
         line
+    }
+
+    fn sent(&mut self, line: usize) -> &mut Sent {
+        if self.sent.len() <= line {
+            self.sent.resize_with(line + 1, Sent::default);
+        }
+        &mut self.sent[line]
     }
 
     fn topic(&self, number: u16) -> u32 {
@@ -271,21 +275,25 @@ impl Kafka {
         while let Some(event) = self.spool.next_event() {
             self.spool_event(event, now_ms);
         }
-        for number in 0..self.routed as u16 {
-            let known = self.client.partition_count(self.topic(number));
-            self.spool.learn_partitions(number, known);
-        }
     }
 
     pub(super) fn flush(&mut self, now_ms: u64) {
         if now_ms >= self.looked_ms + SPOOL_LOOK_MS {
             self.looked_ms = now_ms;
+            self.learn_partitions();
             self.take_over(now_ms);
             self.keep_identity();
         }
         self.spool.flush(now_ms);
         self.client.flush();
         self.groups.flush();
+    }
+
+    fn learn_partitions(&mut self) {
+        for number in 0..self.routed as u16 {
+            let known = self.client.partition_count(self.topic(number));
+            self.spool.learn_partitions(number, known);
+        }
     }
 
     fn outcome(&mut self, outcome: Outcome, now_ms: u64) {
@@ -393,16 +401,13 @@ impl Kafka {
         let (topic, partition) = (self.spool.get(line).topic, self.spool.get(line).partition);
         let topic_id = self.topic(topic);
         self.line(topic, partition);
-        if self.sent.len() <= line {
-            self.sent.resize_with(line + 1, Sent::default);
-        }
         let (mut count, mut next, mut full) = (0, records[0].0, false);
         for (offset, time_ms, body) in records {
             let token = Token::Forward { line, offset }.pack();
             let taken = self.client.append(token, topic_id, partition, time_ms as i64, &body);
             match taken {
                 Ok(()) => {
-                    self.sent[line].forwarded.push_back((offset, body));
+                    self.sent(line).forwarded.push_back((offset, body));
                     (count, next) = (count + 1, offset + 1);
                 }
                 Err(NotTaken::Refused(Refused::TooLarge(_))) if count == 0 => {

@@ -7,6 +7,7 @@
 mod embedded;
 mod groups;
 mod kafka;
+mod left;
 mod spool;
 
 use bytes::Bytes;
@@ -15,9 +16,21 @@ use trine_proto::client::ErrorCode;
 pub use embedded::{Embedded, FeedSpec};
 pub use groups::Groups;
 pub use kafka::Kafka;
-pub use spool::{Resharding, Spool};
+pub use left::refuse_left;
+pub use spool::{FOLDER as SPOOL_FOLDER, Resharding, Spool};
 
 use crate::ingest::{At, Refusal};
+
+/// A token of the journal: what a request is about in its upper half, and which of these in its
+/// lower one.
+fn token(about: u64, number: usize) -> u64 {
+    about << 32 | number as u64
+}
+
+/// What [`token`] was made of.
+fn parts(token: u64) -> (usize, usize) {
+    ((token >> 32) as usize, token as u32 as usize)
+}
 
 /// A record of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]

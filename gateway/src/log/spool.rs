@@ -19,6 +19,12 @@ use trine_core::journal::{Refused, StreamId};
 
 use crate::limits::{FETCH_BYTES, SPOOL_FORWARD_RECORDS, SPOOL_PAUSE_MS};
 
+/// The folder of its journal, in `data_dir`.
+pub const FOLDER: &str = "spool";
+
+/// How the names of streams of dead letters begin. No topic's name has a colon.
+pub(super) const DEAD_LETTERS: &str = "dead:";
+
 /// What the spool says.
 #[derive(Debug)]
 pub enum SpoolEvent {
@@ -113,42 +119,43 @@ impl Line {
 
 /// What requests' tokens are about, in their upper half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u64)]
 enum About {
-    Append = 0,
-    List = 1,
-    Stream = 2,
-    Cursor = 3,
-    Read = 4,
-    Producer = 5,
-    Identity = 6,
+    Append,
+    List,
+    Stream,
+    Cursor,
+    Read,
+    Producer,
+    Identity,
     /// The stream of a line's dead letters.
-    Dead = 7,
+    Dead,
     /// A dead letter itself.
-    Letter = 8,
+    Letter,
     /// The number of a topic's partitions.
-    Partitions = 9,
+    Partitions,
 }
 
 impl About {
+    const ALL: [About; 10] = [
+        About::Append,
+        About::List,
+        About::Stream,
+        About::Cursor,
+        About::Read,
+        About::Producer,
+        About::Identity,
+        About::Dead,
+        About::Letter,
+        About::Partitions,
+    ];
+
     fn token(self, number: usize) -> u64 {
-        (self as u64) << 32 | number as u64
+        super::token(self as u64, number)
     }
 
     fn of(token: u64) -> (About, usize) {
-        let about = match token >> 32 {
-            0 => About::Append,
-            1 => About::List,
-            2 => About::Stream,
-            3 => About::Cursor,
-            4 => About::Read,
-            5 => About::Producer,
-            6 => About::Identity,
-            7 => About::Dead,
-            8 => About::Letter,
-            _ => About::Partitions,
-        };
-        (about, token as u32 as usize)
+        let (about, number) = super::parts(token);
+        (About::ALL[about], number)
     }
 }
 
@@ -420,7 +427,7 @@ impl Spool {
         state.dead_waiting.push_back(body);
         if state.dead.is_none() && state.dead_waiting.len() == 1 {
             let topic = &self.topics[state.topic as usize].name;
-            let name = format!("dead:{topic}/{}", state.partition).into();
+            let name = format!("{DEAD_LETTERS}{topic}/{}", state.partition).into();
             self.send(Request::Open { token: About::Dead.token(line), name, cursor: false });
         }
         // The cursor moves only once the dead letter is durable.

@@ -87,11 +87,12 @@ impl Desks {
         for step in 0..self.desks.len() {
             let shard = (self.first + step) % self.desks.len();
             // Requests without an answer are bounded too: the disk has its turn.
-            for _ in 0..self.outstanding {
-                if !self.may_take(engine, shard) {
-                    break;
-                }
-                let Some(request) = self.desks[shard].take() else { break };
+            let mut left = self.outstanding;
+            while left > 0
+                && self.may_take(engine, shard)
+                && let Some(request) = self.desks[shard].take()
+            {
+                left -= 1;
                 engine.take(shard, request, now_ms);
                 self.give(engine);
             }
@@ -327,4 +328,41 @@ async fn during<T>(
     .await;
     desks.shared.awake();
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::Retention;
+    use super::super::super::disk::simulated::SimulatedDisk;
+    use super::super::link::link;
+    use super::super::message::Answer;
+    use super::*;
+    use crate::rt::WakeHandle;
+
+    /// Moves of a cursor have no answer, so that nothing else bounds how many are taken.
+    #[test]
+    fn a_shard_that_moves_cursors_without_end_leaves_the_disk_its_turn() {
+        let retention = Retention::Oldest { age_ms: 0 };
+        let options = Options { quota_bytes: 64 << 20, retention, gather_ms: 0 };
+        let opened = at_once(open_journal(&mut SimulatedDisk::new(1), options)).unwrap();
+        let shared = Arc::new(Shared::new().unwrap());
+        let (mut store, desk) = link(&shared, WakeHandle::new().unwrap(), 64, 64);
+        let mut desks = Desks::new(shared, vec![desk], options, 4);
+        let mut engine = Engine::new(opened.journal, 1);
+        let open = Request::Open { token: 1, name: "group".into(), cursor: true };
+        store.try_send(open).unwrap();
+        store.flush();
+        desks.exchange(&mut engine);
+        let Some(Answer::Opened { stream: cursor, .. }) = store.receive() else { panic!() };
+        for value in 1..=10 {
+            store.try_send(Request::MoveCursor { cursor, value }).unwrap();
+        }
+        store.flush();
+        let mut exchanges = 0;
+        while desks.has_work(&engine) {
+            desks.exchange(&mut engine);
+            exchanges += 1;
+        }
+        assert_eq!(exchanges, 3, "four of ten at a time");
+    }
 }

@@ -534,13 +534,37 @@ fn child_that_appends_until_it_is_killed() {
     let (_storage, mut stores) = start(Setup { preference, ..setup }).unwrap();
     let store = &mut stores[0];
     let a = stream(store, "a");
-    let mut number = begin;
+    let load = Load { begin, window: u64::MAX, bytes: 500 };
+    append_and_tell(store, a, load, PATIENCE, |_, _| {});
+}
+
+/// What a process appends that will be ended.
+struct Load {
+    /// The first record's number.
+    begin: u64,
+    /// Records that may be without an answer.
+    window: u64,
+    /// Bytes of each, at least.
+    bytes: usize,
+}
+
+/// Appends for as long as it may and writes number and offset of each durable record to the standard
+/// output; `after` is told how many are durable.
+fn append_and_tell(
+    store: &mut Store,
+    stream: StreamId,
+    load: Load,
+    limit: Duration,
+    mut after: impl FnMut(&mut Store, u64),
+) {
+    let Load { begin, window, bytes } = load;
+    let (mut number, mut durable) = (begin, 0);
     let mut out = io::stdout().lock();
     writeln!(out, "\nrunning").unwrap();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + limit;
     while Instant::now() < deadline {
-        while number < begin + 1_000_000
-            && store.try_send(append(number, a, payload(0, number, 500))).is_ok()
+        while number - begin < durable.max(1_u64).saturating_add(window)
+            && store.try_send(append(number, stream, payload(0, number, bytes))).is_ok()
         {
             number += 1;
         }
@@ -548,6 +572,7 @@ fn child_that_appends_until_it_is_killed() {
         while let Some(answer) = store.receive() {
             match answer {
                 Answer::Durable { token, offset } => {
+                    durable += 1;
                     writeln!(out, "acked {token} {offset}").unwrap();
                 }
                 Answer::Refused { why: Refused::Busy, .. } => {}
@@ -555,7 +580,25 @@ fn child_that_appends_until_it_is_killed() {
             }
         }
         out.flush().unwrap();
+        after(store, durable);
     }
+}
+
+/// A process that runs one of these tests with a folder.
+fn child(test: &str, folder: &Folder) -> Command {
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", "--nocapture"]).arg(format!("journal::storage::tests::{test}"));
+    child.env("TRINE_TEST_FOLDER", &folder.0).stdout(Stdio::piped());
+    child
+}
+
+/// Number and offset of what a child has told to be durable, until it ends.
+fn acked(child: &mut std::process::Child) -> impl Iterator<Item = (u64, u64)> + use<> {
+    let out = BufReader::new(child.stdout.take().expect("it is piped"));
+    out.lines().map_while(Result::ok).filter_map(|line| {
+        let (token, offset) = line.strip_prefix("acked ")?.split_once(' ')?;
+        Some((token.parse().ok()?, offset.parse().ok()?))
+    })
 }
 
 #[test]
@@ -565,23 +608,16 @@ fn killed_processes_leave_what_they_acknowledged() {
         let mut acked: BTreeMap<u64, u64> = BTreeMap::new();
         for round in 0..5_u64 {
             let before = acked.len();
-            let mut child = Command::new(std::env::current_exe().unwrap());
-            child.args(["--exact", "--nocapture"]);
-            child.arg("journal::storage::tests::child_that_appends_until_it_is_killed");
-            child.env("TRINE_TEST_FOLDER", &folder.0);
-            child.env("TRINE_TEST_BEGIN", (round * 1_000_000).to_string());
+            let mut command = child("child_that_appends_until_it_is_killed", &folder);
+            command.env("TRINE_TEST_BEGIN", (round * 1_000_000).to_string());
             if preference == Preference::Plain {
-                child.env("TRINE_TEST_PLAIN", "1");
+                command.env("TRINE_TEST_PLAIN", "1");
             }
-            let mut child = child.stdout(Stdio::piped()).spawn().unwrap();
-            let out = BufReader::new(child.stdout.take().unwrap());
+            let mut child = command.spawn().unwrap();
             // It dies somewhere between two acknowledgements, each time somewhere else.
             let mut left = 50 + round * 137;
-            for line in out.lines() {
-                let line = line.unwrap();
-                let Some(rest) = line.strip_prefix("acked ") else { continue };
-                let (token, offset) = rest.split_once(' ').expect("the line is whole");
-                acked.insert(offset.parse().unwrap(), token.parse().unwrap());
+            for (token, offset) in self::acked(&mut child) {
+                acked.insert(offset, token);
                 left = left.saturating_sub(1);
                 if left == 0 {
                     child.kill().unwrap();

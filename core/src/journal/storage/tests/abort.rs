@@ -92,37 +92,18 @@ fn child_that_ends_itself() {
     let store = &mut stores[0];
     let (a, _, begin, _) = open_any(store, "a", false);
     let (cursor, ..) = open_any(store, "a", true);
-    let mut out = io::stdout().lock();
-    writeln!(out, "\nrunning").unwrap();
-    let (mut number, mut durable, mut released) = (begin, begin, begin);
-    // Whole segments are written before some of the steps, on whatever disk there is.
-    let deadline = Instant::now() + 4 * PATIENCE;
-    while Instant::now() < deadline {
-        // Records of 60 KiB: segments are soon full, and released soon after.
-        while number < durable + 16
-            && store.try_send(append(number, a, payload(0, number, 60_000))).is_ok()
-        {
-            number += 1;
-        }
-        store.flush();
-        while let Some(answer) = store.receive() {
-            match answer {
-                Answer::Durable { token, offset } => {
-                    assert_eq!(token, offset, "one shard appends to it");
-                    durable = offset + 1;
-                    writeln!(out, "acked {offset}").unwrap();
-                }
-                other => panic!("{other:?}"),
-            }
-        }
-        out.flush().unwrap();
+    let mut released = 0;
+    // Records of 60 KB: segments are soon full, and released soon after. Whole ones are written
+    // before some of the steps, on whatever disk there is.
+    let load = Load { begin, window: 16, bytes: 60_000 };
+    append_and_tell(store, a, load, 4 * PATIENCE, |store, durable| {
         if durable >= released + 200 {
             released = durable - 100;
-            let value = released;
+            let value = begin + released;
             let _ = store.try_send(Request::MoveCursor { cursor, value });
             let _ = store.try_send(Request::Release { stream: a, offset: value });
         }
-    }
+    });
 }
 
 /// What `folder` has of stream `a`.
@@ -145,15 +126,12 @@ fn an_abort_after_any_step_leaves_what_was_acknowledged() {
         // Twice, so that the second begins with what the first has left.
         let mut acked_end = 0;
         for _ in 0..2 {
-            let mut child = Command::new(std::env::current_exe().unwrap());
-            child.args(["--exact", "--nocapture"]);
-            child.arg("journal::storage::tests::abort::child_that_ends_itself");
-            child.env("TRINE_TEST_FOLDER", &folder.0).env("TRINE_TEST_ABORT", step);
-            let mut child = child.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-            let out = BufReader::new(child.stdout.take().unwrap());
-            for line in out.lines().map_while(Result::ok) {
-                let Some(offset) = line.strip_prefix("acked ") else { continue };
-                acked_end = offset.parse::<u64>().expect("the line is whole") + 1;
+            let mut command = child("abort::child_that_ends_itself", &folder);
+            command.env("TRINE_TEST_ABORT", step).stderr(Stdio::null());
+            let mut child = command.spawn().unwrap();
+            for (token, offset) in acked(&mut child) {
+                assert_eq!(token, offset, "one shard appends to it");
+                acked_end = offset + 1;
             }
             let ended = child.wait().unwrap().signal();
             assert_eq!(

@@ -1,7 +1,8 @@
-//! What an earlier configuration has left in `data_dir` and this one would never send.
+//! What an earlier configuration has spooled and this one would never send.
 //!
 //! **Runs on: control**, before the data process is started.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 
@@ -9,6 +10,7 @@ use trine_core::journal::disk::at_once;
 use trine_core::journal::disk::plain::PlainDisk;
 use trine_core::journal::{Options, Retention, open};
 
+use super::spool::{DEAD_LETTERS, FOLDER};
 use crate::config::{Config, LogKind};
 
 /// Refuses a start that would leave spooled records where they are: their clients were told that
@@ -16,9 +18,9 @@ use crate::config::{Config, LogKind};
 ///
 /// # Errors
 /// A line that names the folder, what it holds and what to do.
-pub(super) fn check(config: &Config) -> Result<(), String> {
+pub fn refuse_left(config: &Config) -> Result<(), String> {
     let forwards = config.has_log() && config.log.kind == LogKind::Kafka;
-    let folder = config.data_dir.join("spool");
+    let folder = config.data_dir.join(FOLDER);
     if forwards || !folder.exists() {
         return Ok(());
     }
@@ -41,15 +43,13 @@ fn spooled(folder: &Path) -> io::Result<u64> {
     let mut disk = PlainDisk::open_to_read(folder)?;
     let opened = at_once(open(&mut disk, Options { quota_bytes, retention, gather_ms: 0 }))?;
     let journal = &opened.journal;
-    let done = |name: &str| {
-        let cursor = journal.names(true).find(|&(_, cursor)| cursor == name);
-        cursor.map_or(0, |(id, _)| journal.cursor_value(id))
-    };
-    let lines = journal.names(false).filter(|(_, name)| !name.starts_with("dead:"));
-    Ok(lines
-        .map(|(id, name)| {
-            let range = journal.range(id);
-            range.end.saturating_sub(range.start.max(done(name)))
-        })
-        .sum())
+    let done: HashMap<&str, u64> =
+        journal.names(true).map(|(id, name)| (name, journal.cursor_value(id))).collect();
+    let lines = journal.names(false).filter(|(_, name)| !name.starts_with(DEAD_LETTERS));
+    let left = lines.map(|(id, name)| {
+        let range = journal.range(id);
+        let done = done.get(name).copied().unwrap_or(0);
+        range.end.saturating_sub(range.start.max(done))
+    });
+    Ok(left.sum())
 }
