@@ -272,7 +272,7 @@ class Bench:
         (data / config).write_text(text)
         arguments = ("run", "-c", str(data / config))
         # Until its journal (the log's or the spool's) is read durable events are refused.
-        ready = '"message":"journal","phase":"Ready"'
+        ready = '"phase":"Ready"'
         trine = peers.Peer(peer.name, peer.label, "trine", "trine", arguments, peer.environment, ready=ready)
         return Server(trine, options.profile, options.server_cpu)
 

@@ -17,6 +17,16 @@ pub const PIECES_PER_SEND: usize = 256;
 pub const RECEIVES_IN_A_ROW: u8 = 16;
 /// Rounds of sends at one turn's end that complete at once, before other sockets are looked at.
 pub const SEND_ROUNDS: usize = 8;
+/// Nanoseconds after which what comes is counted, once resting has begun or ended.
+pub const GATHER_SETTLE_NS: u64 = 4_000_000;
+/// Nanoseconds over which it is counted: long enough for a quarter less to be no chance.
+pub const GATHER_PERIOD_NS: u64 = 16_000_000;
+/// Such periods after which what comes without rests is counted anew: a second.
+pub const GATHER_PERIODS: u32 = 62;
+/// Nanoseconds without rests after they were seen to hold up what comes; doubled each time …
+pub const GATHER_PAUSE_NS: u64 = 200_000_000;
+/// … up to this: rests that are tried in vain take less than a hundredth of the time.
+pub const GATHER_PAUSE_LIMIT_NS: u64 = 3_200_000_000;
 /// Entries of the submission queue: more are submitted early, so this bounds memory, not work.
 pub const SUBMISSION_ENTRIES: u32 = 2048;
 /// Entries of the completion queue: room for every connection of a burst without an overflow.

@@ -59,6 +59,9 @@ struct Arguments {
     /// How long a batch waits for more records.
     #[arg(long, default_value_t = 0)]
     linger_ms: u64,
+    /// How long the thread rests to let records gather, as a shard does; 0: never.
+    #[arg(long, default_value_t = 250)]
+    gather_us: u64,
     /// Of a batch, at most.
     #[arg(long, default_value_t = 1_000_000)]
     batch_bytes: usize,
@@ -135,7 +138,7 @@ fn main() -> ExitCode {
     let ended = rt::run(rt::Preference::from_environment(), start, |turn| {
         while turn.next_sent().is_some() {}
         if let Some(load) = &mut *load.borrow_mut() {
-            load.turn();
+            load.turn(turn);
         }
     });
     if let Err(error) = ended {
@@ -218,7 +221,8 @@ impl Load {
         }
     }
 
-    fn turn(&mut self) {
+    fn turn(&mut self, turn: &mut rt::Turn) {
+        let sent = self.sent;
         self.settle();
         let is_known = self.client.partition_count(self.topic) >= self.arguments.partitions;
         if is_known && self.arguments.clock {
@@ -227,6 +231,9 @@ impl Load {
             self.send_more();
         }
         self.client.flush();
+        if self.unsettled() > 0 {
+            turn.gather(self.sent - sent, Duration::from_micros(self.arguments.gather_us));
+        }
         let is_done = self.is_over && self.due_ns.is_empty() && self.unsettled() == 0;
         if is_done || self.progress.elapsed() > PATIENCE {
             self.client.close();

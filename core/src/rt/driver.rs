@@ -3,6 +3,7 @@
 //! **Runs on: shard.** The ring is built on the shard's own thread, since its flags tie it to the
 //! thread that submits.
 
+use super::gather::Pace;
 use super::local;
 use super::sends::{Sends, Turn};
 use super::stream::send_all;
@@ -120,7 +121,7 @@ async fn turns<H: FnMut(&mut Turn)>(
     let mut io_seen = pin!(wakeup.wait());
     let mut sends = Sends::new(send_all);
     let mut turn = Turn::default();
-    let mut start = Some(start);
+    let (mut start, mut pace) = (Some(start), Pace::default());
     poll_fn(|cx| {
         local::begin(cx.waker());
         if let Some(start) = start.take() {
@@ -149,6 +150,11 @@ async fn turns<H: FnMut(&mut Turn)>(
             }
         }
         local::end();
+        if let Some((events, rest)) = turn.gather.take()
+            && pace.turn(events, rest, local::clock_ns())
+        {
+            local::rest(rest);
+        }
         if local::stopping() { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;

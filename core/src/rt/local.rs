@@ -10,6 +10,7 @@ use crate::buf::Outgoing;
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 /// A send that starts at the end of this turn.
 pub(super) struct Queued {
@@ -30,6 +31,9 @@ struct Local {
     /// Tasks that let other sockets go first, and what brings them back.
     given_way: RefCell<Vec<Waker>>,
     again: RefCell<Option<WakeHandle>>,
+    /// The task that rests, and for how long.
+    rests: RefCell<Option<Waker>>,
+    rest: Cell<Duration>,
 }
 
 thread_local! {
@@ -104,6 +108,7 @@ pub(super) fn reset() {
         local.ready.borrow_mut().clear();
         local.given_way.borrow_mut().clear();
         local.again.borrow_mut().take();
+        local.rests.borrow_mut().take();
         local.stopping.set(false);
         local.ending.set(false);
         local.now_ns.set(0);
@@ -126,6 +131,26 @@ pub(super) fn mark_ready(slot: usize) {
 
 pub(super) fn swap_ready(list: &mut Vec<usize>) {
     LOCAL.with(|local| std::mem::swap(&mut *local.ready.borrow_mut(), list));
+}
+
+/// What the task that rests asks for: how long. It is woken by `waker` the next time.
+pub(super) fn take_rest(waker: &Waker) -> Duration {
+    LOCAL.with(|local| {
+        *local.rests.borrow_mut() = Some(waker.clone());
+        local.rest.take()
+    })
+}
+
+/// Lets the thread rest once what this turn has started is submitted.
+pub(super) fn rest(rest: Duration) {
+    let task = LOCAL.with(|local| {
+        local.rest.set(rest);
+        local.rests.borrow_mut().take()
+    });
+    match task {
+        Some(task) => task.wake(),
+        None => drop(monoio::spawn(super::gather::rests())),
+    }
 }
 
 pub(super) fn set_again(handle: WakeHandle) {

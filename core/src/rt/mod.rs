@@ -10,6 +10,7 @@
 
 mod connect;
 mod driver;
+mod gather;
 mod listener;
 mod local;
 mod notify;

@@ -15,6 +15,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 /// A send that ended.
 pub struct Sent {
@@ -28,12 +29,22 @@ pub struct Sent {
 #[derive(Default)]
 pub struct Turn {
     pub(super) sent: VecDeque<Sent>,
+    /// Events that can wait, and how long a rest may be.
+    pub(super) gather: Option<(u64, Duration)>,
 }
 
 impl Turn {
     /// The next send that ended since the last turn's end.
     pub fn next_sent(&mut self) -> Option<Sent> {
         self.sent.pop_front()
+    }
+
+    /// Says that so many events have come since the last turn, and that those to come are not
+    /// urgent: where a rest before the thread waits for them lets several gather, there is one, less
+    /// than a second long. To be called in each turn for which that holds.
+    pub fn gather(&mut self, events: u64, rest: Duration) {
+        let (known, _) = self.gather.unwrap_or_default();
+        self.gather = Some((known + events, rest));
     }
 }
 
