@@ -40,7 +40,7 @@ impl Shard {
             listener: listener.into(),
             echo_listener: None,
             api_listener: None,
-            store: None,
+            stores: trine::data::Stores::default(),
             names: Default::default(),
             resharding: Default::default(),
             standings: Default::default(),

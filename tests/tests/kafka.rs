@@ -183,6 +183,78 @@ fn a_spool_is_not_left_behind() {
 }
 
 #[test]
+fn a_queue_drains_into_kafka_and_to_a_backend() {
+    let kafka = Kafka::start(1);
+    kafka.create_topic("moved", 8);
+    let legacy = Backend::start();
+    let config = format!(
+        "{}[[rpc]]\nmethod = \"calls\"\ntopic = \"calls\"\nkey = \"/key\"\n\
+         [queue]\ntopics = [\"{TOPIC}\", \"calls\"]\n\
+         [[consumer]]\nname = \"mover\"\ntopics = [\"{TOPIC}\"]\nto.topic = \"moved\"\n\
+         schedule = {{ every_ms = 500, rate_per_s = 10_000 }}\n\
+         [[consumer]]\nname = \"night\"\ntopics = [\"calls\"]\nto.upstream = \"legacy\"\n\
+         batch = {{ records = 10, linger_ms = 200 }}\n\
+         schedule = {{ every_ms = 31_536_000_000, records = 20 }}\n\
+         [[upstream]]\nname = \"legacy\"\nendpoints = [\"{}\"]\n",
+        config(&kafka),
+        legacy.address()
+    );
+    let mut gateway = Gateway::start(&config);
+    let address = gateway.client;
+    let calls = |count| {
+        let plan = Plan { keys: 1, ..Plan::rpc(address, "calls", "night", "calls") };
+        publish(&plan, count, &Progress::default())
+    };
+    let mut sent = publish_while(&mut gateway, "queued", |gateway, progress| {
+        assert_eq!(places(&calls(15)).get("journal"), Some(&15));
+        kafka.stop_node(1);
+        progress.acknowledge(1_000);
+        gateway.kill_data();
+        progress.acknowledge(500);
+        kafka.resume_node(1);
+        progress.acknowledge(500);
+        gateway.kill_data();
+        progress.acknowledge(500);
+    });
+    let places = places(&sent);
+    assert_eq!(places.keys().map(String::as_str).collect::<Vec<_>>(), ["journal"], "{places:?}");
+    let lag =
+        |consumer: &str| gateway.metrics().sum("trine_consumer_lag", &[("consumer", consumer)]);
+    let stands = || ((lag("mover"), lag("night")) == (0.0, 15.0)).then_some(());
+    wait::until("one queue is empty, the other waits for its time", stands);
+    assert_eq!(legacy.requests().len(), 0);
+    assert!(gateway.status().contains("\nqueue "), "{}", gateway.status());
+    let spooled = || (gateway.metrics().sum("trine_spool_records", &[]) == 0.0).then_some(());
+    wait::until("what the queue gave is in Kafka", spooled);
+    for message in &mut sent {
+        // Where they were in the queue says nothing of where they are in Kafka.
+        if let Outcome::Acknowledged { place, .. } = &mut message.outcome {
+            *place = None;
+        }
+    }
+    let report = checker::check("queued", &sent, &kafka.read("moved"));
+    // Two deaths, each with what was moved since the last commit.
+    report.assert(Allowed { duplicates: 2 * 2_000, ..Allowed::default() });
+    // A queue with records is not left behind either.
+    let limit = Duration::from_secs(10);
+    assert!(gateway.terminate(limit).is_some_and(|status| status.success()));
+    let (with, without) = ("\", \"calls\"]", "\"]");
+    gateway.reconfigure(with, without);
+    gateway.reconfigure("schedule = { every_ms = 31_536_000_000, records = 20 }\n", "");
+    let refused = Command::new(binary()).args(gateway.arguments()).output().expect("it starts");
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!((refused.status.code(), said.lines().count()), (Some(1), 1), "{said}");
+    assert!(said.contains("holds 15 records") && said.contains("queue.topics"), "{said}");
+    gateway.reconfigure(
+        &format!("\"{TOPIC}\"]\n[[consumer]]"),
+        &format!("\"{TOPIC}{with}\n[[consumer]]"),
+    );
+    gateway.start_control();
+    wait::until("it serves", || gateway.is_serving().then_some(()));
+    legacy.await_requests(2);
+}
+
+#[test]
 fn a_ticket_reaches_every_group_through_kafka() {
     let kafka = Kafka::start(1);
     kafka.create_topic(TOPIC, 8);

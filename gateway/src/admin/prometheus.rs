@@ -122,7 +122,8 @@ fn closes(text: &mut Text, view: &View) {
 /// Series of the log's journal and the spool's.
 fn journals(text: &mut Text, report: &Report) {
     let log = report.log.as_ref().and_then(|log| log.journal.as_ref());
-    let all = [("log", log), ("spool", report.spool.as_ref())];
+    let (spool, queue) = (report.spool.as_ref(), report.queue.as_ref());
+    let all = [("log", log), ("spool", spool), ("queue", queue)];
     let all: Vec<(String, &Journal)> = all
         .into_iter()
         .filter_map(|(name, journal)| Some((label("journal", name), journal?)))
@@ -400,6 +401,7 @@ mod tests {
         Report {
             log: Some(Log { kind: LogKind::Embedded, journal: Some(journal) }),
             spool: Some(Journal { phase: "ready".to_owned(), ..Journal::default() }),
+            queue: None,
             consumers: vec![
                 consumer("mail", vec![partition(0, 50, false), partition(7, 20, true)]),
                 consumer("quality", vec![partition(0, 1, false)]),

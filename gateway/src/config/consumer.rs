@@ -378,6 +378,7 @@ impl Reader {
 
     /// What consumers must agree on with each other and with the rest of the file.
     pub(super) fn check_consumers(&mut self, config: &Config) {
+        self.check_queues(config);
         for (index, consumer) in config.consumers.iter().enumerate() {
             let place = |name: &str| format!("consumer[{index}].{name}");
             if let Some(upstream) = &consumer.to.upstream {
@@ -438,6 +439,19 @@ impl Reader {
         }
     }
 
+    /// Whether each queue is drained, and by one consumer.
+    fn check_queues(&mut self, config: &Config) {
+        let readers = |topic| config.consumers.iter().filter(|c| c.topics.contains(topic)).count();
+        for (number, topic) in config.queue.topics.iter().enumerate() {
+            self.rule(
+                readers(topic) == 1 && !config.queue.topics[..number].contains(topic),
+                &["queue.topics"],
+                &format!("queue `{topic}` is drained by {} consumers, not by one", readers(topic)),
+                "a record leaves a queue once: to.topic leads to a topic that several may read",
+            );
+        }
+    }
+
     /// What a consumer with a schedule, or with a topic to drain into, needs.
     fn check_queue(&mut self, config: &Config, index: usize) {
         let consumer = &config.consumers[index];
@@ -449,16 +463,24 @@ impl Reader {
             "the last records of the queue would wait for ever",
             "add schedule.every_ms or schedule.at",
         );
-        let is_queue = schedule.holds() || schedule.rate_per_s > 0 || consumer.to.topic.is_some();
+        let queued = consumer.topics.iter().filter(|topic| config.queue.topics.contains(topic));
+        let (queued, topics) = (queued.count(), consumer.topics.len());
+        self.rule(
+            queued == 0 || queued == topics,
+            &[&place("topics")],
+            "a consumer drains queues or reads topics of the log, not both",
+            "make two consumers of it, or name all of its topics in queue.topics, or none",
+        );
         let keys = ["every_ms", "at", "records", "rate_per_s"];
         let keys = keys.map(|name| place(&format!("schedule.{name}")));
-        let topic = place("to.topic");
+        let is_timed = schedule.holds() || schedule.rate_per_s > 0;
         self.rule(
-            !is_queue || config.log.kind == LogKind::Embedded,
-            &[&topic, &keys[0], &keys[1], &keys[2], &keys[3]],
-            "queues need the embedded log for now",
-            "take out `schedule` and `to.topic`, or set log.kind = \"embedded\"",
+            !is_timed || queued > 0 || config.log.kind == LogKind::Embedded,
+            &keys.each_ref().map(String::as_str),
+            "records of Kafka wait in Kafka, not for a schedule",
+            "name the topics in queue.topics, so that this node keeps them, or take out `schedule`",
         );
+        let topic = place("to.topic");
         self.rule(
             !consumer.drains_into_itself(&config.consumers),
             &[&topic],
@@ -494,7 +516,8 @@ pub(super) fn write_keys(text: &mut String) {
          reach\n# the backend in batches of 50, at most 200 of a partition a second.\n\
          # [[consumer]]\n# name = \"night\"\n# topics = [\"report.create\"]\n\
          # to.upstream = \"desk\"\n# batch = { records = 50, linger_ms = 100 }\n\
-         # schedule = { at = [\"02:00\"], records = 1000, rate_per_s = 200 }\n",
+         # schedule = { at = [\"02:00\"], records = 1000, rate_per_s = 200 }\n\
+         # With Kafka, queue.topics names \"report.create\", so that this node keeps it.\n",
     );
     text.push_str("\n# A backend that consumers call; repeat it for others.\n# [[upstream]]\n");
     let upstream = Upstream {
@@ -759,6 +782,7 @@ timeout_ms = 2
             "[[consumer]]\nname = \"a\"\ntopics = [\"t\"]\nto.channel = \"u:{key}\"\n";
         const BACK: &str = "[[consumer]]\nname = \"b\"\ntopics = [\"u\"]\nto.topic = \"t\"\n";
         const KAFKA: &str = "[log]\nkind = \"kafka\"\n";
+        const QUEUE: &str = "[queue]\ntopics = [\"t\"]\n";
         const DESK: &str = "[[upstream]]\nname = \"desk\"\nendpoints = [\"127.0.0.1:1\"]\n";
         assert!(parse("trine.toml", &format!("{GOOD}{DESK}")).is_ok());
         for (text, part) in [
@@ -782,9 +806,11 @@ timeout_ms = 2
             (format!("{GOOD}schedule.at = [\"2:00\"]"), "such as [\"02:00\"]"),
             (format!("{GOOD}schedule.at = \"02:00\""), "such as [\"02:00\"]"),
             (format!("{GOOD}schedule.evry_ms = 5"), "did you mean `every_ms`?"),
-            (format!("{GOOD}schedule.every_ms = 5\n{KAFKA}"), "need the embedded log"),
-            (format!("{GOOD}schedule.rate_per_s = 5\n{KAFKA}"), "need the embedded log"),
-            (format!("{GOOD}to.topic = \"u\"\n{KAFKA}"), "need the embedded log"),
+            (format!("{GOOD}schedule.every_ms = 5\n{KAFKA}"), "name the topics in queue.topics"),
+            (format!("{GOOD}schedule.rate_per_s = 5\n{KAFKA}"), "name the topics in queue.topics"),
+            (format!("{GOOD}{QUEUE}").replace("[\"t\"]\nto", "[\"t\", \"u\"]\nto"), "not both"),
+            (QUEUE.to_owned(), "queue `t` is drained by 0 consumers"),
+            (format!("{GOOD}{}{QUEUE}", GOOD.replace("\"a\"", "\"b\"")), "drained by 2 consumers"),
             (format!("{GOOD}to.topic = \"t\""), "`a` would consume what it drains"),
             (format!("{GOOD}to.topic = \"u\"\n{BACK}"), "`b` would consume what it drains"),
             (format!("{GOOD}{GOOD}"), "consumer `a` is there already"),

@@ -27,6 +27,8 @@ pub struct Log {
     pub retention_ms: u64,
     /// How long a durable command may take before it is refused.
     pub timeout_ms: u64,
+    /// How long a shard rests at most, to let events gather, while records wait for the log.
+    pub gather_us: u64,
 }
 
 /// The Kafka cluster.
@@ -93,6 +95,15 @@ pub struct Spool {
     pub alarm_ms: u64,
     /// Records a second that are forwarded beside live ones.
     pub forward_rate: u64,
+}
+
+/// Topics that this node keeps in a journal of its own until they are drained, whatever the log is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Queue {
+    /// Their names; each is drained by one consumer.
+    pub topics: Vec<String>,
+    /// Bytes on disk; then what goes there is refused.
+    pub quota_bytes: u64,
 }
 
 /// The HTTP API for backends.

@@ -370,7 +370,7 @@ impl Reader {
     }
 }
 
-const SECTIONS: [&str; 14] = [
+const SECTIONS: [&str; 15] = [
     "listen",
     "shards",
     "client",
@@ -379,6 +379,7 @@ const SECTIONS: [&str; 14] = [
     "log",
     "kafka",
     "spool",
+    "queue",
     "api",
     "rpc",
     "consumer",

@@ -15,8 +15,8 @@ pub use consumer::{
     Assignor, Batch, Consumer, Lag, NullValues, Retry, Schedule, Start, Target, Upstream,
 };
 pub use durable::{
-    Ack, Api, Compression, Kafka, Log, LogKind, Partitioner, RecordHeader, RecordKey, Route, Rpc,
-    Sasl, Spool,
+    Ack, Api, Compression, Kafka, Log, LogKind, Partitioner, Queue, RecordHeader, RecordKey, Route,
+    Rpc, Sasl, Spool,
 };
 pub use file::{Problems, next_port, parse};
 pub use schema::default_file;
@@ -55,6 +55,8 @@ pub struct Config {
     pub kafka: Kafka,
     /// The journal in front of it.
     pub spool: Spool,
+    /// Topics that this node keeps until they are drained.
+    pub queue: Queue,
     /// The HTTP API for backends.
     pub api: Api,
     /// Rpc methods that are durable events.
@@ -293,6 +295,7 @@ impl Config {
                 quota_bytes: 1 << 30,
                 retention_ms: 7 * 24 * 3_600_000,
                 timeout_ms: 3_000,
+                gather_us: 250,
             },
             kafka: Kafka {
                 brokers: vec!["127.0.0.1:9092".to_owned()],
@@ -310,6 +313,7 @@ impl Config {
                 alarm_ms: 600_000,
                 forward_rate: 50_000,
             },
+            queue: Queue { topics: Vec::new(), quota_bytes: 1 << 30 },
             api: Api::default(),
             rpcs: Vec::new(),
             consumers: Vec::new(),
@@ -341,6 +345,11 @@ impl Config {
         self.namespaces.iter().any(|namespace| namespace.route.durable().is_some())
             || !self.rpcs.is_empty()
             || !self.consumers.is_empty()
+    }
+
+    /// Whether a consumer drains queues.
+    pub fn drains(&self, consumer: &Consumer) -> bool {
+        consumer.topics.iter().any(|topic| self.queue.topics.contains(topic))
     }
 
     /// What control sends to the data process.

@@ -205,7 +205,7 @@ pub(super) const KEYS: &[Key<Config>] = keys! { Config;
         |c, v| if let Some(kind) = word::<LogKind>(v) { c.log.kind = kind },
         |c| Some(quoted(&name_of(&c.log.kind)));
     "log" "partitions" Kind::Integer(1, 1024),
-        "Partitions of a topic of the embedded log; records of one key are in one.",
+        "Partitions of a topic of the embedded log, and of a queue; records of one key are in one.",
         |c, v| c.log.partitions = v.integer() as u32, |c| Some(c.log.partitions.to_string());
     "log" "quota_bytes" Kind::Integer(16 << 20, 1 << 50),
         "Disk for the embedded log; the oldest records go first.",
@@ -215,6 +215,9 @@ pub(super) const KEYS: &[Key<Config>] = keys! { Config;
     "log" "timeout_ms" Kind::Integer(10, 600_000),
         "How long a durable command may take; then it gets error 100 and may be in the log.",
         |c, v| c.log.timeout_ms = v.integer(), |c| Some(c.log.timeout_ms.to_string());
+    "log" "gather_us" Kind::Integer(0, 10_000),
+        "While records wait for the log and events come fast, a shard rests so long to serve several at once; 0: never.",
+        |c, v| c.log.gather_us = v.integer(), |c| Some(c.log.gather_us.to_string());
     "kafka" "brokers" Kind::Brokers, "Brokers to begin with; the others are found through them.",
         |c, v| c.kafka.brokers = v.texts().to_vec(), |c| Some(list(&c.kafka.brokers));
     "kafka" "sasl" Kind::Choice(&["none", "plain", "scram-sha-256", "scram-sha-512"]),
@@ -248,6 +251,13 @@ pub(super) const KEYS: &[Key<Config>] = keys! { Config;
     "spool" "forward_rate" Kind::Integer(100, 10_000_000),
         "Spooled records a second that each shard sends to Kafka beside live ones.",
         |c, v| c.spool.forward_rate = v.integer(), |c| Some(c.spool.forward_rate.to_string());
+    "queue" "topics" Kind::Names,
+        "Topics that wait on this node's disk, whatever the log is, for the one consumer that drains each.",
+        |c, v| if let Value::Texts(topics) = v { c.queue.topics = topics.clone() },
+        |c| (!c.queue.topics.is_empty()).then(|| format!("{:?}", c.queue.topics));
+    "queue" "quota_bytes" Kind::Integer(16 << 20, 1 << 50),
+        "Disk for them; once it is full what goes there is refused.",
+        |c, v| c.queue.quota_bytes = v.integer(), |c| Some(c.queue.quota_bytes.to_string());
     "api" "key" Kind::AnyText, "What backends send as `X-API-Key`; empty: there is no API.",
         |c, v| c.api.key = v.text().into(), |c| Some(quoted(&c.api.key));
 };

@@ -16,7 +16,7 @@ const DEFAULT: i32 = -1;
 /// Makes what is missing, however long the cluster is away.
 pub(super) async fn create(config: Config) {
     let routes = Routes::new(&config);
-    let mut missing: Vec<&str> = routes.topics().iter().map(|topic| &**topic).collect();
+    let mut missing: Vec<&str> = routes.log_topics().iter().map(|topic| &**topic).collect();
     while !missing.is_empty() {
         match create_all(&config.kafka, &mut missing).await {
             Ok(()) => tracing::info!("Kafka has all topics"),

@@ -9,15 +9,32 @@ use super::Peers;
 use crate::config::{Config, LogKind};
 use crate::control::wire::Start;
 use crate::limits::{JOURNAL_CLOSE, JOURNAL_GATHER_MS};
-use crate::log::SPOOL_FOLDER;
+use crate::log::{QUEUE_FOLDER, SPOOL_FOLDER};
 
 /// What is durable on this node.
 #[derive(Default)]
 pub(super) struct Journals {
-    log: Option<Storage>,
+    /// The embedded log, or the spool.
+    log: Option<Journal>,
+    queues: Option<Journal>,
+}
+
+/// A journal that is open.
+struct Journal {
+    folder: &'static str,
+    storage: Storage,
     stores: std::vec::IntoIter<Store>,
     phase: Option<Phase>,
     told: bool,
+}
+
+/// A shard's ends of the journals.
+#[derive(Default)]
+pub struct Stores {
+    /// Of the embedded log, or of the spool.
+    pub log: Option<Store>,
+    /// Of the queues.
+    pub queues: Option<Store>,
 }
 
 impl Journals {
@@ -34,46 +51,83 @@ impl Journals {
             }
             LogKind::Kafka => (SPOOL_FOLDER, config.spool.quota_bytes, Retention::Released),
         };
+        let log = Journal::open(folder, (quota_bytes, retention), begin, peers)?;
+        let queues = match &config.queue {
+            queue if queue.topics.is_empty() => None,
+            queue => {
+                let keeps = (queue.quota_bytes, Retention::Released);
+                Some(Journal::open(QUEUE_FOLDER, keeps, begin, peers)?)
+            }
+        };
+        Ok(Journals { log: Some(log), queues })
+    }
+
+    /// The next shard's ends.
+    pub fn next_stores(&mut self) -> Stores {
+        let next = |journal: &mut Option<Journal>| journal.as_mut()?.stores.next();
+        Stores { log: next(&mut self.log), queues: next(&mut self.queues) }
+    }
+
+    /// How the embedded log's journal, or the spool's, is, where there is one.
+    pub fn state(&self) -> Option<&State> {
+        self.log.as_ref().map(|journal| journal.storage.state())
+    }
+
+    /// How the queues' journal is, where there is one.
+    pub fn queues_state(&self) -> Option<&State> {
+        self.queues.as_ref().map(|journal| journal.storage.state())
+    }
+
+    /// Says what has changed.
+    pub fn look(&mut self) {
+        self.log.iter_mut().chain(&mut self.queues).for_each(Journal::look);
+    }
+
+    /// Writes what waits and the final marks. For the end, when no shard runs any more.
+    pub fn close(&mut self) {
+        for journal in self.log.take().into_iter().chain(self.queues.take()) {
+            if let Err(error) = journal.storage.stop(JOURNAL_CLOSE) {
+                tracing::error!(journal = journal.folder, %error, "journal not closed");
+            }
+        }
+    }
+}
+
+impl Journal {
+    fn open(
+        folder: &'static str,
+        (quota_bytes, retention): (u64, Retention),
+        begin: &Start,
+        peers: &[Peers],
+    ) -> Result<Journal, String> {
+        let data_dir = &begin.config.data_dir;
         let setup = Setup {
-            folder: config.data_dir.join(folder),
+            folder: data_dir.join(folder),
             options: Options { quota_bytes, retention, gather_ms: JOURNAL_GATHER_MS },
             shards: peers.len(),
             wakes: peers.iter().map(|peer| peer.mailboxes.wake_handle()).collect(),
             cpus: (!begin.control_cpus.is_empty()).then(|| begin.control_cpus.clone()),
             preference: Preference::from_environment(),
         };
-        let (log, stores) = start(setup).map_err(|error| match error.kind() {
+        let (storage, stores) = start(setup).map_err(|error| match error.kind() {
             std::io::ErrorKind::WouldBlock => format!(
                 "data_dir {} is in use by another process; end that one, or give this one a \
                  data_dir of its own, in a file with -c or by XDG_STATE_HOME",
-                config.data_dir.display()
+                data_dir.display()
             ),
-            _ => format!("data_dir {}: {error}", config.data_dir.display()),
+            _ => format!("data_dir {}: {error}", data_dir.display()),
         })?;
-        let stores = stores.into_iter();
-        Ok(Journals { log: Some(log), stores, phase: None, told: false })
+        Ok(Journal { folder, storage, stores: stores.into_iter(), phase: None, told: false })
     }
 
-    /// The next shard's end.
-    pub fn next_store(&mut self) -> Option<Store> {
-        self.stores.next()
-    }
-
-    /// How the journal is, where there is one.
-    pub fn state(&self) -> Option<&State> {
-        self.log.as_ref().map(Storage::state)
-    }
-
-    /// Says what has changed.
-    pub fn look(&mut self) {
-        let Some(log) = &self.log else { return };
-        let state = log.state();
+    fn look(&mut self) {
+        let (state, journal) = (self.storage.state(), self.folder);
         let phase = state.phase();
         if let Some(recovery) = state.recovery().filter(|_| !self.told) {
             self.told = true;
-            tracing::info!(driver = state.driver(), ?recovery, "journal recovered");
+            tracing::info!(journal, driver = state.driver(), ?recovery, "journal recovered");
             for damage in state.damages() {
-                tracing::error!(damage, "journal damaged; a copy is in its quarantine");
+                tracing::error!(journal, damage, "journal damaged; a copy is in its quarantine");
             }
         }
         if self.phase == Some(phase) {
@@ -81,19 +135,10 @@ impl Journals {
         }
         match phase {
             Phase::Failing | Phase::Full => {
-                tracing::error!(?phase, error = state.error(), "journal refuses records");
+                tracing::error!(journal, ?phase, error = state.error(), "journal refuses records");
             }
-            _ => tracing::info!(?phase, "journal"),
+            _ => tracing::info!(journal, ?phase, "journal"),
         }
         self.phase = Some(phase);
-    }
-
-    /// Writes what waits and the final mark. For the end, when no shard runs any more.
-    pub fn close(&mut self) {
-        if let Some(log) = self.log.take()
-            && let Err(error) = log.stop(JOURNAL_CLOSE)
-        {
-            tracing::error!(%error, "journal not closed");
-        }
     }
 }

@@ -37,6 +37,7 @@ use journal::Journals;
 use link::Link;
 use report::Reporter;
 
+pub use journal::Stores;
 pub use names::Names;
 pub use report::Standings;
 pub use stop::{Stop, StopSignal};
@@ -227,7 +228,7 @@ impl Shards {
                 listener,
                 echo_listener: echo.next(),
                 api_listener: api.next(),
-                store: journals.next_store(),
+                stores: journals.next_stores(),
                 names: names.clone(),
                 resharding: resharding.clone(),
                 standings: reporter.add_shard(),

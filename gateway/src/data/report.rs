@@ -69,7 +69,8 @@ impl Reporter {
 
     /// What there is to say now.
     pub fn report(&self, journals: &Journals) -> Report {
-        let journal = journals.state().map(|state| Journal::of(&self.data_dir, state));
+        let of = |state| Journal::of(&self.data_dir, state);
+        let journal = journals.state().map(of);
         // Which of the two it is: the log itself, or what stands in front of it.
         let (journal, spool) = match self.kind {
             Some(LogKind::Kafka) => (None, journal),
@@ -79,6 +80,7 @@ impl Reporter {
         Report {
             log: self.kind.map(|kind| Log { kind, journal }),
             spool,
+            queue: journals.queues_state().map(of),
             consumers,
             partitions_omitted,
         }

@@ -377,7 +377,7 @@ impl Shard {
                 }
                 Effect::Commit { next_offset } => {
                     self.ingest.log.commit(feed, next_offset);
-                    if !self.ingest.log.answers_commits() {
+                    if !self.ingest.log.is_of_group(feed) {
                         let running = self.deliveries.get(feed).expect("its lane has just asked");
                         running.lane.committed(true, now_ms);
                     }
@@ -501,11 +501,10 @@ impl Shard {
     pub fn revoke_deliveries(&mut self) {
         // The members of Kafka's groups give up their partitions one after the other.
         self.ingest.log.leave();
-        if self.ingest.log.answers_commits() {
-            return;
-        }
         for (feed, running) in self.deliveries.running.iter_mut().enumerate() {
-            if let Some(running) = running {
+            if let Some(running) = running
+                && !self.ingest.log.is_of_group(feed as u32)
+            {
                 running.lane.revoke();
                 self.deliveries.busy.push(feed as u32);
             }

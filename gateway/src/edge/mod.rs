@@ -18,13 +18,12 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use trine_core::journal::storage::Store;
 use trine_core::limits::TIMER_SLOT_MS;
 use trine_core::metrics::{Counter, DRIVER_EPOLL, DRIVER_IO_URING, Gauge, Writer};
 use trine_core::rt::{self, Driver, Listener, Preference, Stream, WakeHandle, Wakeup};
 
 use crate::config::Config;
-use crate::data::{Names, Peers, Standings, StopSignal};
+use crate::data::{Names, Peers, Standings, StopSignal, Stores};
 use crate::hub::ToShard;
 use crate::limits::{ACCEPT_PAUSE_MS, CONNECTIONS_MAX};
 use crate::log::Resharding;
@@ -55,8 +54,8 @@ pub struct ShardStart {
     pub stop: StopSignal,
     /// The other shards.
     pub peers: Peers,
-    /// Its end of the journal, where there is one.
-    pub store: Option<Store>,
+    /// Its ends of the journals.
+    pub stores: Stores,
     /// Where hosts are.
     pub names: Names,
     /// What the shards' spools share.
@@ -83,7 +82,7 @@ pub fn run(start: ShardStart) {
         config,
         stop,
         peers,
-        store,
+        stores,
         names,
         resharding,
         standings,
@@ -101,7 +100,7 @@ pub fn run(start: ShardStart) {
             Driver::Epoll { .. } => DRIVER_EPOLL,
         };
         tasks.borrow().clients.metrics.set(Gauge::Driver, number);
-        tasks.borrow_mut().begin_log(store, names, resharding);
+        tasks.borrow_mut().begin_log(stores, names, resharding);
         tracing::info!(shard = index, cpu, %driver, "shard serves");
         rt::spawn(accept(tasks.clone(), listener, Entrance::Client));
         if let Some(listener) = echo_listener {

@@ -6,13 +6,12 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 use slab::Slab;
 use trine_core::buf;
-use trine_core::journal::storage::Store;
 use trine_core::kafka::connection::Settings;
 use trine_core::kafka::{client as kafka, consumer, producer, sasl};
 use trine_core::metrics::{Counter, Gauge, Histogram, Writer};
@@ -32,7 +31,7 @@ use crate::config::{
     Assignor, Compression, Config, Consumer as ConsumerConfig, Kafka as KafkaConfig, LogKind, Sasl,
     Start,
 };
-use crate::data::{Names, Peers, Standings};
+use crate::data::{Names, Peers, Standings, Stores};
 use crate::deliver;
 use crate::hub::{Hub, Ticket, ToShard};
 use crate::ingest::{Ingest, Routes};
@@ -41,7 +40,7 @@ use crate::limits::{
     KAFKA_REQUEST_MS, KAFKA_SESSION_MS, MAILBOX_TURN, STALL_MS, SWEEP_CONNECTIONS,
     SWEEP_INTERVAL_MS,
 };
-use crate::log::{Embedded, Feed, FeedSpec, Kafka, Log, Resharding, Spool};
+use crate::log::{Embedded, Feed, FeedSpec, Kafka, Log, Main, QUEUE_GROUP, Resharding, Spool};
 use crate::session::{Session, Tick};
 
 /// A subscription that the hub made and the client's wish forbids.
@@ -100,7 +99,7 @@ impl Shard {
         let broker = Broker::new(share_bytes, StdRng::from_os_rng());
         let wake = peers.mailboxes.wake_handle();
         let routes = Rc::new(Routes::new(&config));
-        let ingest = Ingest::new(&config, routes, Log::None, ids.next_u64());
+        let ingest = Ingest::new(&config, routes, Log::from(Main::None), ids.next_u64());
         Self {
             index,
             hub: Hub::new(index, peers.ownership, config.clone(), broker, peers.mailboxes),
@@ -130,31 +129,38 @@ impl Shard {
     }
 
     /// Begins with the log, inside the shard's runtime.
-    pub fn begin_log(&mut self, store: Option<Store>, names: Names, resharding: Arc<Resharding>) {
+    pub fn begin_log(&mut self, stores: Stores, names: Names, resharding: Arc<Resharding>) {
         let (config, routes) = (self.config.clone(), self.ingest.routes().clone());
-        let index = self.index;
-        self.ingest.log = match store {
+        let of @ (index, _) = (self.index, self.hub.post().shards());
+        let (topics, partitions) = (routes.log_topics(), config.log.partitions);
+        let main = match stores.log {
             Some(store) if config.log.kind == LogKind::Embedded => {
-                let feeds = feeds(&config, &routes, (index, self.hub.post().shards()));
-                let (topics, partitions) = (routes.topics(), config.log.partitions);
-                Log::Embedded(Box::new(Embedded::new(store, topics, partitions, feeds, index == 0)))
+                let feeds = feeds(&config, topics, of, false);
+                let log = Embedded::new(store, topics, partitions, feeds, index == 0);
+                Main::Embedded(Box::new(log))
             }
             Some(store) => {
-                let rate = config.spool.forward_rate;
-                let of = (index, self.hub.post().shards());
-                let spool = Spool::new(store, of, resharding, routes.topics(), rate);
+                let spool = Spool::new(store, of, resharding, topics, config.spool.forward_rate);
                 let options = kafka_options(&config, names, StdRng::from_os_rng());
                 let limits = (config.spool.after_ms, config.log.timeout_ms);
-                let mut kafka = Kafka::start(options, spool, routes.topics(), limits);
+                let mut kafka = Kafka::start(options, spool, topics, limits);
                 for (number, consumer) in config.consumers.iter().enumerate() {
-                    if index < consumer.members as usize {
+                    if index < consumer.members as usize && !config.drains(consumer) {
                         kafka.join(number as u16, member_options(&config, consumer, index));
                     }
                 }
-                Log::Kafka(Box::new(kafka))
+                Main::Kafka(Box::new(kafka))
             }
-            None => Log::None,
+            None => Main::None,
         };
+        self.ingest.log = Log::from(main);
+        if let Some(store) = stores.queues {
+            let topics = &routes.topics()[..routes.queues() as usize];
+            let feeds = feeds(&config, topics, of, true);
+            let queues = Embedded::new(store, topics, partitions, feeds, false).of_queues();
+            let log = std::mem::replace(&mut self.ingest.log, Log::from(Main::None));
+            self.ingest.log = log.with_queues(queues, routes.queues());
+        }
     }
 
     /// A cheap random number, to spread things in time.
@@ -252,6 +258,10 @@ impl Shard {
         // Only what happened can let a stalled command go on, or time (see `tick`).
         if std::mem::take(&mut self.news) || room < MAILBOX_TURN {
             self.clients.wake_stalled();
+        }
+        if self.ingest.outstanding() > 0 {
+            let rest = Duration::from_micros(self.config.log.gather_us);
+            turn.gather(self.clients.totals.messages_in, rest);
         }
         self.count(began_ns);
         if let Some(until_ms) = self.draining_until_ms
@@ -475,9 +485,9 @@ impl Shard {
 
     fn log_gauges(&mut self) {
         let (metrics, now_ms) = (&self.clients.metrics, rt::now_ms());
-        let store = match &self.ingest.log {
-            Log::Embedded(log) => log.store(),
-            Log::Kafka(log) => {
+        let store = match &self.ingest.log.main {
+            Main::Embedded(log) => log.store(),
+            Main::Kafka(log) => {
                 let (records, age_ms) = log.spool().backlog(now_ms);
                 metrics.set(Gauge::SpoolRecords, records);
                 metrics.set(Gauge::SpoolAge, age_ms);
@@ -598,17 +608,27 @@ fn member_options(config: &Config, consumer: &ConsumerConfig, index: usize) -> c
     }
 }
 
-/// The partitions of the embedded log that a shard's consumers read: each is read on one shard.
-fn feeds(config: &Config, routes: &Routes, (index, shards): (usize, usize)) -> Vec<FeedSpec> {
+/// The partitions of `topics`, the embedded log's or the queues', that a shard's consumers read:
+/// each is read on one shard.
+fn feeds(
+    config: &Config,
+    topics: &[Box<str>],
+    (index, shards): (usize, usize),
+    queues: bool,
+) -> Vec<FeedSpec> {
     let mut feeds = Vec::new();
     for (number, consumer) in config.consumers.iter().enumerate() {
+        if config.drains(consumer) != queues {
+            continue;
+        }
         for name in &consumer.topics {
-            let topic = routes.find_topic(name).expect("consumers' topics are among the log's");
+            let topic = topics.iter().position(|known| **known == **name);
+            let topic = topic.expect("consumers' topics are known from the start");
             for partition in 0..config.log.partitions {
-                if (topic as usize + partition as usize) % shards == index {
-                    let feed = Feed { consumer: number as u16, topic, partition };
-                    let group = consumer.group.as_str().into();
-                    feeds.push(FeedSpec { group, feed, start: consumer.start });
+                if (topic + partition as usize) % shards == index {
+                    let feed = Feed { consumer: number as u16, topic: topic as u16, partition };
+                    let group = if queues { QUEUE_GROUP } else { &consumer.group };
+                    feeds.push(FeedSpec { group: group.into(), feed, start: consumer.start });
                 }
             }
         }

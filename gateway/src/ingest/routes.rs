@@ -14,6 +14,7 @@ pub struct Routes {
     namespaces: Vec<Option<u16>>,
     rpcs: HashMap<Box<str>, u16>,
     topics: Vec<Box<str>>,
+    queues: u16,
 }
 
 /// One route.
@@ -72,7 +73,8 @@ impl Routes {
             routes: Vec::new(),
             namespaces: Vec::new(),
             rpcs: HashMap::new(),
-            topics: Vec::new(),
+            topics: config.queue.topics.iter().map(|topic| topic.as_str().into()).collect(),
+            queues: config.queue.topics.len() as u16,
         };
         for namespace in &config.namespaces {
             let route = namespace.route.durable().map(|route| all.add(route));
@@ -116,9 +118,19 @@ impl Routes {
         self.routes.iter()
     }
 
-    /// The names of all topics.
+    /// The names of all topics, the queues first.
     pub fn topics(&self) -> &[Box<str>] {
         &self.topics
+    }
+
+    /// How many of them are queues.
+    pub fn queues(&self) -> u16 {
+        self.queues
+    }
+
+    /// The names of those that the log has.
+    pub fn log_topics(&self) -> &[Box<str>] {
+        &self.topics[self.queues as usize..]
     }
 
     /// The number of a topic.

@@ -5,7 +5,7 @@
 use super::*;
 use crate::broker::InfoRef;
 use crate::config::{self, Partitioner, RecordHeader, RecordKey};
-use crate::log::Scripted;
+use crate::log::{Main, Scripted};
 use trine_proto::kafka::record::Body;
 use uuid::Uuid;
 
@@ -18,12 +18,12 @@ fn ingest(routes: Vec<config::Route>) -> Ingest {
         config::Rpc { method: name.to_string(), route }
     });
     config.rpcs = named.collect();
-    let log = Log::Scripted(Scripted { partitions: 8, ..Scripted::default() });
+    let log = Main::Scripted(Scripted { partitions: 8, ..Scripted::default() }).into();
     Ingest::new(&config, Rc::new(Routes::new(&config)), log, 0xabc)
 }
 
 fn log(ingest: &mut Ingest) -> &mut Scripted {
-    let Log::Scripted(log) = &mut ingest.log else { panic!("the test's log") };
+    let Main::Scripted(log) = &mut ingest.log.main else { panic!("the test's log") };
     log
 }
 

@@ -2,7 +2,8 @@
 //!
 //! **Runs on: shard**; the journal itself is on the storage thread. A topic's partition is a
 //! stream `TOPIC/PARTITION`, a group's place in it a cursor `GROUP/TOPIC/PARTITION` whose value is
-//! the next offset plus one, so that 0 says that the group has never been there.
+//! the next offset plus one, so that 0 says that the group has never been there. Queues are such
+//! topics too, in a journal of their own that gives up only what was drained.
 
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -25,21 +26,34 @@ pub struct FeedSpec {
     pub start: Start,
 }
 
+/// Who reads a queue, whatever its consumer is called: nobody else does, and another name must not
+/// begin anew.
+pub const QUEUE_GROUP: &str = "queue";
+
 /// The embedded log of one shard.
 pub struct Embedded {
     store: Store,
     partitions: u32,
     topics: Vec<Box<str>>,
-    /// The stream of each partition of each topic, and its next offset when it was opened; `None`
-    /// until the journal is open.
-    streams: Vec<Option<(StreamId, u64)>>,
+    /// The stream of each partition of each topic; `None` until the journal is open.
+    streams: Vec<Option<Partition>>,
     feeds: Vec<Reading>,
+    /// What was delivered is given up.
+    is_queue: bool,
     /// Streams of the journal that are no partition here.
     left: Vec<Box<str>>,
     /// Requests that found no room.
     waiting: VecDeque<Request>,
     outcomes: VecDeque<(u32, Appended)>,
     events: VecDeque<FeedEvent>,
+}
+
+/// A partition's stream, and its oldest and next offset when it was opened.
+#[derive(Clone, Copy)]
+struct Partition {
+    stream: StreamId,
+    first: u64,
+    next: u64,
 }
 
 struct Reading {
@@ -142,11 +156,24 @@ impl Embedded {
             topics: topics.to_vec(),
             streams: vec![None; topics.len() * partitions as usize],
             feeds: known,
+            is_queue: false,
             left: Vec::new(),
             waiting,
             outcomes: VecDeque::new(),
             events: VecDeque::new(),
         }
+    }
+
+    /// Gives up what was delivered: for topics with one reader each, in a journal that keeps what
+    /// was not released ([`trine_core::journal::Retention::Released`]).
+    #[must_use]
+    pub fn of_queues(self) -> Self {
+        Self { is_queue: true, ..self }
+    }
+
+    /// How many partitions this shard's consumers read.
+    pub fn feeds(&self) -> u32 {
+        self.feeds.len() as u32
     }
 
     pub(super) fn partitions(&self, _topic: u16) -> u32 {
@@ -166,7 +193,9 @@ impl Embedded {
         body: Bytes,
     ) -> Result<(), Unavailable> {
         let at = topic as usize * self.partitions as usize + partition as usize;
-        let Some((stream, _)) = self.streams[at] else { return Err(Unavailable::Recovering) };
+        let Some(Partition { stream, .. }) = self.streams[at] else {
+            return Err(Unavailable::Recovering);
+        };
         let token = About::Append.token(record as usize);
         let request = Request::Append { token, stream, payload: body };
         self.store.try_send(request).map_err(|_| Unavailable::Busy)
@@ -184,7 +213,7 @@ impl Embedded {
         let reading = &mut self.feeds[feed as usize];
         reading.asked = offset;
         let at = reading.stream;
-        let (stream, _) = self.streams[at].expect("a feed that is ready has its stream");
+        let Partition { stream, .. } = self.streams[at].expect("a ready feed has its stream");
         let token = About::Fetch.token(feed as usize);
         let limit_records = FETCH_RECORDS;
         self.send(Request::Read { token, stream, offset, limit_bytes, limit_records, wait: true });
@@ -205,8 +234,13 @@ impl Embedded {
         let feed = &mut self.feeds[number];
         let (Some(next_offset), Some(cursor)) = (feed.commit, feed.cursor) else { return };
         // A newer value takes an older one's place until there is room for it.
-        if self.store.try_send(Request::MoveCursor { cursor, value: next_offset + 1 }).is_ok() {
-            feed.commit = None;
+        if self.store.try_send(Request::MoveCursor { cursor, value: next_offset + 1 }).is_err() {
+            return;
+        }
+        feed.commit = None;
+        let at = feed.stream;
+        if let (true, Some(Partition { stream, .. })) = (self.is_queue, self.streams[at]) {
+            self.send(Request::Release { stream, offset: next_offset });
         }
     }
 
@@ -267,7 +301,7 @@ impl Embedded {
                     let feed = number as u32;
                     self.events.push_back(FeedEvent::End { feed, end_offset: next });
                 }
-                (_, number) => self.streams[number] = Some((stream, next)),
+                (_, number) => self.streams[number] = Some(Partition { stream, first, next }),
             },
             Answer::Read { token, records, first, next_offset, end_offset } => {
                 let (_, number) = About::of(token);
@@ -311,11 +345,15 @@ impl Embedded {
     /// The cursor's value is known.
     fn place(&mut self, number: usize, value: u64) {
         let Reading { stream, start, of, .. } = self.feeds[number];
-        let Some((_, next)) = self.streams[stream] else { return };
+        let Some(Partition { first, next, .. }) = self.streams[stream] else { return };
         if value > 0 {
-            // A stream that was cut behind damage has lost what the cursor had passed.
-            let (feed, next_offset) = (number as u32, (value - 1).min(next));
+            // A stream that was cut behind damage has lost what the cursor had passed, and what a
+            // queue has given up was delivered, whatever became of its cursor.
+            let least = if self.is_queue { first } else { 0 };
+            let (feed, next_offset) = (number as u32, (value - 1).max(least).min(next));
             self.events.push_back(FeedEvent::Ready { feed, of, next_offset });
+        } else if self.is_queue {
+            self.begin(number, first);
         } else if start == Start::Earliest || next == 0 {
             // A partition that was empty when this process began is read from its beginning.
             self.begin(number, 0);

@@ -1,4 +1,4 @@
-//! What an earlier configuration has spooled and this one would never send.
+//! What an earlier configuration has spooled or queued and this one would never send on.
 //!
 //! **Runs on: control**, before the data process is started.
 
@@ -8,48 +8,94 @@ use std::path::Path;
 
 use trine_core::journal::disk::at_once;
 use trine_core::journal::disk::plain::PlainDisk;
-use trine_core::journal::{Options, Retention, open};
+use trine_core::journal::{Journal, Options, Retention, open};
 
 use super::spool::{DEAD_LETTERS, FOLDER};
+use super::{QUEUE_FOLDER, QUEUE_GROUP};
 use crate::config::{Config, LogKind};
 
-/// Refuses a start that would leave spooled records where they are: their clients were told that
-/// Kafka will get them.
+/// Refuses a start that would leave spooled or queued records where they are: their clients were
+/// told that they will go on.
 ///
 /// # Errors
 /// A line that names the folder, what it holds and what to do.
 pub fn refuse_left(config: &Config) -> Result<(), String> {
     let forwards = config.has_log() && config.log.kind == LogKind::Kafka;
-    let folder = config.data_dir.join(FOLDER);
-    if forwards || !folder.exists() {
+    if !forwards {
+        refuse(config, FOLDER, spooled, |count| {
+            format!(
+                "holds {count} records for Kafka; start with log.kind = \"kafka\" and a route \
+                 until they are sent"
+            )
+        })?;
+    }
+    let drained = |stream: &str| {
+        let parts = stream.rsplit_once('/');
+        let parts = parts.and_then(|(topic, partition)| Some((topic, partition.parse().ok()?)));
+        parts.is_some_and(|(topic, partition): (_, u32)| {
+            config.queue.topics.iter().any(|known| known == topic)
+                && partition < config.log.partitions
+        })
+    };
+    let left = |journal: &Journal| queued(journal, |stream| !drained(stream));
+    refuse(config, QUEUE_FOLDER, left, |count| {
+        format!(
+            "holds {count} records that no consumer drains; start with their topics in \
+             queue.topics, and log.partitions as it was, until they are drained"
+        )
+    })
+}
+
+/// Refuses the start if a journal has records that `count` counts.
+fn refuse(
+    config: &Config,
+    folder: &str,
+    count: impl Fn(&Journal) -> u64,
+    why: impl Fn(u64) -> String,
+) -> Result<(), String> {
+    let folder = config.data_dir.join(folder);
+    if !folder.exists() {
         return Ok(());
     }
-    match spooled(&folder) {
+    match look(&folder).map(|journal| count(&journal)) {
         Ok(0) => Ok(()),
-        Ok(count) => Err(format!(
-            "{} holds {count} records for Kafka; start with log.kind = \"kafka\" and a route until \
-             they are sent, or move the folder away to give them up",
-            folder.display()
-        )),
+        Ok(count) => {
+            let folder = folder.display();
+            Err(format!("{folder} {}, or move the folder away to give them up", why(count)))
+        }
         // Another process has it and removes segments: the start itself says so.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(format!("{}: {error}", folder.display())),
     }
 }
 
-/// Records of a spool that Kafka has not acknowledged.
-fn spooled(folder: &Path) -> io::Result<u64> {
+fn look(folder: &Path) -> io::Result<Journal> {
     let (quota_bytes, retention) = (u64::MAX / 2, Retention::Released);
     let mut disk = PlainDisk::open_to_read(folder)?;
     let opened = at_once(open(&mut disk, Options { quota_bytes, retention, gather_ms: 0 }))?;
-    let journal = &opened.journal;
+    Ok(opened.journal)
+}
+
+/// Records of a spool that Kafka has not acknowledged.
+fn spooled(journal: &Journal) -> u64 {
+    left(journal, |stream| (!stream.starts_with(DEAD_LETTERS)).then(|| (stream.to_owned(), 0)))
+}
+
+/// Records of queues that were not drained, of those streams that `wanted` picks.
+fn queued(journal: &Journal, wanted: impl Fn(&str) -> bool) -> u64 {
+    // A cursor's value is one more than the next offset.
+    left(journal, |stream| wanted(stream).then(|| (format!("{QUEUE_GROUP}/{stream}"), 1)))
+}
+
+/// Records of streams that lie behind the cursor which `cursor_of` names, less what it says.
+fn left(journal: &Journal, cursor_of: impl Fn(&str) -> Option<(String, u64)>) -> u64 {
     let done: HashMap<&str, u64> =
         journal.names(true).map(|(id, name)| (name, journal.cursor_value(id))).collect();
-    let lines = journal.names(false).filter(|(_, name)| !name.starts_with(DEAD_LETTERS));
-    let left = lines.map(|(id, name)| {
+    let counts = journal.names(false).filter_map(|(id, name)| {
+        let (cursor, more) = cursor_of(name)?;
         let range = journal.range(id);
-        let done = done.get(name).copied().unwrap_or(0);
-        range.end.saturating_sub(range.start.max(done))
+        let done = done.get(cursor.as_str()).map_or(0, |value| value.saturating_sub(more));
+        Some(range.end.saturating_sub(range.start.max(done)))
     });
-    Ok(left.sum())
+    counts.sum()
 }

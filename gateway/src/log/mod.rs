@@ -1,8 +1,10 @@
 //! The log, as one shard sees it: where durable events go and where consumers read them.
 //!
 //! **Runs on: shard.** Nothing here waits: appends, fetches and commits are started, and what
-//! became of them is taken at the turn's end. Invariants: every append that was taken is answered
-//! exactly once; what a feed gets is durable, in order and without gap.
+//! became of them is taken at the turn's end. Topics that are queues are kept by this node, in a
+//! journal of their own, until they are drained; all others are the main log's, the journal's or
+//! Kafka's. Invariants: every append that was taken is answered exactly once; what a feed gets is
+//! durable, in order and without gap.
 
 mod embedded;
 mod groups;
@@ -13,11 +15,14 @@ mod spool;
 use bytes::Bytes;
 use trine_proto::client::ErrorCode;
 
-pub use embedded::{Embedded, FeedSpec};
+pub use embedded::{Embedded, FeedSpec, QUEUE_GROUP};
 pub use groups::Groups;
 pub use kafka::Kafka;
 pub use left::refuse_left;
 pub use spool::{FOLDER as SPOOL_FOLDER, Resharding, Spool};
+
+/// The folder of the queues' journal, in `data_dir`.
+pub const QUEUE_FOLDER: &str = "queue";
 
 use crate::ingest::{At, Refusal};
 
@@ -185,10 +190,35 @@ impl FeedEvent {
             | FeedEvent::Failed { feed, .. } => feed,
         }
     }
+
+    fn feed_mut(&mut self) -> &mut u32 {
+        match self {
+            FeedEvent::Ready { feed, .. }
+            | FeedEvent::Records { feed, .. }
+            | FeedEvent::Committed { feed }
+            | FeedEvent::NotCommitted { feed }
+            | FeedEvent::Revoke { feed }
+            | FeedEvent::Lost { feed }
+            | FeedEvent::End { feed, .. }
+            | FeedEvent::OutOfRange { feed, .. }
+            | FeedEvent::Failed { feed, .. } => feed,
+        }
+    }
 }
 
-/// The log of one shard.
-pub enum Log {
+/// The log of one shard: what keeps most topics, and the queues beside it.
+pub struct Log {
+    /// What keeps the topics that are no queues.
+    pub main: Main,
+    queues: Option<Box<Embedded>>,
+    /// Topics that are queues: they have the first numbers.
+    queue_topics: u16,
+    /// Feeds of queues: they have the first numbers.
+    queue_feeds: u32,
+}
+
+/// What keeps the topics that are no queues.
+pub enum Main {
     /// Nothing is durable here.
     None,
     /// The journal of this process.
@@ -200,15 +230,41 @@ pub enum Log {
     Scripted(Scripted),
 }
 
+impl From<Main> for Log {
+    fn from(main: Main) -> Log {
+        Log { main, queues: None, queue_topics: 0, queue_feeds: 0 }
+    }
+}
+
 impl Log {
+    /// Keeps so many topics, the first ones, in a journal of their own.
+    #[must_use]
+    pub fn with_queues(self, queues: Embedded, topics: u16) -> Log {
+        let queue_feeds = queues.feeds();
+        Log { main: self.main, queues: Some(Box::new(queues)), queue_topics: topics, queue_feeds }
+    }
+
+    /// The log of a queue, or else the number of a topic in the main log.
+    fn topic(&mut self, topic: u16) -> Result<&mut Embedded, u16> {
+        match (&mut self.queues, topic.checked_sub(self.queue_topics)) {
+            (Some(queues), None) => Ok(queues),
+            (_, number) => Err(number.unwrap_or(topic)),
+        }
+    }
+
+    /// The log of a queue's feed, or else the number of a feed in the main log.
+    fn feed(&mut self, feed: u32) -> Result<&mut Embedded, u32> {
+        match (&mut self.queues, feed.checked_sub(self.queue_feeds)) {
+            (Some(queues), None) => Ok(queues),
+            (_, number) => Err(number.unwrap_or(feed)),
+        }
+    }
+
     /// How many partitions a topic has; 0: that is not known yet.
-    pub fn partitions(&self, topic: u16) -> u32 {
-        match self {
-            Log::None => 0,
-            #[cfg(test)]
-            Log::Scripted(log) => log.partitions,
-            Log::Embedded(log) => log.partitions(topic),
-            Log::Kafka(log) => log.partitions(topic),
+    pub fn partitions(&mut self, topic: u16) -> u32 {
+        match self.topic(topic) {
+            Ok(queues) => queues.partitions(topic),
+            Err(topic) => self.main.partitions(topic),
         }
     }
 
@@ -226,116 +282,168 @@ impl Log {
         only_log: bool,
         now_ms: u64,
     ) -> Result<(), Unavailable> {
-        match self {
-            Log::None => Err(Unavailable::Failing),
-            #[cfg(test)]
-            Log::Scripted(log) => log.append(record, topic, partition, body),
-            Log::Embedded(log) => log.append(record, topic, partition, body),
-            Log::Kafka(log) => log.append(record, topic, partition, body, only_log, now_ms),
+        match self.topic(topic) {
+            Ok(queues) => queues.append(record, topic, partition, body),
+            Err(topic) => self.main.append(record, topic, partition, body, only_log, now_ms),
         }
     }
 
     /// The next append that has its answer: what has the record, and its offset there.
     pub fn next_outcome(&mut self) -> Option<(u32, Appended)> {
-        match self {
-            Log::None => None,
-            #[cfg(test)]
-            Log::Scripted(log) => log.outcomes.pop_front(),
-            Log::Embedded(log) => log.next_outcome(),
-            Log::Kafka(log) => log.next_outcome(),
-        }
+        let queued = self.queues.as_mut().and_then(|queues| queues.next_outcome());
+        queued.or_else(|| self.main.next_outcome())
     }
 
     /// Takes in what has happened; called at each turn's end before anything is taken out.
     pub fn receive(&mut self, now_ms: u64) {
-        match self {
-            Log::None => {}
+        if let Some(queues) = &mut self.queues {
+            queues.receive();
+        }
+        match &mut self.main {
+            Main::None => {}
             #[cfg(test)]
-            Log::Scripted(_) => {}
-            Log::Embedded(log) => log.receive(),
-            Log::Kafka(log) => log.receive(now_ms),
+            Main::Scripted(_) => {}
+            Main::Embedded(log) => log.receive(),
+            Main::Kafka(log) => log.receive(now_ms),
         }
     }
 
     /// Sends what was started; called at each turn's end.
     pub fn flush(&mut self, now_ms: u64) {
-        match self {
-            Log::None => {}
+        if let Some(queues) = &mut self.queues {
+            queues.flush();
+        }
+        match &mut self.main {
+            Main::None => {}
             #[cfg(test)]
-            Log::Scripted(_) => {}
-            Log::Embedded(log) => log.flush(),
-            Log::Kafka(log) => log.flush(now_ms),
+            Main::Scripted(_) => {}
+            Main::Embedded(log) => log.flush(),
+            Main::Kafka(log) => log.flush(now_ms),
         }
     }
 
     /// The next event of a feed.
     pub fn next_event(&mut self) -> Option<FeedEvent> {
-        match self {
-            Log::None => None,
-            #[cfg(test)]
-            Log::Scripted(_) => None,
-            Log::Embedded(log) => log.next_event(),
-            Log::Kafka(log) => log.groups().next_event(),
+        if let Some(event) = self.queues.as_mut().and_then(|queues| queues.next_event()) {
+            return Some(event);
         }
+        let mut event = match &mut self.main {
+            Main::None => None,
+            #[cfg(test)]
+            Main::Scripted(_) => None,
+            Main::Embedded(log) => log.next_event(),
+            Main::Kafka(log) => log.groups().next_event(),
+        }?;
+        *event.feed_mut() += self.queue_feeds;
+        if let FeedEvent::Ready { of, .. } = &mut event {
+            of.topic += self.queue_topics;
+        }
+        Some(event)
     }
 
     /// Starts to fetch records of a feed from `offset` on; waits until there is one.
     pub fn fetch(&mut self, feed: u32, offset: u64, limit_bytes: usize) {
-        match self {
-            Log::None => {}
-            #[cfg(test)]
-            Log::Scripted(_) => {}
-            Log::Embedded(log) => log.fetch(feed, offset, limit_bytes),
-            Log::Kafka(log) => log.groups().fetch(feed, offset, limit_bytes),
+        match self.feed(feed) {
+            Ok(queues) => queues.fetch(feed, offset, limit_bytes),
+            Err(feed) => match &mut self.main {
+                Main::Embedded(log) => log.fetch(feed, offset, limit_bytes),
+                Main::Kafka(log) => log.groups().fetch(feed, offset, limit_bytes),
+                _ => {}
+            },
         }
     }
 
     /// Asks where a feed's partition ends; [`FeedEvent::End`] will tell.
     pub fn look(&mut self, feed: u32) {
-        match self {
-            Log::None => {}
-            #[cfg(test)]
-            Log::Scripted(_) => {}
-            Log::Embedded(log) => log.look(feed),
-            Log::Kafka(log) => log.groups().look(feed),
+        match self.feed(feed) {
+            Ok(queues) => queues.look(feed),
+            Err(feed) => match &mut self.main {
+                Main::Embedded(log) => log.look(feed),
+                Main::Kafka(log) => log.groups().look(feed),
+                _ => {}
+            },
         }
     }
 
     /// Says that a revoked partition is drained and its last commit was asked for.
     pub fn released(&mut self, feed: u32) {
-        if let Log::Kafka(log) = self {
+        if let Err(feed) = self.feed(feed)
+            && let Main::Kafka(log) = &mut self.main
+        {
             log.groups().released(feed);
         }
     }
 
     /// The shard ends: its members leave their groups.
     pub fn leave(&mut self) {
-        if let Log::Kafka(log) = self {
+        if let Main::Kafka(log) = &mut self.main {
             log.groups().leave();
         }
     }
 
     /// Whether that is done.
     pub fn has_left(&self) -> bool {
-        match self {
-            Log::Kafka(log) => log.has_left(),
+        match &self.main {
+            Main::Kafka(log) => log.has_left(),
             _ => true,
         }
     }
 
-    /// Whether commits are answered, by [`FeedEvent::Committed`].
-    pub fn answers_commits(&self) -> bool {
-        matches!(self, Log::Kafka(_))
+    /// Whether a feed is a group's: its commits are answered, by [`FeedEvent::Committed`], and it
+    /// ends when its member leaves.
+    pub fn is_of_group(&mut self, feed: u32) -> bool {
+        self.feed(feed).is_err() && matches!(self.main, Main::Kafka(_))
     }
 
     /// Says that everything before `next_offset` was delivered.
     pub fn commit(&mut self, feed: u32, next_offset: u64) {
+        match self.feed(feed) {
+            Ok(queues) => queues.commit(feed, next_offset),
+            Err(feed) => match &mut self.main {
+                Main::Embedded(log) => log.commit(feed, next_offset),
+                Main::Kafka(log) => log.groups().commit(feed, next_offset),
+                _ => {}
+            },
+        }
+    }
+}
+
+impl Main {
+    fn partitions(&self, topic: u16) -> u32 {
         match self {
-            Log::None => {}
+            Main::None => 0,
             #[cfg(test)]
-            Log::Scripted(_) => {}
-            Log::Embedded(log) => log.commit(feed, next_offset),
-            Log::Kafka(log) => log.groups().commit(feed, next_offset),
+            Main::Scripted(log) => log.partitions,
+            Main::Embedded(log) => log.partitions(topic),
+            Main::Kafka(log) => log.partitions(topic),
+        }
+    }
+
+    fn append(
+        &mut self,
+        record: u32,
+        topic: u16,
+        partition: u32,
+        body: Bytes,
+        only_log: bool,
+        now_ms: u64,
+    ) -> Result<(), Unavailable> {
+        match self {
+            Main::None => Err(Unavailable::Failing),
+            #[cfg(test)]
+            Main::Scripted(log) => log.append(record, topic, partition, body),
+            Main::Embedded(log) => log.append(record, topic, partition, body),
+            Main::Kafka(log) => log.append(record, topic, partition, body, only_log, now_ms),
+        }
+    }
+
+    fn next_outcome(&mut self) -> Option<(u32, Appended)> {
+        match self {
+            Main::None => None,
+            #[cfg(test)]
+            Main::Scripted(log) => log.outcomes.pop_front(),
+            Main::Embedded(log) => log.next_outcome(),
+            Main::Kafka(log) => log.next_outcome(),
         }
     }
 }
