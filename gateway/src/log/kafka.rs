@@ -388,9 +388,13 @@ impl Kafka {
                 self.ready.push_back((record, Err(why)));
             }
             SpoolEvent::Forward { line, records } => self.give(line, records, now_ms),
+            SpoolEvent::Resume { last: (id, epoch) } => self.client.resume(Identity { id, epoch }),
             SpoolEvent::Identity => {
                 if let Some(identity) = self.keeping.take() {
                     self.client.identity_recorded(identity);
+                }
+                if self.client.unrecorded_identity().is_none() {
+                    self.spool.resumed();
                 }
             }
         }

@@ -7,10 +7,12 @@
 //! cursor never passes a record that Kafka has not acknowledged; while records of a topic are spooled
 //! its number of partitions is the one that they were spooled with, so that a key stays where it is.
 
+mod givers;
 #[cfg(test)]
 mod tests;
 
 use bytes::Bytes;
+use givers::Giver;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -44,6 +46,12 @@ pub enum SpoolEvent {
         /// Offset, Unix milliseconds and body of each.
         records: Vec<(u64, u64, Bytes)>,
     },
+    /// What comes next was given to Kafka by the producer of a shard that is no more. Nothing is
+    /// forwarded before [`Spool::resumed`].
+    Resume {
+        /// Its producer id and epoch.
+        last: (i64, i16),
+    },
     /// The producer's identity is durable.
     Identity,
 }
@@ -55,6 +63,8 @@ pub struct Line {
     pub topic: u16,
     /// The partition.
     pub partition: u32,
+    /// Whose it is, by its place among the givers.
+    giver: usize,
     stream: Option<StreamId>,
     cursor: Option<StreamId>,
     /// Records that are here, or on their way, and that Kafka has not acknowledged.
@@ -126,6 +136,7 @@ enum About {
     Cursor,
     Read,
     Producer,
+    Shards,
     Identity,
     /// The stream of a line's dead letters.
     Dead,
@@ -136,13 +147,14 @@ enum About {
 }
 
 impl About {
-    const ALL: [About; 10] = [
+    const ALL: [About; 11] = [
         About::Append,
         About::List,
         About::Stream,
         About::Cursor,
         About::Read,
         About::Producer,
+        About::Shards,
         About::Identity,
         About::Dead,
         About::Letter,
@@ -190,9 +202,14 @@ pub struct Spool {
     /// Requests that found no room.
     waiting: VecDeque<Request>,
     events: VecDeque<SpoolEvent>,
-    /// The cursors that hold producer id and epoch, plus one each, and the number of shards; and
-    /// their values at the start.
-    producer: [Option<(StreamId, u64)>; 3],
+    /// Whose lines there are: this shard's own, then those of each shard that is no more.
+    givers: Vec<Giver>,
+    /// Whose turn it is; those before have no record left.
+    giver: usize,
+    /// The producer does not have the giver's identity yet.
+    must_resume: bool,
+    /// The cursor that holds the number of shards, and its value at the start.
+    shards_cursor: Option<(StreamId, u64)>,
     /// The line of each append that has no answer, by record.
     appends: std::collections::HashMap<u32, usize>,
     opening: usize,
@@ -214,12 +231,8 @@ impl Spool {
         rate: u64,
     ) -> Self {
         let mut waiting = VecDeque::new();
-        for (number, part) in ["id", "epoch"].into_iter().enumerate() {
-            let name = format!("producer/{shard}/{part}").into();
-            let token = About::Producer.token(number);
-            waiting.push_back(Request::Open { token, name, cursor: true });
-        }
-        let token = About::Producer.token(2);
+        waiting.extend(Giver::requests(shard, 0));
+        let token = About::Shards.token(0);
         waiting.push_back(Request::Open { token, name: "shards".into(), cursor: true });
         for (number, topic) in topics.iter().enumerate() {
             let token = About::Partitions.token(number);
@@ -239,7 +252,10 @@ impl Spool {
             busy: Vec::new(),
             waiting,
             events: VecDeque::new(),
-            producer: [None; 3],
+            givers: vec![Giver::default()],
+            giver: 0,
+            must_resume: false,
+            shards_cursor: None,
             appends: std::collections::HashMap::new(),
             opening: 0,
             is_open: false,
@@ -270,7 +286,7 @@ impl Spool {
     }
 
     fn keep_shards(&mut self) {
-        if let Some((cursor, _)) = self.producer[2] {
+        if let Some((cursor, _)) = self.shards_cursor {
             self.send(Request::MoveCursor { cursor, value: self.shards as u64 });
         }
     }
@@ -291,17 +307,18 @@ impl Spool {
     pub fn line(&mut self, topic: u16, partition: u32) -> usize {
         while self.topics[topic as usize].lines.len() <= partition as usize {
             let partition = self.topics[topic as usize].lines.len() as u32;
-            let number = self.add(topic, partition, self.shard);
+            let number = self.add(topic, partition, self.shard, 0);
             self.topics[topic as usize].lines.push(number);
         }
         self.topics[topic as usize].lines[partition as usize]
     }
 
-    fn add(&mut self, topic: u16, partition: u32, shard: usize) -> usize {
+    fn add(&mut self, topic: u16, partition: u32, shard: usize, giver: usize) -> usize {
         let number = self.all.len();
         self.all.push(Line {
             topic,
             partition,
+            giver,
             stream: None,
             cursor: None,
             spooled: 0,
@@ -463,16 +480,6 @@ impl Spool {
         }
     }
 
-    /// Keeps the producer's identity; [`SpoolEvent::Identity`] says that it is durable.
-    pub fn keep_identity(&mut self, id: i64, epoch: i16) {
-        for (known, value) in self.producer.into_iter().zip([id as u64, epoch as u64]) {
-            if let Some((cursor, _)) = known {
-                self.send(Request::MoveCursor { cursor, value: value + 1 });
-            }
-        }
-        self.send(Request::Flush { token: About::Identity.token(0) });
-    }
-
     /// The next event.
     pub fn next_event(&mut self) -> Option<SpoolEvent> {
         self.events.pop_front()
@@ -493,6 +500,7 @@ impl Spool {
             self.allowed_ms = now_ms;
             self.allowance = (self.allowance + more).min(self.rate);
         }
+        self.pass_on();
         let mut busy = std::mem::take(&mut self.busy);
         busy.retain(|&line| {
             if now_ms >= self.all[line].not_before_ms {
@@ -528,6 +536,9 @@ impl Spool {
     fn forward(&mut self, line: usize, now_ms: u64) {
         let state = &mut self.all[line];
         let Some(stream) = state.stream else { return };
+        if self.must_resume || state.giver > self.giver {
+            return;
+        }
         let room = SPOOL_FORWARD_RECORDS.saturating_sub(state.given);
         let limit_records = room.min(self.allowance as usize);
         let wanted =
@@ -554,7 +565,8 @@ impl Spool {
         match answer {
             Answer::Listed { names, .. } => self.listed(&names),
             Answer::Opened { token, stream, first, next, value } => match About::of(token) {
-                (About::Producer, part) => self.producer[part] = Some((stream, value)),
+                (About::Producer, number) => self.giver_opened(number, stream, value),
+                (About::Shards, _) => self.shards_cursor = Some((stream, value)),
                 (About::Partitions, topic) => {
                     let topic = &mut self.topics[topic];
                     (topic.cursor, topic.partitions) = (Some(stream), value as u32);
@@ -704,7 +716,8 @@ impl Spool {
                 self.line(topic as u16, partition);
             } else {
                 // What a shard has spooled that is no more.
-                self.add(topic as u16, partition, shard);
+                let giver = self.giver_of(shard);
+                self.add(topic as u16, partition, shard, giver);
             }
         }
         self.open_if_all();
@@ -735,10 +748,8 @@ impl Spool {
             return;
         }
         self.is_open = true;
-        let value = |part: usize| self.producer[part].map_or(0, |(_, value)| value);
-        let (id, epoch, shards) = (value(0), value(1), value(2));
+        let shards = self.shards_cursor.map_or(0, |(_, value)| value);
         let records: u64 = self.topics.iter().map(|topic| topic.spooled).sum();
-        let pending = records > 0;
         self.is_resharded = shards != 0 && shards != self.shards as u64;
         if self.is_resharded {
             self.resharding.pending.fetch_add(records, Ordering::AcqRel);
@@ -756,7 +767,7 @@ impl Spool {
                 self.line(number as u16, self.topics[number].partitions - 1);
             }
         }
-        let last = (pending && id > 0 && epoch > 0).then(|| ((id - 1) as i64, (epoch - 1) as i16));
+        let last = self.gives(0).then(|| self.givers[0].last()).flatten();
         self.events.push_back(SpoolEvent::Open { last });
     }
 }

@@ -3,7 +3,9 @@
 //! **Runs on: any.**
 
 use super::*;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use trine_core::journal::storage::{Preference, Setup, Storage, start};
 use trine_core::journal::{Options, Retention};
@@ -16,7 +18,7 @@ struct Fixture {
     folder: PathBuf,
 }
 
-fn start_spool(folder: &Path) -> (Spool, Storage) {
+fn start_spool(folder: &Path, shard: (usize, usize)) -> (Spool, Storage) {
     let (quota_bytes, retention) = (16 << 20, Retention::Released);
     let options = Options { quota_bytes, retention, gather_ms: 0 };
     let wakes = vec![WakeHandle::new().unwrap()];
@@ -25,22 +27,39 @@ fn start_spool(folder: &Path) -> (Spool, Storage) {
     let (storage, mut stores) = start(setup).unwrap();
     let topics: [Box<str>; 1] = ["topic".into()];
     let store = stores.remove(0);
-    (Spool::new(store, (0, 1), Arc::default(), &topics, 1_000_000), storage)
+    (Spool::new(store, shard, Arc::default(), &topics, 1_000_000), storage)
 }
 
 impl Fixture {
     fn new(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("trine-{name}-{}", std::process::id()));
-        let (spool, storage) = start_spool(&folder);
+        Self::at(std::env::temp_dir().join(format!("trine-{name}-{}", std::process::id())))
+    }
+
+    fn at(folder: PathBuf) -> Self {
+        let (spool, storage) = start_spool(&folder, (0, 1));
         Self { spool, storage: Some(storage), folder }
     }
 
     /// Another process on the same journal.
     fn restart(&mut self) {
+        self.restart_as((0, 1));
+    }
+
+    /// … with another shard of so many; the producer that it goes on with.
+    fn restart_as(&mut self, shard: (usize, usize)) -> Option<(i64, i16)> {
         self.storage = None;
-        let (spool, storage) = start_spool(&self.folder);
+        let (spool, storage) = start_spool(&self.folder, shard);
         (self.spool, self.storage) = (spool, Some(storage));
-        self.until(0, |event| matches!(event, SpoolEvent::Open { .. }).then_some(()));
+        self.until(0, |event| match event {
+            SpoolEvent::Open { last } => Some(last),
+            _ => None,
+        })
+    }
+
+    /// Its identity becomes durable.
+    fn keep_identity(&mut self, id: i64, epoch: i16) {
+        self.spool.keep_identity(id, epoch);
+        self.until(0, |event| matches!(event, SpoolEvent::Identity).then_some(()));
     }
 
     /// Turns go by until an event is of interest.
@@ -88,7 +107,11 @@ impl Drop for Fixture {
 }
 
 fn opened(name: &str) -> (Fixture, usize) {
-    let mut fixture = Fixture::new(name);
+    ready(Fixture::new(name))
+}
+
+/// With a line from which nothing is read before a test says so.
+fn ready(mut fixture: Fixture) -> (Fixture, usize) {
     fixture.until(0, |event| matches!(event, SpoolEvent::Open { .. }).then_some(()));
     let line = fixture.spool.line(0, 0);
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -97,7 +120,6 @@ fn opened(name: &str) -> (Fixture, usize) {
         fixture.spool.receive(0);
         fixture.spool.flush(0);
     }
-    // Nothing is read until a test says so.
     fixture.spool.all[line].not_before_ms = 1_000;
     (fixture, line)
 }
@@ -152,4 +174,108 @@ fn the_number_of_partitions_stays_while_records_are_spooled() {
     (0..2).for_each(|offset| fixture.spool.acknowledged(line, offset));
     fixture.spool.learn_partitions(0, 8);
     assert_eq!(fixture.spool.partitions(0), 8);
+}
+
+#[test]
+fn lines_of_a_shard_that_is_no_more_go_under_its_producer() {
+    let (mut fixture, line) = opened("spool-givers");
+    fixture.keep_identity(6, 1);
+    fixture.append(line, 1, 0);
+    assert_eq!(fixture.restart_as((1, 2)), None);
+    // As if the other shard had nothing to forward any more.
+    fixture.spool.keep_shards();
+    fixture.keep_identity(7, 3);
+    let line = fixture.spool.line(0, 0);
+    fixture.spool.all[line].not_before_ms = 1_000;
+    while fixture.spool.opening > 0 {
+        fixture.spool.receive(0);
+        fixture.spool.flush(0);
+    }
+    fixture.append(line, 2, 0);
+    // One shard again: its own record first, then those of the other, and not before the producer
+    // has its identity.
+    assert_eq!(fixture.restart_as((0, 1)), Some((6, 1)));
+    assert!(!fixture.spool.is_settled(), "keys' owners have changed");
+    assert_eq!(fixture.forwarded(1_000), [0]);
+    let own = fixture.spool.line(0, 0);
+    fixture.spool.gave(own, 1, 1, 1_000, false);
+    fixture.spool.acknowledged(own, 0);
+    let resumed = |event| match event {
+        SpoolEvent::Resume { last } => Some(last),
+        SpoolEvent::Forward { .. } => panic!("its producer could not be fenced"),
+        _ => None,
+    };
+    assert_eq!(fixture.until(1_000, resumed), (7, 3));
+    fixture.keep_identity(7, 4);
+    // A process that dies here goes on with the same.
+    assert_eq!(fixture.restart_as((0, 1)), None);
+    assert_eq!(fixture.until(1_000, resumed), (7, 4));
+    fixture.keep_identity(7, 5);
+    fixture.spool.resumed();
+    assert_eq!(fixture.forwarded(1_000), [0, 1]);
+    let its = (0..fixture.spool.len()).find(|&line| fixture.spool.get(line).holds()).unwrap();
+    fixture.spool.gave(its, 2, 2, 1_000, false);
+    (0..2).for_each(|offset| fixture.spool.acknowledged(its, offset));
+    fixture.spool.flush(1_000);
+    assert!(fixture.spool.is_settled());
+    fixture.keep_identity(7, 6);
+    // The id is this shard's now, and the other one does not go on with it.
+    let line = fixture.spool.line(0, 0);
+    fixture.append(line, 1, 0);
+    assert_eq!(fixture.restart_as((0, 1)), Some((7, 6)));
+    assert_eq!(fixture.restart_as((1, 2)), None);
+    assert_eq!(fixture.spool.givers[0].last(), None);
+}
+
+/// Not a test of its own: a process that ends itself after a step of the way to Kafka.
+#[test]
+fn child_that_ends_itself() {
+    let Ok(folder) = std::env::var("TRINE_TEST_FOLDER") else { return };
+    let step = std::env::var("TRINE_TEST_ABORT").expect("beside the folder");
+    let did = |now: &str| {
+        if now == step {
+            std::process::abort();
+        }
+    };
+    let (mut fixture, line) = ready(Fixture::at(folder.into()));
+    fixture.append(line, 3, 0);
+    did("durable");
+    assert_eq!(fixture.forwarded(1_000), [0, 1, 2]);
+    did("read");
+    fixture.spool.gave(line, 3, 3, 1_000, false);
+    did("produced");
+    (0..2).for_each(|offset| fixture.spool.acknowledged(line, offset));
+    did("acknowledged");
+    fixture.spool.flush(1_000);
+    did("cursor asked for");
+    fixture.keep_identity(1, 1);
+    did("cursor");
+}
+
+#[test]
+fn an_abort_after_any_step_forwards_what_kafka_may_lack() {
+    let steps = ["durable", "read", "produced", "acknowledged", "cursor asked for", "cursor"];
+    for step in steps {
+        let folder = format!("trine-spool-abort-{}-{}", step.replace(' ', "-"), std::process::id());
+        let folder = std::env::temp_dir().join(folder);
+        let ended = Command::new(std::env::current_exe().unwrap())
+            .args(["log::spool::tests::child_that_ends_itself", "--exact", "--nocapture"])
+            .env("TRINE_TEST_FOLDER", &folder)
+            .env("TRINE_TEST_ABORT", step)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .unwrap();
+        assert_eq!(ended.signal(), Some(rustix::process::Signal::ABORT.as_raw()), "{step}");
+        let (mut fixture, _) = ready(Fixture::at(folder));
+        let (left, _) = fixture.spool.backlog(0);
+        let forwarded = fixture.forwarded(1_000);
+        assert_eq!(forwarded.len() as u64, left, "{step}");
+        match step {
+            "cursor" => assert_eq!(forwarded, [2], "the cursor was durable"),
+            // A cursor that is on its way may have come that far.
+            "cursor asked for" => assert_eq!(forwarded.last(), Some(&2)),
+            _ => assert_eq!(forwarded, [0, 1, 2], "{step}"),
+        }
+    }
 }
