@@ -177,6 +177,12 @@ pub const KAFKA_REQUEST_MS: u64 = 10_000;
 
 /// Records of one shard that the log has not answered: a second of a busy shard's.
 pub const INGEST_OUTSTANDING: usize = 16_384;
+/// Milliseconds that a publication's idempotency key is remembered (client protocol §10).
+pub const IDEMPOTENCY_MS: u64 = 300_000;
+/// Idempotency keys that a shard remembers: some megabytes.
+pub const IDEMPOTENCY_KEYS: usize = 10_000;
+/// Bytes of an idempotency key: any digest or name fits.
+pub const IDEMPOTENCY_KEY_BYTES: usize = 256;
 /// Events that wait for the answer to one record with the same message id.
 pub const DEDUPE_WAITERS: usize = 16;
 /// Records that a keyless topic's partition gets before the next one's turn: some batches.

@@ -9,7 +9,8 @@ use proptest::prelude::*;
 use prost::Message;
 use trine_proto::client::{
     ClientInfo, Commands, ConnectResult, ErrorCode, Format, History, Publication, Push, Reply,
-    Request, Subscribe, SubscribeResult, UnsubscribeCode, write_error, write_push, write_reply,
+    Request, Subscribe, SubscribeResult, Tags, UnsubscribeCode, write_error, write_push,
+    write_reply,
 };
 
 mod wire {
@@ -111,6 +112,7 @@ mod wire {
         #[prost(bytes = "vec", tag = "4")] data: Vec<u8>,
         #[prost(message, optional, tag = "5")] info: Option<ClientInfo>,
         #[prost(uint64, tag = "6")] offset: u64,
+        #[prost(map = "string, string", tag = "7")] tags: HashMap<String, String>,
     });
     message!(Membership { #[prost(message, optional, tag = "1")] info: Option<ClientInfo>, });
     message!(Unsubscribe {
@@ -292,11 +294,16 @@ proptest! {
         let [recoverable, recovered, positioned, was_recovering] = flags;
 
         let who = info(&text, "c1", &data);
-        let publication = Publication { data: &data, info: Some(who), offset };
+        let mut tags = Vec::new();
+        Tags::pack(&mut tags, &text, "1");
+        Tags::pack(&mut tags, "other", &text);
+        let tags = Tags::packed(&tags);
+        let publication = Publication { data: &data, info: Some(who), offset, tags };
         let wired = wire::Publication {
             data: data.clone(),
             info: Some(wire_info(&text, "c1", &data)),
             offset,
+            tags: [(text.clone(), "1".to_owned()), ("other".to_owned(), text.clone())].into(),
         };
         let got = push(&Push::Publication { channel: &text, publication: &publication });
         let expected = wire::Push {

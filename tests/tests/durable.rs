@@ -137,12 +137,36 @@ fn a_publication_is_fanned_out_once_the_log_has_it() {
     // A channel without a topic is published to at once.
     let (_, text) = call("Authorization: apikey secret\r\n", r#"{"channel":"room","data":"x"}"#);
     assert!(text.contains("\"offset\":1") && !text.contains("\"at\""), "{text}");
+    // A second try is not a second publication, nor a second record.
+    for (channel, same) in [("room", "\"offset\":2"), ("desk:2", "\"log_offset\":")] {
+        let body = format!(r#"{{"channel": "{channel}", "data": 5, "idempotency_key": "five"}}"#);
+        let (first, second) = (call(key, &body).1, call(key, &body).1);
+        let of = |text: &str| serde_json::from_str::<Value>(text).expect("JSON")["result"].clone();
+        assert!(first.contains(same), "{first}");
+        for field in ["at", "partition", "log_offset"] {
+            assert_eq!(of(&first)[field], of(&second)[field], "{first} {second}");
+        }
+        assert!(channel == "desk:2" || first == second, "{first} {second}");
+    }
+    let (_, text) = call(key, r#"{"channel": "room", "data": 6, "skip_history": true}"#);
+    assert!(!text.contains("offset") && text.contains("result"), "{text}");
+    // Tags come with the publication, also from history.
+    let tagged = r#"{"channel": "desk:3", "data": 8, "tags": {"from": "crm", "x": "\u00e9"}}"#;
+    reader.subscribe("desk:3", None).unwrap();
+    assert!(call(key, tagged).1.contains("\"at\":\"journal\""));
+    let push = reader.push(Duration::from_secs(5)).unwrap();
+    let tags = json!({"from": "crm", "x": "é"});
+    assert_eq!((&push["pub"]["data"], &push["pub"]["tags"]), (&json!(8), &tags));
+    let (_, text) = call(key, r#"{"channel": "room", "data": 7}"#);
+    assert!(text.contains("\"offset\":3"), "{text}");
+    let long = "k".repeat(257);
     for (body, status, said) in [
+        (&*format!(r#"{{"channel":"room","data":1,"idempotency_key":"{long}"}}"#), 200, "too long"),
         ("{", 400, ""),
         (r#"{"channel": "none:1", "data": 1}"#, 200, r#""code":102"#),
         (r#"{"channel": "desk:1"}"#, 200, r#""code":107"#),
         (r#"{"channel": "desk:1", "b64data": "bm8="}"#, 200, r#""code":107"#),
-        (r#"{"channel": "desk:1", "data": 1, "tags": {}}"#, 200, r#""code":108"#),
+        (r#"{"channel": "desk:1", "data": 1, "version": 7}"#, 200, r#""code":108"#),
     ] {
         let (seen, text) = call(key, body);
         assert!(seen == status && text.contains(said), "{body}: {seen} {text}");

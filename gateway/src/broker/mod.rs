@@ -5,6 +5,7 @@
 //! never repeats; history and presence stay within the shard's share of
 //! `broker.history_limit_bytes`, the oldest history going first.
 
+mod once;
 mod presence;
 mod stream;
 #[cfg(test)]
@@ -60,6 +61,47 @@ impl InfoRef<'_> {
     pub fn to_owned(self) -> Info {
         let conn_info = Bytes::copy_from_slice(self.conn_info);
         Info { client: self.client, user: self.user.into(), conn_info }
+    }
+}
+
+/// How something is published.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PublishOptions {
+    /// It gets no offset and is not kept.
+    pub skip_history: bool,
+    /// Names it in its channel: a second publish with this name is not done, and gets the first
+    /// one's answer.
+    pub idempotency_key: Option<Box<str>>,
+    /// What is told with it, packed (see [`trine_proto::client::Tags`]).
+    pub tags: Option<Box<[u8]>>,
+}
+
+impl PublishOptions {
+    /// As a client publishes.
+    pub const PLAIN: PublishOptions =
+        PublishOptions { skip_history: false, idempotency_key: None, tags: None };
+
+    /// The packed tags.
+    pub fn tags(&self) -> &[u8] {
+        self.tags.as_deref().unwrap_or_default()
+    }
+}
+
+/// What is published.
+#[derive(Clone, Copy, Debug)]
+pub struct Message<'a> {
+    /// The payload.
+    pub data: &'a [u8],
+    /// The publisher, if it is a client.
+    pub info: Option<InfoRef<'a>>,
+    /// How.
+    pub options: &'a PublishOptions,
+}
+
+impl<'a> Message<'a> {
+    /// As a client publishes.
+    pub fn plain(data: &'a [u8], info: Option<InfoRef<'a>>) -> Self {
+        Self { data, info, options: &PublishOptions::PLAIN }
     }
 }
 
@@ -150,6 +192,8 @@ pub struct Broker {
     used_bytes: usize,
     items: usize,
     presence_entries: usize,
+    /// Publications that were named.
+    once: once::Once,
     totals: Totals,
 }
 
@@ -179,6 +223,7 @@ impl Broker {
             used_bytes: 0,
             items: 0,
             presence_entries: 0,
+            once: once::Once::default(),
             totals: Totals::default(),
         }
     }
@@ -220,14 +265,23 @@ impl Broker {
         }
     }
 
+    /// The position of the publication with this name in the channel, if there was one.
+    pub fn published(&mut self, channel: &str, key: &str, now_ms: u64) -> Option<Option<Position>> {
+        self.once.find(channel, key, now_ms)
+    }
+
+    /// A publication of the channel has this name.
+    pub fn name(&mut self, channel: &str, key: &str, at: Option<Position>, now_ms: u64) {
+        self.once.insert(channel, key, at, now_ms);
+    }
+
     /// Gives the publication its place in the stream (0 without history) and returns the shards
     /// that must get it.
     pub fn publish(
         &mut self,
         name: &str,
         (namespace, index): (&Namespace, usize),
-        data: &[u8],
-        info: Option<InfoRef<'_>>,
+        message: Message<'_>,
         now_ms: u64,
     ) -> (Option<Position>, ShardSet) {
         if !namespace.has_history() {
@@ -242,7 +296,7 @@ impl Broker {
         }
         let stream = self.channels[id].stream.as_mut().expect("made above");
         let before = (stream.bytes(), stream.len());
-        stream.append(namespace, age, data, info, now_ms);
+        stream.append(namespace, age, message, now_ms);
         let position = stream.position();
         self.used_bytes = self.used_bytes - before.0 + stream.bytes();
         self.items = self.items - before.1 + stream.len();

@@ -3,12 +3,13 @@
 //! **Runs on: shard**, the owner's. Sans-IO. Invariants: offsets are 1, 2, 3 … without a gap; the
 //! kept publications are the newest ones; a recovery is whole or refused.
 
-use super::InfoRef;
+use super::{InfoRef, Message};
 use crate::config::{Namespace, Payload};
 use crate::limits::{HISTORY_PUBLICATIONS, PUBLICATION_OVERHEAD_BYTES};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::fmt;
+use trine_proto::client::Tags;
 use uuid::Uuid;
 
 /// Names one life of a stream; random, so that it never repeats.
@@ -85,10 +86,11 @@ impl Since {
 pub struct Stored {
     /// Its offset in the stream; 0 without history.
     pub offset: u64,
-    /// Payload, user, connection information.
+    /// Payload, tags, user, connection information.
     block: Bytes,
     data_bytes: u32,
     user_bytes: u32,
+    tags_bytes: u32,
     /// The publisher, if it was a client.
     client: Option<Uuid>,
     /// The namespace takes any payload, so this one may be something else than JSON.
@@ -97,10 +99,13 @@ pub struct Stored {
 
 impl Stored {
     /// Copies a publication.
-    pub fn new(offset: u64, data: &[u8], info: Option<InfoRef<'_>>) -> Self {
+    pub fn new(offset: u64, Message { data, info, options }: Message<'_>) -> Self {
         let (user, conn_info) = info.map_or(("", &b""[..]), |info| (info.user, info.conn_info));
-        let mut block = Vec::with_capacity(data.len() + user.len() + conn_info.len());
+        let tags = options.tags();
+        let bytes = data.len() + tags.len() + user.len() + conn_info.len();
+        let mut block = Vec::with_capacity(bytes);
         block.extend_from_slice(data);
+        block.extend_from_slice(tags);
         block.extend_from_slice(user.as_bytes());
         block.extend_from_slice(conn_info);
         Self {
@@ -108,6 +113,7 @@ impl Stored {
             block: block.into(),
             data_bytes: data.len() as u32,
             user_bytes: user.len() as u32,
+            tags_bytes: tags.len() as u32,
             client: info.map(|info| info.client),
             binary: false,
         }
@@ -123,11 +129,16 @@ impl Stored {
         &self.block[..self.data_bytes as usize]
     }
 
+    /// What its publisher added.
+    pub fn tags(&self) -> Tags<'_> {
+        Tags::packed(&self.block[self.data_bytes as usize..][..self.tags_bytes as usize])
+    }
+
     /// The publisher, if it was a client.
     pub fn info(&self) -> Option<InfoRef<'_>> {
         let client = self.client?;
-        let (user, conn_info) =
-            self.block[self.data_bytes as usize..].split_at(self.user_bytes as usize);
+        let behind = (self.data_bytes + self.tags_bytes) as usize;
+        let (user, conn_info) = self.block[behind..].split_at(self.user_bytes as usize);
         let user = std::str::from_utf8(user).expect("it was a `str` when it was copied");
         Some(InfoRef { client, user, conn_info })
     }
@@ -193,13 +204,12 @@ impl Stream {
         &mut self,
         namespace: &Namespace,
         age: u64,
-        data: &[u8],
-        info: Option<InfoRef<'_>>,
+        message: Message<'_>,
         now_ms: u64,
     ) -> u64 {
         self.offset += 1;
         self.touched_ms = now_ms;
-        let mut stored = Stored::new(self.offset, data, info);
+        let mut stored = Stored::new(self.offset, message);
         stored.binary = namespace.payload == Payload::Binary;
         self.bytes += stored_bytes(&stored);
         self.items.push_back((age, stored));

@@ -7,6 +7,10 @@ use rand::SeedableRng;
 
 use super::stream::SinceEpoch;
 use super::*;
+
+fn plain(data: &[u8]) -> Message<'_> {
+    Message::plain(data, None)
+}
 use crate::config::{Access, Config};
 use crate::limits::HISTORY_PUBLICATIONS;
 
@@ -42,7 +46,7 @@ fn recover(
 #[test]
 fn without_history_there_are_no_offsets_and_nothing_is_kept() {
     let (mut broker, namespace) = (broker(1 << 20), namespace(0, 0));
-    let (offset, shards) = broker.publish("room", (&namespace, 0), b"1", None, 0);
+    let (offset, shards) = broker.publish("room", (&namespace, 0), plain(b"1"), 0);
     assert_eq!((offset, shards.is_empty()), (None, true));
     assert_eq!(broker.sizes(), (0, 0, 0, 0));
 }
@@ -53,7 +57,7 @@ fn publications_expire_and_then_the_stream_is_forgotten() {
     let first = position(&mut broker, "room", &namespace, 0);
     assert_eq!(first.offset, 0, "a channel that is asked for has an epoch");
     for _ in 0..3 {
-        broker.publish("room", (&namespace, 0), b"1", None, 0);
+        broker.publish("room", (&namespace, 0), plain(b"1"), 0);
     }
     let since = Since { offset: 1, epoch: SinceEpoch::Named(first.epoch) };
     assert_eq!(recover(&mut broker, &namespace, since, 999).0.publications.len(), 2);
@@ -74,7 +78,7 @@ fn publications_expire_and_then_the_stream_is_forgotten() {
 fn another_epoch_or_a_position_beyond_the_top_is_never_recovered() {
     let (mut broker, namespace) = (broker(1 << 20), namespace(10, 1000));
     for _ in 0..3 {
-        broker.publish("room", (&namespace, 0), b"1", None, 0);
+        broker.publish("room", (&namespace, 0), plain(b"1"), 0);
     }
     let epoch = position(&mut broker, "room", &namespace, 0).epoch;
     for (offset, epoch, complete) in [
@@ -98,7 +102,7 @@ fn the_oldest_of_all_channels_go_first_and_are_counted() {
     let mut broker = broker(64 << 10);
     for number in 0..400u64 {
         let name = if number % 2 == 0 { "even" } else { "odd" };
-        broker.publish(name, (&namespace, 0), &[b'7'; 200], None, number);
+        broker.publish(name, (&namespace, 0), plain(&[b'7'; 200]), number);
     }
     let (bytes, items, ..) = broker.sizes();
     assert!(bytes <= 64 << 10, "{bytes} bytes are kept");
@@ -116,16 +120,16 @@ fn the_oldest_of_all_channels_go_first_and_are_counted() {
 fn streams_that_expire_again_and_again_leave_nothing_behind() {
     let (mut broker, namespace) = (broker(1 << 20), namespace(10, 1000));
     for round in 0..10_000u64 {
-        broker.publish("room", (&namespace, 0), b"1", None, 2000 * round);
+        broker.publish("room", (&namespace, 0), plain(b"1"), 2000 * round);
     }
     assert!(broker.oldest.len() < 200, "{} entries for one stream", broker.oldest.len());
     // The order still finds the oldest of all.
     let mut small = Broker::new(64 << 10, StdRng::seed_from_u64(1));
     for round in 0..1000u64 {
-        small.publish("expires", (&namespace, 0), &[b'7'; 200], None, 2000 * round);
+        small.publish("expires", (&namespace, 0), plain(&[b'7'; 200]), 2000 * round);
     }
     for number in 0..150u64 {
-        small.publish(&format!("room-{number}"), (&namespace, 0), &[b'7'; 200], None, 2_000_000);
+        small.publish(&format!("room-{number}"), (&namespace, 0), plain(&[b'7'; 200]), 2_000_000);
     }
     assert!(small.sizes().0 <= 64 << 10, "{} bytes are kept", small.sizes().0);
     let filter = HistoryFilter { limit: -1, ..HistoryFilter::default() };
@@ -185,7 +189,7 @@ proptest! {
         let (mut broker, namespace) = (broker(16 << 20), namespace(size * 20, 1000));
         for number in 1..=published {
             let (given, _) =
-                broker.publish("room", (&namespace, 0), number.to_string().as_bytes(), None, 0);
+                broker.publish("room", (&namespace, 0), plain(number.to_string().as_bytes()), 0);
             prop_assert_eq!(given.map(|position| position.offset), Some(number));
         }
         let first = published.saturating_sub(size as u64 * 20) + 1;

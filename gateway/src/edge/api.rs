@@ -5,6 +5,7 @@
 //! connection ends; nothing is done for a caller that does not know the key.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use base64::Engine;
@@ -14,7 +15,7 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use trine_core::metrics::Counter;
 use trine_core::rt;
-use trine_proto::client::{ErrorCode, Format, is_json};
+use trine_proto::client::{ErrorCode, Format, Tags, is_json};
 use trine_proto::http1::{
     BodyDecoder, BodyEvent, Error, HeadScanner, Request, ResponseBody, write_response_head,
 };
@@ -24,11 +25,11 @@ use super::connection::{Connections, Face};
 use super::durable::{Asked, AskedKind};
 use super::http;
 use super::shard::Shard;
-use crate::broker::Position;
+use crate::broker::{Message, Position, PublishOptions};
 use crate::config::Config;
 use crate::hub::{Answer, Progress, Ticket};
 use crate::ingest::{Event, Outcome, Place, Refusal};
-use crate::limits::{API_BODY_BYTES, MAILBOX_WAIT_MS};
+use crate::limits::{API_BODY_BYTES, IDEMPOTENCY_KEY_BYTES, MAILBOX_WAIT_MS};
 use crate::scratch;
 use crate::session::{self, RequestHeaders};
 
@@ -236,29 +237,42 @@ struct Publish<'a> {
     data: Option<&'a RawValue>,
     #[serde(borrow, default)]
     b64data: Option<Cow<'a, str>>,
+    #[serde(default)]
+    skip_history: bool,
+    #[serde(borrow, default)]
+    idempotency_key: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    tags: Option<BTreeMap<Cow<'a, str>, Cow<'a, str>>>,
     // What follows is part of the API and not of this gateway.
-    skip_history: Option<IgnoredAny>,
-    tags: Option<IgnoredAny>,
-    idempotency_key: Option<IgnoredAny>,
-    delta: Option<IgnoredAny>,
+    #[serde(default)]
+    delta: bool,
     version: Option<IgnoredAny>,
     version_epoch: Option<IgnoredAny>,
 }
 
 impl Publish<'_> {
     fn unsupported(&self) -> Option<&'static str> {
-        let Publish { skip_history, tags, idempotency_key, delta, version, version_epoch, .. } =
-            self;
+        let Publish { delta, version, version_epoch, .. } = self;
         [
-            (skip_history, "skip_history is not supported"),
-            (tags, "tags are not supported"),
-            (idempotency_key, "idempotency_key is not supported"),
-            (delta, "delta is not supported"),
-            (version, "version is not supported"),
-            (version_epoch, "version_epoch is not supported"),
+            (*delta, "delta is not supported"),
+            (version.is_some(), "version is not supported"),
+            (version_epoch.is_some(), "version_epoch is not supported"),
         ]
         .into_iter()
-        .find_map(|(given, text)| given.as_ref().map(|_| text))
+        .find_map(|(given, text)| given.then_some(text))
+    }
+
+    fn options(&self) -> PublishOptions {
+        let key = self.idempotency_key.as_deref().filter(|key| !key.is_empty());
+        let mut tags = Vec::new();
+        for (name, text) in self.tags.iter().flatten() {
+            Tags::pack(&mut tags, name, text);
+        }
+        PublishOptions {
+            skip_history: self.skip_history,
+            idempotency_key: key.map(Into::into),
+            tags: (!tags.is_empty()).then(|| tags.into()),
+        }
     }
 }
 
@@ -324,11 +338,11 @@ impl Shard {
             Ok(checked) => checked,
             Err(refusal) => return Begin::Answer(Err(refusal)),
         };
-        let channel = (&*publish.channel, namespace);
+        let (channel, options) = ((&*publish.channel, namespace), &publish.options());
         if let Some(route) = self.ingest.routes().of_namespace(namespace) {
             let json = is_json(&data);
-            let event =
-                Event { channel: channel.0, namespace, info: None, data: &data, headers, json };
+            let (channel, data) = (channel.0, &*data);
+            let event = Event { channel, namespace, info: None, data, headers, json, options };
             let asked = Asked {
                 client: id,
                 session: Uuid::nil(),
@@ -344,7 +358,8 @@ impl Shard {
         }
         let ticket = Ticket { client: id, place: number, id: Uuid::nil() };
         let Shard { hub, clients, .. } = self;
-        match hub.publish(clients, channel, &data, None, ticket, rt::now_ms()) {
+        let message = Message { data: &data, info: None, options };
+        match hub.publish(clients, channel, message, ticket, rt::now_ms()) {
             Progress::Done(position) => Begin::Answer(Ok((position, None))),
             Progress::Asked => Begin::Waits,
             Progress::Full(_) => Begin::Full,
@@ -357,6 +372,9 @@ fn check<'a>(config: &Config, publish: &'a Publish<'_>) -> Result<(usize, Cow<'a
     let bad = |message| Refusal { code: ErrorCode::BadRequest, message };
     if let Some(unsupported) = publish.unsupported() {
         return Err(Refusal { code: ErrorCode::NotAvailable, message: unsupported });
+    }
+    if publish.idempotency_key.as_ref().is_some_and(|key| key.len() > IDEMPOTENCY_KEY_BYTES) {
+        return Err(bad("the idempotency_key is too long"));
     }
     let of_code = |code: ErrorCode| Refusal { code, message: code.message() };
     let namespace = session::namespace_of(config, &publish.channel).map_err(of_code)?;

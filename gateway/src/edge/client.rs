@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::connection::{Connections, Face};
 use super::durable::AskedKind;
 use super::shard::{Shard, Undo};
-use crate::broker::{Info, Stored, SubscribeWish, Subscribed};
+use crate::broker::{Info, Message, Stored, SubscribeWish, Subscribed};
 use crate::hub::{Answer, Clients, Frames, Progress, Subscribe, Subscriber, Ticket};
 use crate::scratch;
 use crate::session::{Action, Context, Slot, SubscribeAction, Waiting, WaitingFor};
@@ -237,7 +237,8 @@ impl Shard {
         // Lent for the call: its publisher may be among the subscribers, whose table this is.
         let identity = session.lend_identity();
         let info = identity.info(session.id());
-        let progress = hub.publish(clients, channel, data, Some(info), ticket, rt::now_ms());
+        let progress =
+            hub.publish(clients, channel, Message::plain(data, Some(info)), ticket, rt::now_ms());
         if let Some(session) = clients.entry(id).session.as_mut() {
             session.restore_identity(identity);
         }
@@ -507,6 +508,7 @@ fn with_publications(format: Format, stored: &[Stored], with: impl FnOnce(&[Publ
                 chan_info: b"",
             }),
             offset: stored.offset,
+            tags: stored.tags(),
         })
         .collect();
     with(&publications);

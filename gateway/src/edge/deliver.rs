@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use super::durable::{Asked, AskedKind};
 use super::shard::{Shard, wall_ms};
+use crate::broker::Message;
 use crate::config::Config;
 use crate::data::Standings;
 use crate::deliver::{
@@ -422,11 +423,12 @@ impl Shard {
         let place = self.deliveries.publishes.insert(errand) as u32;
         let ticket = Ticket { client: Ticket::DELIVER, place, id: Uuid::nil() };
         let Shard { hub, clients, .. } = self;
-        let outcome = match hub.publish(clients, channel, data, None, ticket, now_ms) {
-            Progress::Asked => return,
-            Progress::Done(_) => Outcome::Delivered,
-            Progress::Full(_) => Outcome::Full,
-        };
+        let outcome =
+            match hub.publish(clients, channel, Message::plain(data, None), ticket, now_ms) {
+                Progress::Asked => return,
+                Progress::Done(_) => Outcome::Delivered,
+                Progress::Full(_) => Outcome::Full,
+            };
         self.deliveries.publishes.remove(place as usize);
         let random = self.random();
         self.deliveries.done(errand, outcome, now_ms, random);

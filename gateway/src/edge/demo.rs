@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::Shared;
 use super::connection::Face;
 use super::shard::Shard;
+use crate::broker::Message;
 use crate::hub::{Progress, Ticket};
 use crate::limits::DEMO_SLOW_MS;
 use crate::{scratch, session};
@@ -135,7 +136,8 @@ impl Shard {
         let ticket = Ticket { client: Ticket::NOBODY, place: 0, id: Uuid::nil() };
         let Shard { hub, clients, .. } = self;
         let channel = (channel, namespace);
-        let published = hub.publish(clients, channel, data.as_bytes(), None, ticket, now_ms);
+        let message = Message::plain(data.as_bytes(), None);
+        let published = hub.publish(clients, channel, message, ticket, now_ms);
         rt::request_turn();
         !matches!(published, Progress::Full(_))
     }

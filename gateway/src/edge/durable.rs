@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::deliver::Errand;
 use super::shard::Shard;
-use crate::broker::Position;
+use crate::broker::{Message, Position, PublishOptions};
 use crate::hub::{Acknowledged, ToShard};
 use crate::ingest::{Asker, Draft, Event, Outcome, Refusal, Settled};
 use crate::limits::INGEST_OUTSTANDING;
@@ -65,6 +65,7 @@ impl Shard {
             data,
             headers: identity.headers(),
             json: format == Format::Json || trine_proto::client::is_json(data),
+            options: &PublishOptions::PLAIN,
         };
         let since_ns = rt::now_ns();
         let asked = self.ask_ingest(
@@ -158,9 +159,9 @@ impl Shard {
     fn acknowledged(&mut self, acknowledged: Acknowledged, now_ms: u64) {
         let Acknowledged { publication, data, askers, place } = acknowledged;
         let info = publication.info.as_deref().map(|info| info.as_ref());
-        let (channel, namespace) = (&*publication.channel, publication.namespace as usize);
-        let clients = &mut self.clients;
-        let position = self.hub.publish_owned(clients, channel, namespace, &data, info, now_ms);
+        let channel = (&*publication.channel, publication.namespace as usize);
+        let message = Message { data: &data, info, options: &publication.options };
+        let position = self.hub.publish_owned(&mut self.clients, channel, message, now_ms);
         for asker in askers {
             self.answer_asker(asker, Ok(place), position);
         }

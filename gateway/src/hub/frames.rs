@@ -19,6 +19,8 @@ pub enum Event<'a> {
         data: &'a [u8],
         /// The publisher.
         info: Option<InfoRef<'a>>,
+        /// What the publisher added.
+        tags: client::Tags<'a>,
     },
     /// A client joined.
     Join(InfoRef<'a>),
@@ -114,16 +116,18 @@ pub fn with_info<R>(info: InfoRef<'_>, with: impl FnOnce(client::ClientInfo<'_>)
 fn encode(format: Format, channel: &str, event: Event<'_>) -> Bytes {
     crate::scratch::with(|message| {
         match event {
-            Event::Publication { offset, data, info: None } => {
-                let publication = client::Publication { offset, data, ..Default::default() };
+            Event::Publication { offset, data, info: None, tags } => {
+                let publication = client::Publication { offset, data, info: None, tags };
                 let push = Push::Publication { channel, publication: &publication };
                 client::write_push(format, &push, message);
             }
-            Event::Publication { offset, data, info: Some(info) } => with_info(info, |info| {
-                let publication = client::Publication { offset, data, info: Some(info) };
-                let push = Push::Publication { channel, publication: &publication };
-                client::write_push(format, &push, message);
-            }),
+            Event::Publication { offset, data, info: Some(info), tags } => {
+                with_info(info, |info| {
+                    let publication = client::Publication { offset, data, info: Some(info), tags };
+                    let push = Push::Publication { channel, publication: &publication };
+                    client::write_push(format, &push, message);
+                });
+            }
             Event::Join(info) => with_info(info, |info| {
                 client::write_push(format, &Push::Join { channel, info: &info }, message);
             }),

@@ -5,7 +5,7 @@
 //! full mailbox holes the channel for that shard. Everything else is never refused.
 
 use crate::broker::{
-    HistoryFilter, Info, Position, PresenceStats, Stored, SubscribeWish, Subscribed,
+    HistoryFilter, Info, Position, PresenceStats, PublishOptions, Stored, SubscribeWish, Subscribed,
 };
 use crate::ingest::{Asker, Draft, Outcome, Place, Publication};
 use bytes::Bytes;
@@ -122,6 +122,8 @@ pub enum Ask {
         data: Bytes,
         /// The publisher, if it is a client.
         info: Option<Box<Info>>,
+        /// How.
+        options: PublishOptions,
     },
     /// Read history.
     History(HistoryFilter),

@@ -14,7 +14,7 @@ pub use frames::{Event, Frames, frame_kind, with_info};
 pub use message::{Acknowledged, Answer, Ask, Post, Ticket, ToShard};
 
 use crate::broker::{
-    Broker, HistoryFilter, Info, InfoRef, Position, Recovered, ShardSet, Stored, SubscribeWish,
+    Broker, HistoryFilter, Info, Message, Position, Recovered, ShardSet, Stored, SubscribeWish,
     Subscribed,
 };
 use crate::config::{Config, Namespace, Payload};
@@ -26,7 +26,7 @@ use smallvec::SmallVec;
 use std::hash::BuildHasher;
 use std::rc::Rc;
 use trine_core::shard::Ownership;
-use trine_proto::client::{ErrorCode, Format, UnsubscribeCode};
+use trine_proto::client::{ErrorCode, Format, Tags, UnsubscribeCode};
 
 /// A subscriber: the client's number on this shard and what the hot loop must know of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -327,14 +327,13 @@ impl<P: Post> Hub<P> {
         &mut self,
         clients: &mut C,
         (name, namespace): (&str, usize),
-        data: &[u8],
-        info: Option<InfoRef<'_>>,
+        message: Message<'_>,
         ticket: Ticket,
         now_ms: u64,
     ) -> Progress<Option<Position>> {
         let owner = self.ownership.owner(name);
         if owner == self.index {
-            let position = self.publish_owned(clients, name, namespace, data, info, now_ms);
+            let position = self.publish_owned(clients, (name, namespace), message, now_ms);
             return Progress::Done(position);
         }
         let has_room = self.has_room(owner);
@@ -342,8 +341,9 @@ impl<P: Post> Hub<P> {
             // Said before the payload is copied; the mailbox notes that room is waited for.
             return Progress::Full(owner);
         }
-        let data = Bytes::copy_from_slice(data);
-        let ask = Ask::Publish { data, info: info.map(|info| Box::new(info.to_owned())) };
+        let (data, options) = (Bytes::copy_from_slice(message.data), message.options.clone());
+        let info = message.info.map(|info| Box::new(info.to_owned()));
+        let ask = Ask::Publish { data, info, options };
         self.asked(owner, name, namespace, ask, ticket)
     }
 
@@ -392,7 +392,8 @@ impl<P: Post> Hub<P> {
             ToShard::Publication { channel, publication } => {
                 let (offset, data, info) =
                     (publication.offset, publication.data(), publication.info());
-                self.deliver(clients, &channel, Event::Publication { offset, data, info });
+                let tags = publication.tags();
+                self.deliver(clients, &channel, Event::Publication { offset, data, info, tags });
             }
             ToShard::Membership { channel, joined, info } => {
                 let event = if joined { Event::Join } else { Event::Leave };
@@ -432,9 +433,10 @@ impl<P: Post> Hub<P> {
                 let answer = self.broker.subscribe(from, name, namespace, *wish, now_ms);
                 Answer::Subscribed(Box::new(answer))
             }
-            Ask::Publish { data, info } => {
+            Ask::Publish { data, info, options } => {
                 let info = info.as_deref().map(|info| info.as_ref());
-                let position = self.publish_owned(clients, name, namespace, &data, info, now_ms);
+                let message = Message { data: &data, info, options: &options };
+                let position = self.publish_owned(clients, (name, namespace), message, now_ms);
                 Answer::Published(position)
             }
             ask => self.read_owned(name, namespace, &ask, now_ms),
@@ -475,28 +477,39 @@ impl<P: Post> Hub<P> {
     pub fn publish_owned<C: Clients>(
         &mut self,
         clients: &mut C,
-        name: &str,
-        namespace: usize,
-        data: &[u8],
-        info: Option<InfoRef<'_>>,
+        (name, namespace): (&str, usize),
+        message: Message<'_>,
         now_ms: u64,
     ) -> Option<Position> {
+        let options = message.options;
+        if let Some(key) = &options.idempotency_key
+            && let Some(position) = self.broker.published(name, key, now_ms)
+        {
+            return position;
+        }
         let config = self.config.clone();
         let settings = &config.namespaces[namespace];
         let stripped = match settings.payload {
-            Payload::Json => trine_proto::client::strip_newlines(data),
+            Payload::Json => trine_proto::client::strip_newlines(message.data),
             Payload::Binary => None,
         };
-        let data = stripped.as_deref().unwrap_or(data);
+        let message = Message { data: stripped.as_deref().unwrap_or(message.data), ..message };
         self.totals.publications += 1;
-        let (position, shards) =
-            self.broker.publish(name, (settings, namespace), data, info, now_ms);
+        let (position, shards) = match options.skip_history {
+            true => (None, self.broker.shards(name)),
+            false => self.broker.publish(name, (settings, namespace), message, now_ms),
+        };
+        if let Some(key) = &options.idempotency_key {
+            self.broker.name(name, key, position, now_ms);
+        }
         let offset = position.map_or(0, |position| position.offset);
         self.copy_to(shards, name, || ToShard::Publication {
             channel: name.into(),
-            publication: Box::new(Stored::new(offset, data, info)),
+            publication: Box::new(Stored::new(offset, message)),
         });
-        self.deliver(clients, name, Event::Publication { offset, data, info });
+        let Message { data, info, options } = message;
+        let tags = Tags::packed(options.tags());
+        self.deliver(clients, name, Event::Publication { offset, data, info, tags });
         position
     }
 

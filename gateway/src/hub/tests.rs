@@ -13,7 +13,7 @@ use rand::rngs::StdRng;
 use uuid::Uuid;
 
 use super::*;
-use crate::broker::Since;
+use crate::broker::{Message, Since};
 
 const SHARDS: usize = 3;
 const CLIENTS: usize = 2;
@@ -251,8 +251,7 @@ impl World {
         let _ = self.hubs[shard].publish(
             &mut self.tables[shard],
             channel,
-            b"{\"n\":1}",
-            Some(info.as_ref()),
+            Message::plain(b"{\"n\":1}", Some(info.as_ref())),
             ticket,
             0,
         );

@@ -11,7 +11,7 @@ use trine_proto::kafka::record;
 
 use super::Refusal;
 use super::routes::{Choose, Find, Route, Routes};
-use crate::broker::{Info, InfoRef};
+use crate::broker::{Info, InfoRef, PublishOptions};
 use crate::config::RecordHeader;
 use crate::limits::RECORD_HEADERS_BYTES;
 
@@ -30,6 +30,8 @@ pub struct Event<'a> {
     pub headers: &'a [(Box<str>, Box<str>)],
     /// The payload is JSON.
     pub json: bool,
+    /// How it is published.
+    pub options: &'a PublishOptions,
 }
 
 /// What becomes a publication once the log has it.
@@ -41,6 +43,8 @@ pub struct Publication {
     pub namespace: u16,
     /// The publisher, if it was a client.
     pub info: Option<Box<Info>>,
+    /// How, but for its name: second tries are found before they are published.
+    pub options: PublishOptions,
 }
 
 /// A record that lacks what only its key's owner gives it.
@@ -86,9 +90,13 @@ impl Draft {
         let route = routes.get(number);
         let key = event.find(&route.key, "the record's key")?;
         let wish = event.wish(route, key.as_deref())?;
-        let dedupe: Option<Box<[u8]>> = match &route.dedupe {
-            None => None,
-            Some(pointer) => match pointer.find(event.data) {
+        let dedupe: Option<Box<[u8]>> = match (&event.options.idempotency_key, &route.dedupe) {
+            // No message id begins so.
+            (Some(key), _) => {
+                Some([b"\0", event.channel.as_bytes(), b"\0", key.as_bytes()].concat().into())
+            }
+            (None, None) => None,
+            (None, Some(pointer)) => match pointer.find(event.data) {
                 Some(id) => Some(id.as_bytes().into()),
                 None => return Err(Refusal::missing("the payload has no message id")),
             },
@@ -111,6 +119,7 @@ impl Draft {
             channel: event.channel.into(),
             namespace: event.namespace as u16,
             info: event.info.map(|info| Box::new(info.to_owned())),
+            options: PublishOptions { idempotency_key: None, ..event.options.clone() },
         });
         Ok((Self { route: number, dedupe, publication, body, value, wish }, owner))
     }

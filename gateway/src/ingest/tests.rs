@@ -3,7 +3,7 @@
 //! **Runs on: any.**
 
 use super::*;
-use crate::broker::InfoRef;
+use crate::broker::{InfoRef, PublishOptions};
 use crate::config::{self, Partitioner, RecordHeader, RecordKey};
 use crate::log::{Main, Scripted};
 use trine_proto::kafka::record::Body;
@@ -40,13 +40,19 @@ fn draft(ingest: &Ingest, route: u16, data: &str) -> Result<Draft, Refusal> {
         data: data.as_bytes(),
         headers: &headers,
         json: true,
+        options: &PublishOptions::PLAIN,
     };
     Draft::new(route, ingest.routes(), &event).map(|(draft, _)| draft)
 }
 
 fn publish(ingest: &Ingest, data: &str) -> Draft {
     let mut draft = draft(ingest, 0, data).unwrap();
-    draft.publication = Some(Publication { channel: "room".into(), namespace: 0, info: None });
+    draft.publication = Some(Publication {
+        channel: "room".into(),
+        namespace: 0,
+        info: None,
+        options: PublishOptions::PLAIN,
+    });
     draft
 }
 

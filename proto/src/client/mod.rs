@@ -9,12 +9,14 @@ mod codes;
 mod json;
 mod protobuf;
 mod reply;
+mod tags;
 
 pub use codes::{Disconnect, ErrorCode, UnsubscribeCode};
 pub use reply::{
     ClientInfo, ConnectResult, Publication, Push, Reply, SubscribeResult, write_error,
     write_error_because, write_push, write_reply,
 };
+pub use tags::Tags;
 
 use std::borrow::Cow;
 

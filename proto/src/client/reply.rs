@@ -6,7 +6,7 @@
 //! caller's duty.
 
 use super::protobuf::{write_bytes, write_delimited, write_message, write_number};
-use super::{ErrorCode, Format, UnsubscribeCode};
+use super::{ErrorCode, Format, Tags, UnsubscribeCode};
 
 /// Who a client is, as others see it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,6 +30,8 @@ pub struct Publication<'a> {
     pub info: Option<ClientInfo<'a>>,
     /// Its place in the channel's stream, 0 without one.
     pub offset: u64,
+    /// What its publisher adds.
+    pub tags: Tags<'a>,
 }
 
 /// The result of `connect`.
@@ -280,6 +282,12 @@ fn protobuf_publication(publication: &Publication<'_>, out: &mut Vec<u8>) {
         write_message(out, 5, |out| protobuf_info(info, out));
     }
     write_number(out, 6, publication.offset);
+    for (name, text) in publication.tags.iter() {
+        write_message(out, 7, |out| {
+            write_bytes(out, 1, name.as_bytes());
+            write_bytes(out, 2, text.as_bytes());
+        });
+    }
 }
 
 fn protobuf_info(info: &ClientInfo<'_>, out: &mut Vec<u8>) {
@@ -471,6 +479,17 @@ fn json_publication(publication: &Publication<'_>, out: &mut Vec<u8>) {
         json_info(info, object.key("info"));
     }
     object.number_if("offset", publication.offset);
+    if !publication.tags.is_empty() {
+        let out = object.key("tags");
+        let mut before = b'{';
+        for (name, text) in publication.tags.iter() {
+            out.push(std::mem::replace(&mut before, b','));
+            json_text(out, name);
+            out.push(b':');
+            json_text(out, text);
+        }
+        out.push(b'}');
+    }
     object.end();
 }
 

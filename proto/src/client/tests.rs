@@ -122,7 +122,11 @@ fn json_replies_omit_what_is_empty() {
         r#"{"id":3,"history":{"publications":[],"epoch":"","offset":0}}"#
     );
     let info = ClientInfo { client: "c", conn_info: b"{\"n\":1}", ..ClientInfo::default() };
-    let publication = Publication { data: b"[1]", info: Some(info), offset: 2 };
+    let mut tags = Vec::new();
+    Tags::pack(&mut tags, "a\"", "1");
+    Tags::pack(&mut tags, "", "");
+    let tags = Tags::packed(&tags);
+    let publication = Publication { data: b"[1]", info: Some(info), offset: 2, tags };
     let mut out = Vec::new();
     write_push(
         Format::Json,
@@ -131,7 +135,7 @@ fn json_replies_omit_what_is_empty() {
     );
     assert_eq!(
         String::from_utf8(out).unwrap(),
-        r#"{"push":{"channel":"a\"","pub":{"data":[1],"info":{"user":"","client":"c","conn_info":{"n":1}},"offset":2}}}"#
+        r#"{"push":{"channel":"a\"","pub":{"data":[1],"info":{"user":"","client":"c","conn_info":{"n":1}},"offset":2,"tags":{"a\"":"1","":""}}}}"#
     );
     let mut out = Vec::new();
     write_error(Format::Json, 1, ErrorCode::Internal, &mut out);
