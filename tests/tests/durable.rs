@@ -103,13 +103,15 @@ fn a_ticket_reaches_every_group() {
     assert_eq!(legacy.requests().len(), 201);
 }
 
-#[test]
-fn a_publication_is_fanned_out_once_the_log_has_it() {
-    let config = "shards.count = 2\nchannel.history_size = 100\n[[namespace]]\nname = \"desk\"\ntopic = \"desk\"\n\
+/// A namespace with a topic beside one without, and the API for backends.
+const DESK: &str = "shards.count = 2\nchannel.history_size = 100\n[[namespace]]\nname = \"desk\"\ntopic = \"desk\"\n\
         subscribe = \"anonymous\"\npublish = \"anonymous\"\nhistory_size = 100\n\
         history_ttl_ms = 60_000\nheaders = [\"user\", \"channel\", \"content-type\"]\n\
         [api]\nkey = \"secret\"\n";
-    let mut gateway = Gateway::start(config);
+
+#[test]
+fn a_publication_is_fanned_out_once_the_log_has_it() {
+    let mut gateway = Gateway::start(DESK);
     let mut reader = Client::connect(gateway.client, "reader").unwrap();
     reader.subscribe("desk:1", None).unwrap();
     let mut writer = Client::connect(gateway.client, "writer").unwrap();
@@ -137,31 +139,7 @@ fn a_publication_is_fanned_out_once_the_log_has_it() {
     // A channel without a topic is published to at once.
     let (_, text) = call("Authorization: apikey secret\r\n", r#"{"channel":"room","data":"x"}"#);
     assert!(text.contains("\"offset\":1") && !text.contains("\"at\""), "{text}");
-    // A second try is not a second publication, nor a second record.
-    for (channel, same) in [("room", "\"offset\":2"), ("desk:2", "\"log_offset\":")] {
-        let body = format!(r#"{{"channel": "{channel}", "data": 5, "idempotency_key": "five"}}"#);
-        let (first, second) = (call(key, &body).1, call(key, &body).1);
-        let of = |text: &str| serde_json::from_str::<Value>(text).expect("JSON")["result"].clone();
-        assert!(first.contains(same), "{first}");
-        for field in ["at", "partition", "log_offset"] {
-            assert_eq!(of(&first)[field], of(&second)[field], "{first} {second}");
-        }
-        assert!(channel == "desk:2" || first == second, "{first} {second}");
-    }
-    let (_, text) = call(key, r#"{"channel": "room", "data": 6, "skip_history": true}"#);
-    assert!(!text.contains("offset") && text.contains("result"), "{text}");
-    // Tags come with the publication, also from history.
-    let tagged = r#"{"channel": "desk:3", "data": 8, "tags": {"from": "crm", "x": "\u00e9"}}"#;
-    reader.subscribe("desk:3", None).unwrap();
-    assert!(call(key, tagged).1.contains("\"at\":\"journal\""));
-    let push = reader.push(Duration::from_secs(5)).unwrap();
-    let tags = json!({"from": "crm", "x": "é"});
-    assert_eq!((&push["pub"]["data"], &push["pub"]["tags"]), (&json!(8), &tags));
-    let (_, text) = call(key, r#"{"channel": "room", "data": 7}"#);
-    assert!(text.contains("\"offset\":3"), "{text}");
-    let long = "k".repeat(257);
     for (body, status, said) in [
-        (&*format!(r#"{{"channel":"room","data":1,"idempotency_key":"{long}"}}"#), 200, "too long"),
         ("{", 400, ""),
         (r#"{"channel": "none:1", "data": 1}"#, 200, r#""code":102"#),
         (r#"{"channel": "desk:1"}"#, 200, r#""code":107"#),
@@ -186,6 +164,44 @@ fn a_publication_is_fanned_out_once_the_log_has_it() {
     let names: Vec<&str> = records[0].headers.iter().map(|(name, _)| name.as_str()).collect();
     let own = ["trine-gateway", "trine-epoch", "trine-sequence"];
     assert_eq!(names, [&["trine-user", "trine-channel", "content-type"], &own[..]].concat());
+}
+
+#[test]
+fn backends_publish_once_with_tags_or_without_history() {
+    let gateway = Gateway::start(DESK);
+    let mut reader = Client::connect(gateway.client, "reader").unwrap();
+    let call = |body: &str| {
+        http::post(gateway.api, "/api/publish", "X-API-Key: secret\r\n", body).expect("it answers")
+    };
+    let open = || call(r#"{"channel": "desk:0", "data": 0}"#).1.contains("journal").then_some(());
+    wait::until("the log takes records", open);
+    let (_, text) = call(r#"{"channel": "room", "data": 4}"#);
+    assert!(text.contains("\"offset\":1"), "{text}");
+    // A second try is not a second publication, nor a second record.
+    for (channel, same) in [("room", "\"offset\":2"), ("desk:2", "\"log_offset\":")] {
+        let body = format!(r#"{{"channel": "{channel}", "data": 5, "idempotency_key": "five"}}"#);
+        let (first, second) = (call(&body).1, call(&body).1);
+        let of = |text: &str| serde_json::from_str::<Value>(text).expect("JSON")["result"].clone();
+        assert!(first.contains(same), "{first}");
+        for field in ["at", "partition", "log_offset"] {
+            assert_eq!(of(&first)[field], of(&second)[field], "{first} {second}");
+        }
+        assert!(channel == "desk:2" || first == second, "{first} {second}");
+    }
+    let (_, text) = call(r#"{"channel": "room", "data": 6, "skip_history": true}"#);
+    assert!(!text.contains("offset") && text.contains("result"), "{text}");
+    // Tags come with the publication, also from history.
+    let tagged = r#"{"channel": "desk:3", "data": 8, "tags": {"from": "crm", "x": "\u00e9"}}"#;
+    reader.subscribe("desk:3", None).unwrap();
+    assert!(call(tagged).1.contains("\"at\":\"journal\""));
+    let push = reader.push(Duration::from_secs(5)).unwrap();
+    let tags = json!({"from": "crm", "x": "é"});
+    assert_eq!((&push["pub"]["data"], &push["pub"]["tags"]), (&json!(8), &tags));
+    let (_, text) = call(r#"{"channel": "room", "data": 7}"#);
+    assert!(text.contains("\"offset\":3"), "{text}");
+    let long = "k".repeat(257);
+    let (_, text) = call(&format!(r#"{{"channel":"room","data":1,"idempotency_key":"{long}"}}"#));
+    assert!(text.contains("too long"), "{text}");
 }
 
 #[test]
