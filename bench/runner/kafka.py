@@ -42,7 +42,8 @@ def main(arguments: list) -> int:
         print(f"bench/run kafka: {error}", file=sys.stderr)
         return 1
     try:
-        with Broker(folder / "kafka") if with_broker else nullcontext() as broker:
+        cluster = Broker(folder / "kafka") if with_broker else nullcontext()
+        with machine.awake(options.awake), cluster as broker:
             bench = Bench(options, broker, folder, skipped)
             try:
                 bench.run()
@@ -69,6 +70,7 @@ def parse(arguments: list) -> argparse.Namespace:
                              "named; " + ", ".join(peer.name for peer in PEERS))
     parser.add_argument("--format", choices=("protobuf", "json"), default="protobuf",
                         help="of the gateway rows' clients (protobuf)")
+    parser.add_argument("--awake", action="store_true", help="no core may halt, for any peer")
     parser.add_argument("--profile", default="release", help="cargo profile (release)")
     parser.add_argument("--folder", type=Path, default=TARGET,
                         help="whose filesystem the broker and the journals are on (the target folder)")
@@ -379,7 +381,7 @@ class Bench:
             "versions": machine.versions(),
             "options": {"rounds": self.options.rounds, "seconds": self.options.seconds,
                         "warm_up": self.options.warm_up, "format": self.options.format,
-                        "profile": self.options.profile, "spin": False,
+                        "profile": self.options.profile, "spin": False, "awake": self.options.awake,
                         "filesystem": machine.output("stat", "-f", "-c", "%T", str(self.options.folder))},
             "syncs": self.syncs,
             "rows": rows,

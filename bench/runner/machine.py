@@ -3,7 +3,9 @@
 import os
 import platform
 import re
+import struct
 import subprocess
+from contextlib import contextmanager
 from pathlib import Path
 
 from .broker import LIBRARY
@@ -20,6 +22,23 @@ def describe() -> dict:
         "kernel": platform.release(),
         "virtual": "hypervisor" in read("/proc/cpuinfo"),
     }
+
+
+@contextmanager
+def awake(wanted: bool):
+    """While it lasts no core halts (PM QoS of Linux), as on a host that is tuned for latency: a core
+    that halts, a virtual one above all, is late when it is wanted. Raises RuntimeError where that is
+    not to be had."""
+    if not wanted:
+        yield
+        return
+    try:
+        request = open("/dev/cpu_dma_latency", "wb", buffering=0)
+    except OSError as error:
+        raise RuntimeError(f"--awake: {error}") from error
+    with request:
+        request.write(struct.pack("i", 0))
+        yield
 
 
 def versions() -> dict:

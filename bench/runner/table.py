@@ -51,6 +51,7 @@ def render(results: dict) -> str:
 def heading(results: dict) -> str:
     machine, options = results["machine"], results["options"]
     mode = ", load tool never sleeps" if options["spin"] else ""
+    mode += ", no core halts" if options["awake"] else ""
     return (f"{results['date']}, {machine['cores']} × {machine['cpu']}, Linux {machine['kernel']}; "
             f"{options['rounds']} interleaved rounds of {options['seconds']:g} s, medians{mode}; "
             f"build {options['profile']}")

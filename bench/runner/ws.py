@@ -20,7 +20,11 @@ def main(arguments: list) -> int:
     build(options.peers, options.profile)
     bench = Bench(options)
     try:
-        bench.run()
+        with machine.awake(options.awake):
+            bench.run()
+    except RuntimeError as error:
+        print(f"bench/run ws: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted; what was measured so far follows", file=sys.stderr)
     if not bench.samples:
@@ -44,6 +48,7 @@ def parse(arguments: list) -> argparse.Namespace:
                         help="comma-separated; " + ", ".join(peer.name for peer in PEERS))
     parser.add_argument("--formats", type=names(FORMATS), default=list(FORMATS),
                         help="comma-separated; protobuf, json")
+    parser.add_argument("--awake", action="store_true", help="no core may halt, for any peer")
     parser.add_argument("--spin", action="store_true", help="a load tool that never sleeps")
     parser.add_argument("--profile", default="release", help="cargo profile (release)")
     parser.add_argument("--server-cpu", type=int, default=0)
@@ -170,6 +175,7 @@ class Bench:
                 "seconds": self.options.seconds,
                 "warm_up": self.options.warm_up,
                 "spin": self.options.spin,
+                "awake": self.options.awake,
                 "profile": self.options.profile,
             },
             "rows": rows,
@@ -189,7 +195,8 @@ def progress(number: int, row, form: str, peer, report) -> None:
 def save(results: dict) -> None:
     """The JSON under a name with the date, the plots, and RESULTS.md."""
     RESULTS.mkdir(exist_ok=True)
-    mode = "-spin" if results["options"]["spin"] else ""
+    modes = [mode for mode in ("spin", "awake") if results["options"][mode]]
+    mode = "".join(f"-{mode}" for mode in modes)
     path = RESULTS / f"ws{mode}-{results['date'][:10]}.json"
     path.write_text(json.dumps(results, indent=1) + "\n")
     drawn = plots.draw(results, RESULTS, f"ws{mode}")
