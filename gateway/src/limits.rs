@@ -179,12 +179,14 @@ pub const KAFKA_REQUEST_MS: u64 = 10_000;
 pub const INGEST_OUTSTANDING: usize = 16_384;
 /// Milliseconds that a publication's idempotency key is remembered (client protocol §10).
 pub const IDEMPOTENCY_MS: u64 = 300_000;
-/// Idempotency keys that a shard remembers: some megabytes.
-pub const IDEMPOTENCY_KEYS: usize = 10_000;
+/// Idempotency keys that a shard remembers: 330 a second for all of that time, in some 20 MB.
+pub const IDEMPOTENCY_KEYS: usize = 100_000;
 /// Bytes of an idempotency key: any digest or name fits.
 pub const IDEMPOTENCY_KEY_BYTES: usize = 256;
 /// Events that wait for the answer to one record with the same message id.
 pub const DEDUPE_WAITERS: usize = 16;
+/// Bytes on disk of records that Kafka refused for good; the oldest go first.
+pub const DEAD_LETTERS_BYTES: u64 = 256 << 20;
 /// Records that a keyless topic's partition gets before the next one's turn: some batches.
 pub const STICKY_RECORDS: u32 = 256;
 /// Room for a record's headers, made at once with its payload's.

@@ -122,11 +122,11 @@ fn closes(text: &mut Text, view: &View) {
 /// Series of the log's journal and the spool's.
 fn journals(text: &mut Text, report: &Report) {
     let log = report.log.as_ref().and_then(|log| log.journal.as_ref());
-    let (spool, queue) = (report.spool.as_ref(), report.queue.as_ref());
-    let all = [("log", log), ("spool", spool), ("queue", queue)];
+    let mut all = vec![("log".to_owned(), log), ("spool".to_owned(), report.spool.as_ref())];
+    all.extend(report.queues.iter().map(|(name, queue)| (format!("queue/{name}"), Some(queue))));
     let all: Vec<(String, &Journal)> = all
         .into_iter()
-        .filter_map(|(name, journal)| Some((label("journal", name), journal?)))
+        .filter_map(|(name, journal)| Some((label("journal", &name), journal?)))
         .collect();
     let name = "trine_journal_info";
     for (labels, journal) in &all {
@@ -401,7 +401,7 @@ mod tests {
         Report {
             log: Some(Log { kind: LogKind::Embedded, journal: Some(journal) }),
             spool: Some(Journal { phase: "ready".to_owned(), ..Journal::default() }),
-            queue: None,
+            queues: Vec::new(),
             consumers: vec![
                 consumer("mail", vec![partition(0, 50, false), partition(7, 20, true)]),
                 consumer("quality", vec![partition(0, 1, false)]),

@@ -99,8 +99,8 @@ fn describe_log(text: &mut String, status: &Status) {
         };
         describe_journal(text, "spool", &waiting, spool);
     }
-    if let Some(queue) = &status.report.queue {
-        describe_journal(text, "queue", "", queue);
+    for (topic, queue) in &status.report.queues {
+        describe_journal(text, "queue", &format!("{topic}, "), queue);
     }
     text.push_str(&format!("refused     {} durable events\n", status.events_refused));
 }

@@ -97,12 +97,12 @@ pub struct Spool {
     pub forward_rate: u64,
 }
 
-/// Topics that this node keeps in a journal of its own until they are drained, whatever the log is.
+/// Topics that this node keeps in journals of their own until they are drained, whatever the log is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Queue {
     /// Their names; each is drained by one consumer.
     pub topics: Vec<String>,
-    /// Bytes on disk; then what goes there is refused.
+    /// Bytes on disk of each; then what goes there is refused.
     pub quota_bytes: u64,
 }
 

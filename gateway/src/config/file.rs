@@ -593,7 +593,8 @@ fn cpus(value: &DeValue<'_>) -> Option<Value> {
 
 fn is_name(text: &str) -> bool {
     let character = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
-    (1..=64).contains(&text.len()) && text.bytes().all(character)
+    // Some name folders.
+    (1..=64).contains(&text.len()) && text.bytes().all(character) && !matches!(text, "." | "..")
 }
 
 /// What was probably meant, or all that could have been.

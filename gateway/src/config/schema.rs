@@ -256,7 +256,7 @@ pub(super) const KEYS: &[Key<Config>] = keys! { Config;
         |c, v| if let Value::Texts(topics) = v { c.queue.topics = topics.clone() },
         |c| (!c.queue.topics.is_empty()).then(|| format!("{:?}", c.queue.topics));
     "queue" "quota_bytes" Kind::Integer(16 << 20, 1 << 50),
-        "Disk for them; once it is full what goes there is refused.",
+        "Disk for each; once it is full what goes there is refused.",
         |c, v| c.queue.quota_bytes = v.integer(), |c| Some(c.queue.quota_bytes.to_string());
     "api" "key" Kind::AnyText, "What backends send as `X-API-Key`; empty: there is no API.",
         |c, v| c.api.key = v.text().into(), |c| Some(quoted(&c.api.key));

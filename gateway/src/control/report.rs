@@ -28,8 +28,8 @@ pub struct Report {
     pub log: Option<Log>,
     /// The journal in front of Kafka, where there is one.
     pub spool: Option<Journal>,
-    /// The journal of the queues, where there are any.
-    pub queue: Option<Journal>,
+    /// The journal of each queue.
+    pub queues: Vec<(String, Journal)>,
     /// What consumers read, a topic each.
     pub consumers: Vec<Consumer>,
     /// Partitions that a report has no room for: those with the least lag.

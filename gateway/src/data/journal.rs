@@ -8,20 +8,23 @@ use trine_core::journal::{Options, Retention};
 use super::Peers;
 use crate::config::{Config, LogKind};
 use crate::control::wire::Start;
-use crate::limits::{JOURNAL_CLOSE, JOURNAL_GATHER_MS};
-use crate::log::{QUEUE_FOLDER, SPOOL_FOLDER};
+use crate::limits::{DEAD_LETTERS_BYTES, JOURNAL_CLOSE, JOURNAL_GATHER_MS};
+use crate::log::{LETTERS_FOLDER, QUEUE_FOLDER, SPOOL_FOLDER};
 
 /// What is durable on this node.
 #[derive(Default)]
 pub(super) struct Journals {
     /// The embedded log, or the spool.
     log: Option<Journal>,
-    queues: Option<Journal>,
+    /// What Kafka refuses for good.
+    letters: Option<Journal>,
+    /// One for each queue: one that waits for its time must not fill another's.
+    queues: Vec<Journal>,
 }
 
 /// A journal that is open.
 struct Journal {
-    folder: &'static str,
+    folder: String,
     storage: Storage,
     stores: std::vec::IntoIter<Store>,
     phase: Option<Phase>,
@@ -33,39 +36,50 @@ struct Journal {
 pub struct Stores {
     /// Of the embedded log, or of the spool.
     pub log: Option<Store>,
-    /// Of the queues.
-    pub queues: Option<Store>,
+    /// Of what Kafka refuses for good, beside the spool.
+    pub letters: Option<Store>,
+    /// Of each queue.
+    pub queues: Vec<Store>,
 }
 
 impl Journals {
     /// Starts what the configuration asks for. The error is a line that names the folder.
     pub fn open(begin: &Start, peers: &[Peers]) -> Result<Journals, String> {
         let config: &Config = &begin.config;
+        let mut journals = Journals::default();
         if !config.has_log() {
-            return Ok(Journals::default());
+            return Ok(journals);
         }
-        let (folder, quota_bytes, retention) = match config.log.kind {
+        let of = |folder: &str, quota_bytes, retention| {
+            Journal::open(folder, (quota_bytes, retention), begin, peers)
+        };
+        match config.log.kind {
             LogKind::Embedded => {
                 let retention = Retention::Oldest { age_ms: config.log.retention_ms };
-                ("log", config.log.quota_bytes, retention)
+                journals.log = Some(of("log", config.log.quota_bytes, retention)?);
             }
-            LogKind::Kafka => (SPOOL_FOLDER, config.spool.quota_bytes, Retention::Released),
-        };
-        let log = Journal::open(folder, (quota_bytes, retention), begin, peers)?;
-        let queues = match &config.queue {
-            queue if queue.topics.is_empty() => None,
-            queue => {
-                let keeps = (queue.quota_bytes, Retention::Released);
-                Some(Journal::open(QUEUE_FOLDER, keeps, begin, peers)?)
+            LogKind::Kafka => {
+                let quota_bytes = config.spool.quota_bytes;
+                journals.log = Some(of(SPOOL_FOLDER, quota_bytes, Retention::Released)?);
+                let oldest = Retention::Oldest { age_ms: 0 };
+                journals.letters = Some(of(LETTERS_FOLDER, DEAD_LETTERS_BYTES, oldest)?);
             }
-        };
-        Ok(Journals { log: Some(log), queues })
+        }
+        for topic in &config.queue.topics {
+            let folder = format!("{QUEUE_FOLDER}/{topic}");
+            journals.queues.push(of(&folder, config.queue.quota_bytes, Retention::Released)?);
+        }
+        Ok(journals)
     }
 
     /// The next shard's ends.
     pub fn next_stores(&mut self) -> Stores {
         let next = |journal: &mut Option<Journal>| journal.as_mut()?.stores.next();
-        Stores { log: next(&mut self.log), queues: next(&mut self.queues) }
+        Stores {
+            log: next(&mut self.log),
+            letters: next(&mut self.letters),
+            queues: self.queues.iter_mut().filter_map(|queue| queue.stores.next()).collect(),
+        }
     }
 
     /// How the embedded log's journal, or the spool's, is, where there is one.
@@ -73,29 +87,37 @@ impl Journals {
         self.log.as_ref().map(|journal| journal.storage.state())
     }
 
-    /// How the queues' journal is, where there is one.
-    pub fn queues_state(&self) -> Option<&State> {
-        self.queues.as_ref().map(|journal| journal.storage.state())
+    /// How each queue's is, in the order of the configuration.
+    pub fn queues(&self) -> impl Iterator<Item = &State> {
+        self.queues.iter().map(|queue| queue.storage.state())
     }
 
     /// Says what has changed.
     pub fn look(&mut self) {
-        self.log.iter_mut().chain(&mut self.queues).for_each(Journal::look);
+        let others = self.letters.iter_mut().chain(&mut self.queues);
+        self.log.iter_mut().chain(others).for_each(Journal::look);
     }
 
-    /// Writes what waits and the final marks. For the end, when no shard runs any more.
+    /// Writes what waits and the final marks, all journals side by side. For the end, when no shard
+    /// runs any more.
     pub fn close(&mut self) {
-        for journal in self.log.take().into_iter().chain(self.queues.take()) {
-            if let Err(error) = journal.storage.stop(JOURNAL_CLOSE) {
-                tracing::error!(journal = journal.folder, %error, "journal not closed");
+        let others = self.letters.take().into_iter().chain(self.queues.drain(..));
+        let all: Vec<Journal> = self.log.take().into_iter().chain(others).collect();
+        std::thread::scope(|scope| {
+            for Journal { folder, storage, .. } in all {
+                scope.spawn(move || {
+                    if let Err(error) = storage.stop(JOURNAL_CLOSE) {
+                        tracing::error!(journal = folder, %error, "journal not closed");
+                    }
+                });
             }
-        }
+        });
     }
 }
 
 impl Journal {
     fn open(
-        folder: &'static str,
+        folder: &str,
         (quota_bytes, retention): (u64, Retention),
         begin: &Start,
         peers: &[Peers],
@@ -117,11 +139,17 @@ impl Journal {
             ),
             _ => format!("data_dir {}: {error}", data_dir.display()),
         })?;
-        Ok(Journal { folder, storage, stores: stores.into_iter(), phase: None, told: false })
+        Ok(Journal {
+            folder: folder.to_owned(),
+            storage,
+            stores: stores.into_iter(),
+            phase: None,
+            told: false,
+        })
     }
 
     fn look(&mut self) {
-        let (state, journal) = (self.storage.state(), self.folder);
+        let (state, journal) = (self.storage.state(), &*self.folder);
         let phase = state.phase();
         if let Some(recovery) = state.recovery().filter(|_| !self.told) {
             self.told = true;

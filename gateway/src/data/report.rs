@@ -43,6 +43,7 @@ pub(super) struct Reporter {
     /// Name and group of each consumer.
     consumers: Vec<(String, String)>,
     topics: Vec<Box<str>>,
+    queues: Vec<String>,
     /// One a shard.
     shards: Vec<Standings>,
 }
@@ -56,6 +57,7 @@ impl Reporter {
             kind: config.has_log().then_some(config.log.kind),
             consumers: consumers.map(|c| (c.name.clone(), c.group.clone())).collect(),
             topics: Routes::new(config).topics().to_vec(),
+            queues: config.queue.topics.clone(),
             shards: Vec::new(),
         }
     }
@@ -80,7 +82,7 @@ impl Reporter {
         Report {
             log: self.kind.map(|kind| Log { kind, journal }),
             spool,
-            queue: journals.queues_state().map(of),
+            queues: self.queues.iter().cloned().zip(journals.queues().map(of)).collect(),
             consumers,
             partitions_omitted,
         }
@@ -140,6 +142,7 @@ mod tests {
             kind: Some(LogKind::Embedded),
             consumers: vec![named("log"), named("mail")],
             topics: vec!["tickets".into(), "chats".into()],
+            queues: Vec::new(),
             shards: Vec::new(),
         }
     }

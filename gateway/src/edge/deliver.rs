@@ -26,8 +26,8 @@ use crate::deliver::{
     Alarm, Effect, LagEvent, LagMeter, Lane, Level, Outcome, Reason, Request, Route, Token, Totals,
     outcome_of,
 };
-use crate::hub::{Answer, Progress, Ticket};
-use crate::ingest::{Asker, Outcome as Stored, Wish};
+use crate::hub::{Answer, Progress, Ticket, ToShard};
+use crate::ingest::{Asker, Outcome as Stored, Owner, Wish};
 use crate::limits::{FETCH_BYTES, LAG_INTERVAL_MS};
 use crate::log::{Feed, FeedEvent};
 
@@ -448,6 +448,7 @@ impl Shard {
         });
     }
 
+    /// Gives a record to the owner of its key, behind what that has spooled of it.
     fn append_record(
         &mut self,
         kind: AskedKind,
@@ -461,15 +462,26 @@ impl Shard {
         let number = number.expect("consumers' topics are known from the start") as u16;
         let hash = |key: &Bytes| Wish::Hash(hash::murmur2(key) as u32 & 0x7fff_ffff);
         let wish = key.map_or(Wish::Current, hash);
-        let request = self.asked.insert(Asked {
-            client: 0,
-            session: Uuid::nil(),
-            reply: 0,
-            kind,
-            since_ns: rt::now_ns(),
-        });
-        let asker = Asker { shard: self.index as u16, request: request as u32 };
-        self.ingest.take_record(number, wish, body, asker, now_ms);
+        let asked =
+            Asked { client: 0, session: Uuid::nil(), reply: 0, kind, since_ns: rt::now_ns() };
+        let request = self.asked.vacant_key() as u32;
+        let owner = key.map(|key| self.hub.owner_of_key(Owner::new(topic, key)));
+        if let Some(owner) = owner.filter(|owner| *owner != self.index) {
+            // What crosses shards is memory of its own.
+            let body = Bytes::copy_from_slice(&body);
+            let message = ToShard::Record { request, topic: number, wish, body };
+            if self.hub.post().try_send(owner, message).is_err() {
+                let (AskedKind::Produce(errand) | AskedKind::DeadLetter(errand)) = kind else {
+                    unreachable!("only these are whole records")
+                };
+                let random = self.random();
+                return self.deliveries.done(errand, Outcome::Full, now_ms, random);
+            }
+        } else {
+            let asker = Asker { shard: self.index as u16, request };
+            self.ingest.take_record(number, wish, body, asker, now_ms);
+        }
+        self.asked.insert(asked);
         rt::request_turn();
     }
 

@@ -120,6 +120,10 @@ impl Shard {
                 let asker = Asker { shard: from as u16, request };
                 self.ingest.take(*draft, asker, now_ms);
             }
+            ToShard::Record { request, topic, wish, body } => {
+                let asker = Asker { shard: from as u16, request };
+                self.ingest.take_record(topic, wish, body, asker, now_ms);
+            }
             ToShard::Ingested { request, outcome, position } => {
                 self.durable_answered(request, outcome, position);
             }

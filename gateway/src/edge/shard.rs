@@ -18,6 +18,7 @@ use trine_core::metrics::{Counter, Gauge, Histogram, Writer};
 use trine_core::rt::{self, Stream, Turn, WakeHandle};
 use trine_core::shard::{Balance, Mailboxes};
 use trine_proto::client::Disconnect;
+use trine_proto::hash;
 use trine_proto::kafka::record;
 use trine_proto::kafka::scram::Mechanism;
 use trine_proto::ws::FrameKind;
@@ -140,6 +141,8 @@ impl Shard {
                 Main::Embedded(Box::new(log))
             }
             Some(store) => {
+                let letters = stores.letters.expect("they are kept beside the spool");
+                let store = (store, letters);
                 let spool = Spool::new(store, of, resharding, topics, config.spool.forward_rate);
                 let options = kafka_options(&config, names, StdRng::from_os_rng());
                 let limits = (config.spool.after_ms, config.log.timeout_ms);
@@ -153,14 +156,12 @@ impl Shard {
             }
             None => Main::None,
         };
-        self.ingest.log = Log::from(main);
-        if let Some(store) = stores.queues {
-            let topics = &routes.topics()[..routes.queues() as usize];
-            let feeds = feeds(&config, topics, of, true);
-            let queues = Embedded::new(store, topics, partitions, feeds, false).of_queues();
-            let log = std::mem::replace(&mut self.ingest.log, Log::from(Main::None));
-            self.ingest.log = log.with_queues(queues, routes.queues());
-        }
+        let queues = routes.topics().chunks(1).zip(stores.queues);
+        let queues = queues.map(|(topic, store)| {
+            let feeds = feeds(&config, topic, of, true);
+            Embedded::new(store, topic, partitions, feeds, index == 0).of_queue()
+        });
+        self.ingest.log = Log::from(main).with_queues(queues.collect());
     }
 
     /// A cheap random number, to spread things in time.
@@ -283,7 +284,10 @@ impl Shard {
                     self.arrive(message);
                     continue;
                 }
-                ToShard::Ingest { .. } | ToShard::Ingested { .. } | ToShard::Acknowledged(_) => {
+                ToShard::Ingest { .. }
+                | ToShard::Record { .. }
+                | ToShard::Ingested { .. }
+                | ToShard::Acknowledged(_) => {
                     self.receive_durable(from, message, now_ms);
                     continue;
                 }
@@ -622,10 +626,11 @@ fn feeds(
             continue;
         }
         for name in &consumer.topics {
-            let topic = topics.iter().position(|known| **known == **name);
-            let topic = topic.expect("consumers' topics are known from the start");
+            // Of several queues each has a log of its own.
+            let Some(topic) = topics.iter().position(|known| **known == **name) else { continue };
+            let first = hash::murmur2(name.as_bytes()) as usize;
             for partition in 0..config.log.partitions {
-                if (topic + partition as usize) % shards == index {
+                if first.wrapping_add(partition as usize) % shards == index {
                     let feed = Feed { consumer: number as u16, topic: topic as u16, partition };
                     let group = if queues { QUEUE_GROUP } else { &consumer.group };
                     feeds.push(FeedSpec { group: group.into(), feed, start: consumer.start });

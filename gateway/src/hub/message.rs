@@ -7,7 +7,7 @@
 use crate::broker::{
     HistoryFilter, Info, Position, PresenceStats, PublishOptions, Stored, SubscribeWish, Subscribed,
 };
-use crate::ingest::{Asker, Draft, Outcome, Place, Publication};
+use crate::ingest::{Asker, Draft, Outcome, Place, Publication, Wish};
 use bytes::Bytes;
 use smallvec::SmallVec;
 use std::os::fd::OwnedFd;
@@ -77,6 +77,17 @@ pub enum ToShard {
         request: u32,
         /// The event.
         draft: Box<Draft>,
+    },
+    /// A record of a topic, whole already, for its key's owner. Request, answered by `Ingested`.
+    Record {
+        /// Comes back in the answer.
+        request: u32,
+        /// The topic, by its number.
+        topic: u16,
+        /// Which partition it wants.
+        wish: Wish,
+        /// From its key's length on.
+        body: Bytes,
     },
     /// What became of an event. Never refused.
     Ingested {

@@ -406,6 +406,7 @@ impl<P: Post> Hub<P> {
             ToShard::Holed { channel } => self.holed(clients, &channel),
             ToShard::Connection(_)
             | ToShard::Ingest { .. }
+            | ToShard::Record { .. }
             | ToShard::Ingested { .. }
             | ToShard::Acknowledged(_) => unreachable!("the shard takes these before the hub"),
         }

@@ -15,6 +15,8 @@ pub enum Seen {
     InFlight(u32),
     /// It is here.
     Stored(Place),
+    /// It is here, and was refused before for want of time: nobody has published it.
+    Unpublished(Place),
 }
 
 /// The ids of one route.
@@ -49,10 +51,10 @@ impl Dedupe {
         self.seen.insert(id, (Seen::InFlight(record), now_ms));
     }
 
-    /// The log's answer; `None`: it was refused.
-    pub fn settle(&mut self, id: &[u8], place: Option<Place>) {
-        match (place, self.seen.get_mut(id)) {
-            (Some(place), Some((seen, _))) => *seen = Seen::Stored(place),
+    /// What became of it; `None`: it was refused.
+    pub fn settle(&mut self, id: &[u8], became: Option<Seen>) {
+        match (became, self.seen.get_mut(id)) {
+            (Some(became), Some((seen, _))) => *seen = became,
             (None, Some(_)) => {
                 self.seen.remove(id);
             }

@@ -54,6 +54,8 @@ pub struct Draft {
     pub route: u16,
     /// The message id that duplicates share.
     pub dedupe: Option<Box<[u8]>>,
+    /// It is an idempotency key, and not of the payload.
+    pub is_named: bool,
     /// What to publish.
     pub publication: Option<Publication>,
     /// The body without the gateway's headers.
@@ -91,9 +93,8 @@ impl Draft {
         let key = event.find(&route.key, "the record's key")?;
         let wish = event.wish(route, key.as_deref())?;
         let dedupe: Option<Box<[u8]>> = match (&event.options.idempotency_key, &route.dedupe) {
-            // No message id begins so.
             (Some(key), _) => {
-                Some([b"\0", event.channel.as_bytes(), b"\0", key.as_bytes()].concat().into())
+                Some([event.channel.as_bytes(), b"\0", key.as_bytes()].concat().into())
             }
             (None, None) => None,
             (None, Some(pointer)) => match pointer.find(event.data) {
@@ -121,7 +122,8 @@ impl Draft {
             info: event.info.map(|info| Box::new(info.to_owned())),
             options: PublishOptions { idempotency_key: None, ..event.options.clone() },
         });
-        Ok((Self { route: number, dedupe, publication, body, value, wish }, owner))
+        let is_named = event.options.idempotency_key.is_some();
+        Ok((Self { route: number, dedupe, is_named, publication, body, value, wish }, owner))
     }
 
     /// Which partition it wants.
@@ -151,7 +153,8 @@ impl Draft {
 pub struct Owner(u64);
 
 impl Owner {
-    fn new(topic: &str, name: &[u8]) -> Self {
+    /// Of the records of a topic with this key.
+    pub fn new(topic: &str, name: &[u8]) -> Self {
         // FNV-1a.
         let mix = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
         let bytes = topic.as_bytes().iter().chain(b"/").chain(name);

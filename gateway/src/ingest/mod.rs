@@ -26,7 +26,9 @@ pub use pointer::Pointer;
 pub use routes::{Choose, Find, Route, Routes};
 
 use crate::config::{Ack, Config};
-use crate::limits::{DEDUPE_WAITERS, INGEST_OUTSTANDING, STICKY_RECORDS};
+use crate::limits::{
+    DEDUPE_WAITERS, IDEMPOTENCY_KEYS, IDEMPOTENCY_MS, INGEST_OUTSTANDING, STICKY_RECORDS,
+};
 use crate::log::{Appended, Log, Unavailable};
 
 /// Headers that every record has: trine-gateway, trine-epoch, trine-sequence.
@@ -125,8 +127,10 @@ struct Accepted {
     askers: SmallVec<[Asker; 1]>,
     publication: Option<(Publication, Bytes)>,
     partition: u32,
-    route: u16,
-    dedupe: Option<Box<[u8]>>,
+    /// Its message id, and the table that has it.
+    dedupe: Option<(usize, Box<[u8]>)>,
+    /// It was refused for want of time, and what should have been published with it.
+    is_unpublished: bool,
     /// Tells this record from a later one with the same number.
     serial: u64,
 }
@@ -156,6 +160,7 @@ pub struct Ingest {
     /// When accepted records are refused for want of time, the earliest first.
     deadlines: VecDeque<(u64, u32, u64)>,
     timeout_ms: u64,
+    /// By route, and that of idempotency keys.
     dedupe: Vec<Dedupe>,
     /// For each topic: the partition in turn, and the records it got.
     turns: Vec<(u32, u32)>,
@@ -180,8 +185,9 @@ impl Ingest {
     /// Ingest with the log of its shard. `epoch` is random and never repeats.
     pub fn new(config: &Config, routes: Rc<Routes>, log: Log, epoch: u64) -> Self {
         let dedupe = routes.iter().map(|route| Dedupe::new(route.window.0, route.window.1));
+        let named = Dedupe::new(IDEMPOTENCY_MS, IDEMPOTENCY_KEYS);
         Self {
-            dedupe: dedupe.collect(),
+            dedupe: dedupe.chain([named]).collect(),
             turns: vec![(epoch as u32, 0); routes.topics().len()],
             routes,
             log,
@@ -227,11 +233,15 @@ impl Ingest {
     fn try_take(&mut self, mut draft: Draft, asker: Asker, now_ms: u64) -> Result<(), Outcome> {
         let number = draft.route;
         let (dedupe, publication) = (draft.dedupe.take(), draft.publication.take());
+        let table = if draft.is_named { self.dedupe.len() - 1 } else { number as usize };
         if let Some(id) = &dedupe
-            && let Some(seen) = self.dedupe[number as usize].find(id, now_ms)
+            && let Some(seen) = self.dedupe[table].find(id, now_ms)
         {
             self.totals.duplicates += 1;
             draft.publication = publication;
+            if let Seen::Unpublished(place) = seen {
+                self.dedupe[table].settle(id, Some(Seen::Stored(place)));
+            }
             return self.take_again(seen, draft, asker, now_ms);
         }
         if self.accepted.len() >= INGEST_OUTSTANDING {
@@ -252,14 +262,14 @@ impl Ingest {
         appended.map_err(|why| Err(why.refusal()))?;
         self.sequence = sequence;
         if let Some(id) = &dedupe {
-            self.dedupe[number as usize].insert(id.clone(), record, now_ms);
+            self.dedupe[table].insert(id.clone(), record, now_ms);
         }
         let mut accepted = Accepted {
             askers: SmallVec::from_elem(asker, 1),
             publication: publication.map(|publication| (publication, value)),
             partition,
-            route: number,
-            dedupe,
+            dedupe: dedupe.map(|id| (table, id)),
+            is_unpublished: false,
             serial: self.next_serial(),
         };
         if ack == Ack::None {
@@ -289,8 +299,14 @@ impl Ingest {
         };
         let serial = self.next_serial();
         self.deadlines.push_back((now_ms + self.timeout_ms, record, serial));
-        let (publication, route, dedupe) = (None, 0, None);
-        self.accepted.insert(Accepted { askers, publication, partition, route, dedupe, serial });
+        self.accepted.insert(Accepted {
+            askers,
+            publication: None,
+            partition,
+            dedupe: None,
+            is_unpublished: false,
+            serial,
+        });
     }
 
     fn next_serial(&mut self) -> u64 {
@@ -308,6 +324,13 @@ impl Ingest {
     ) -> Result<(), Outcome> {
         let record = match seen {
             Seen::Stored(place) => return Err(Ok(place)),
+            Seen::Unpublished(place) => {
+                let publication = draft.publication.take();
+                let publication = publication.map(|publication| (publication, draft.value()));
+                let askers = SmallVec::from_elem(asker, 1);
+                self.push(Settled { askers, publication, outcome: Ok(place) });
+                return Ok(());
+            }
             // Nobody waits for the log's answer to such an event.
             Seen::InFlight(_) if self.routes.get(draft.route).ack == Ack::None => {
                 return Err(Ok(Place::NONE));
@@ -322,6 +345,7 @@ impl Ingest {
             // The first was refused for want of time, so its publication is this one's now.
             let publication = draft.publication.take();
             accepted.publication = publication.map(|publication| (publication, draft.value()));
+            accepted.is_unpublished = false;
             self.deadlines.push_back((now_ms + self.timeout_ms, record, accepted.serial));
         }
         accepted.askers.push(asker);
@@ -369,6 +393,7 @@ impl Ingest {
                     "the log did not answer in time; the record may be in the log",
                 );
                 self.totals.timed_out += 1;
+                accepted.is_unpublished = accepted.publication.is_some();
                 let settled = accepted.settle(Err(late));
                 self.push(settled);
             }
@@ -391,8 +416,9 @@ impl Ingest {
             Ok((at, log_offset)) => Ok(Place { at, partition, log_offset }),
             Err(why) => Err(why.refusal()),
         };
-        if let Some(id) = &accepted.dedupe {
-            self.dedupe[accepted.route as usize].settle(id, outcome.ok());
+        if let Some((table, id)) = &accepted.dedupe {
+            let seen = if accepted.is_unpublished { Seen::Unpublished } else { Seen::Stored };
+            self.dedupe[*table].settle(id, outcome.ok().map(seen));
         }
         self.totals.stored += u64::from(outcome.is_ok());
         if !accepted.askers.is_empty() {

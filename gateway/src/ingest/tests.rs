@@ -239,6 +239,43 @@ fn what_takes_too_long_is_refused_and_not_published() {
     answer(&mut ingest, record, 10);
     assert_eq!(settle(&mut ingest, 7_001), (vec![], vec![]));
     assert_eq!(ingest.outstanding(), 0);
+    // It is in the log, and nobody was told of it: a second try does that, once.
+    for (try_, published) in [(2, 1), (3, 0)] {
+        let again = publish(&ingest, r#"{"id":3}"#);
+        ingest.take(again, asker(try_), 7_002);
+        let (answers, told) = settle(&mut ingest, 7_002);
+        assert_eq!((answers[0].0, answers[0].1.is_ok(), told.len()), (try_, true, published));
+    }
+    assert_eq!(log(&mut ingest).appended.len(), 2);
+}
+
+#[test]
+fn an_idempotency_key_is_no_message_id() {
+    let mut ingest = ingest(vec![config::Route {
+        dedupe_pointer: "/id".to_owned(),
+        ..config::Route::default()
+    }]);
+    let options = PublishOptions { idempotency_key: Some("k".into()), ..PublishOptions::PLAIN };
+    let named = |ingest: &mut Ingest, data: &str, number| {
+        let event = Event {
+            channel: "room",
+            namespace: 0,
+            info: None,
+            data: data.as_bytes(),
+            headers: &[],
+            json: true,
+            options: &options,
+        };
+        let (draft, _) = Draft::new(0, ingest.routes(), &event).unwrap();
+        ingest.take(draft, asker(number), 0);
+    };
+    // A client that knows the key can't take it with an id of its own.
+    let client = publish(&ingest, r#"{"id":"room\u0000k"}"#);
+    ingest.take(client, asker(1), 0);
+    named(&mut ingest, "{}", 2);
+    assert_eq!(log(&mut ingest).appended.len(), 2);
+    named(&mut ingest, "{}", 3);
+    assert_eq!(log(&mut ingest).appended.len(), 2, "it was there already");
 }
 
 #[test]

@@ -5,6 +5,9 @@
 //! the next offset plus one, so that 0 says that the group has never been there. Queues are such
 //! topics too, in a journal of their own that gives up only what was drained.
 
+#[cfg(test)]
+mod tests;
+
 use bytes::Bytes;
 use std::collections::VecDeque;
 use trine_core::journal::storage::{Answer, ReadFailure, Request, Store, StoredRecord};
@@ -164,10 +167,10 @@ impl Embedded {
         }
     }
 
-    /// Gives up what was delivered: for topics with one reader each, in a journal that keeps what
-    /// was not released ([`trine_core::journal::Retention::Released`]).
+    /// Gives up what was delivered: for a topic with one reader, in a journal that keeps what was not
+    /// released ([`trine_core::journal::Retention::Released`]).
     #[must_use]
-    pub fn of_queues(self) -> Self {
+    pub fn of_queue(self) -> Self {
         Self { is_queue: true, ..self }
     }
 
@@ -239,8 +242,13 @@ impl Embedded {
         }
         feed.commit = None;
         let at = feed.stream;
+        self.release(at, next_offset);
+    }
+
+    /// What a queue's partition has before `offset` is wanted no more.
+    fn release(&mut self, at: usize, offset: u64) {
         if let (true, Some(Partition { stream, .. })) = (self.is_queue, self.streams[at]) {
-            self.send(Request::Release { stream, offset: next_offset });
+            self.send(Request::Release { stream, offset });
         }
     }
 
@@ -286,6 +294,10 @@ impl Embedded {
                 (about, number) => tracing::error!(?about, number, ?why, "not in the journal"),
             },
             Answer::Opened { token, stream, first, next, value } => match About::of(token) {
+                // It was drained, or the start would have been refused.
+                (About::Left, _) if self.is_queue => {
+                    self.send(Request::Release { stream, offset: next });
+                }
                 (About::Left, number) if next > first => {
                     let (stream, records) = (&*self.left[number], next - first);
                     let remedy = "give it a route again, or log.partitions its old value";
@@ -346,11 +358,14 @@ impl Embedded {
     fn place(&mut self, number: usize, value: u64) {
         let Reading { stream, start, of, .. } = self.feeds[number];
         let Some(Partition { first, next, .. }) = self.streams[stream] else { return };
-        if value > 0 {
-            // A stream that was cut behind damage has lost what the cursor had passed, and what a
-            // queue has given up was delivered, whatever became of its cursor.
+        if value > 0 && value - 1 > next {
+            // Its cursor would pass what comes next.
+            self.begin(number, next);
+        } else if value > 0 {
+            // What a queue has given up was delivered, whatever became of its cursor.
             let least = if self.is_queue { first } else { 0 };
-            let (feed, next_offset) = (number as u32, (value - 1).max(least).min(next));
+            let (feed, next_offset) = (number as u32, (value - 1).max(least));
+            self.release(stream, next_offset);
             self.events.push_back(FeedEvent::Ready { feed, of, next_offset });
         } else if self.is_queue {
             self.begin(number, first);

@@ -4,13 +4,13 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use trine_core::journal::disk::at_once;
 use trine_core::journal::disk::plain::PlainDisk;
 use trine_core::journal::{Journal, Options, Retention, open};
 
-use super::spool::{DEAD_LETTERS, FOLDER};
+use super::spool::FOLDER;
 use super::{QUEUE_FOLDER, QUEUE_GROUP};
 use crate::config::{Config, LogKind};
 
@@ -22,42 +22,51 @@ use crate::config::{Config, LogKind};
 pub fn refuse_left(config: &Config) -> Result<(), String> {
     let forwards = config.has_log() && config.log.kind == LogKind::Kafka;
     if !forwards {
-        refuse(config, FOLDER, spooled, |count| {
+        refuse(&config.data_dir.join(FOLDER), spooled, |count| {
             format!(
                 "holds {count} records for Kafka; start with log.kind = \"kafka\" and a route \
                  until they are sent"
             )
         })?;
     }
-    let drained = |stream: &str| {
-        let parts = stream.rsplit_once('/');
-        let parts = parts.and_then(|(topic, partition)| Some((topic, partition.parse().ok()?)));
-        parts.is_some_and(|(topic, partition): (_, u32)| {
-            config.queue.topics.iter().any(|known| known == topic)
-                && partition < config.log.partitions
-        })
-    };
-    let left = |journal: &Journal| queued(journal, |stream| !drained(stream));
-    refuse(config, QUEUE_FOLDER, left, |count| {
-        format!(
-            "holds {count} records that no consumer drains; start with their topics in \
-             queue.topics, and log.partitions as it was, until they are drained"
-        )
-    })
+    for (topic, folder) in queues(&config.data_dir.join(QUEUE_FOLDER)) {
+        let is_drained = config.queue.topics.contains(&topic);
+        let drained = |stream: &str| {
+            let partition = stream.rsplit_once('/').and_then(|(_, text)| text.parse::<u32>().ok());
+            is_drained && partition.is_some_and(|partition| partition < config.log.partitions)
+        };
+        refuse(
+            &folder,
+            |journal| queued(journal, |stream| !drained(stream)),
+            |count| {
+                format!(
+                    "holds {count} records that no consumer drains; start with \"{topic}\" in \
+                 queue.topics, and log.partitions as it was, until they are drained"
+                )
+            },
+        )?;
+    }
+    Ok(())
+}
+
+/// Topics and folders of the queues that there are.
+fn queues(folder: &Path) -> Vec<(String, PathBuf)> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())))
+        .collect()
 }
 
 /// Refuses the start if a journal has records that `count` counts.
 fn refuse(
-    config: &Config,
-    folder: &str,
+    folder: &Path,
     count: impl Fn(&Journal) -> u64,
     why: impl Fn(u64) -> String,
 ) -> Result<(), String> {
-    let folder = config.data_dir.join(folder);
     if !folder.exists() {
         return Ok(());
     }
-    match look(&folder).map(|journal| count(&journal)) {
+    match look(folder).map(|journal| count(&journal)) {
         Ok(0) => Ok(()),
         Ok(count) => {
             let folder = folder.display();
@@ -78,7 +87,7 @@ fn look(folder: &Path) -> io::Result<Journal> {
 
 /// Records of a spool that Kafka has not acknowledged.
 fn spooled(journal: &Journal) -> u64 {
-    left(journal, |stream| (!stream.starts_with(DEAD_LETTERS)).then(|| (stream.to_owned(), 0)))
+    left(journal, |stream| Some((stream.to_owned(), 0)))
 }
 
 /// Records of queues that were not drained, of those streams that `wanted` picks.

@@ -1,8 +1,8 @@
 //! The log, as one shard sees it: where durable events go and where consumers read them.
 //!
 //! **Runs on: shard.** Nothing here waits: appends, fetches and commits are started, and what
-//! became of them is taken at the turn's end. Topics that are queues are kept by this node, in a
-//! journal of their own, until they are drained; all others are the main log's, the journal's or
+//! became of them is taken at the turn's end. Topics that are queues are kept by this node, each in
+//! a journal of its own, until they are drained; all others are the main log's, the journal's or
 //! Kafka's. Invariants: every append that was taken is answered exactly once; what a feed gets is
 //! durable, in order and without gap.
 
@@ -21,8 +21,11 @@ pub use kafka::Kafka;
 pub use left::refuse_left;
 pub use spool::{FOLDER as SPOOL_FOLDER, Resharding, Spool};
 
-/// The folder of the queues' journal, in `data_dir`.
+/// The folder of the queues' journals, in `data_dir`.
 pub const QUEUE_FOLDER: &str = "queue";
+
+/// The folder of the journal of what Kafka refuses for good, in `data_dir`.
+pub const LETTERS_FOLDER: &str = "dead-letters";
 
 use crate::ingest::{At, Refusal};
 
@@ -191,8 +194,12 @@ impl FeedEvent {
         }
     }
 
-    fn feed_mut(&mut self) -> &mut u32 {
-        match self {
+    /// With the numbers that feeds and topics have behind so many others.
+    fn shifted(mut self, feeds: u32, topics: u16) -> Self {
+        if let FeedEvent::Ready { of, .. } = &mut self {
+            of.topic += topics;
+        }
+        let feed = match &mut self {
             FeedEvent::Ready { feed, .. }
             | FeedEvent::Records { feed, .. }
             | FeedEvent::Committed { feed }
@@ -202,7 +209,9 @@ impl FeedEvent {
             | FeedEvent::End { feed, .. }
             | FeedEvent::OutOfRange { feed, .. }
             | FeedEvent::Failed { feed, .. } => feed,
-        }
+        };
+        *feed += feeds;
+        self
     }
 }
 
@@ -210,10 +219,9 @@ impl FeedEvent {
 pub struct Log {
     /// What keeps the topics that are no queues.
     pub main: Main,
-    queues: Option<Box<Embedded>>,
-    /// Topics that are queues: they have the first numbers.
-    queue_topics: u16,
-    /// Feeds of queues: they have the first numbers.
+    /// The queues, a topic each: they have the first numbers of topics, and their feeds the first
+    /// numbers of feeds.
+    queues: Vec<Embedded>,
     queue_feeds: u32,
 }
 
@@ -232,38 +240,39 @@ pub enum Main {
 
 impl From<Main> for Log {
     fn from(main: Main) -> Log {
-        Log { main, queues: None, queue_topics: 0, queue_feeds: 0 }
+        Log { main, queues: Vec::new(), queue_feeds: 0 }
     }
 }
 
 impl Log {
-    /// Keeps so many topics, the first ones, in a journal of their own.
+    /// Keeps the first topics in journals of their own.
     #[must_use]
-    pub fn with_queues(self, queues: Embedded, topics: u16) -> Log {
-        let queue_feeds = queues.feeds();
-        Log { main: self.main, queues: Some(Box::new(queues)), queue_topics: topics, queue_feeds }
+    pub fn with_queues(self, queues: Vec<Embedded>) -> Log {
+        let queue_feeds = queues.iter().map(Embedded::feeds).sum();
+        Log { queues, queue_feeds, ..self }
     }
 
     /// The log of a queue, or else the number of a topic in the main log.
     fn topic(&mut self, topic: u16) -> Result<&mut Embedded, u16> {
-        match (&mut self.queues, topic.checked_sub(self.queue_topics)) {
-            (Some(queues), None) => Ok(queues),
-            (_, number) => Err(number.unwrap_or(topic)),
-        }
+        let queues = self.queues.len() as u16;
+        self.queues.get_mut(topic as usize).ok_or(topic.wrapping_sub(queues))
     }
 
-    /// The log of a queue's feed, or else the number of a feed in the main log.
-    fn feed(&mut self, feed: u32) -> Result<&mut Embedded, u32> {
-        match (&mut self.queues, feed.checked_sub(self.queue_feeds)) {
-            (Some(queues), None) => Ok(queues),
-            (_, number) => Err(number.unwrap_or(feed)),
+    /// The log of a queue's feed and the feed's number there, or else its number in the main log.
+    fn feed(&mut self, mut feed: u32) -> Result<(&mut Embedded, u32), u32> {
+        for queue in &mut self.queues {
+            match feed.checked_sub(queue.feeds()) {
+                None => return Ok((queue, feed)),
+                Some(rest) => feed = rest,
+            }
         }
+        Err(feed)
     }
 
     /// How many partitions a topic has; 0: that is not known yet.
     pub fn partitions(&mut self, topic: u16) -> u32 {
         match self.topic(topic) {
-            Ok(queues) => queues.partitions(topic),
+            Ok(queue) => queue.partitions(topic),
             Err(topic) => self.main.partitions(topic),
         }
     }
@@ -283,22 +292,20 @@ impl Log {
         now_ms: u64,
     ) -> Result<(), Unavailable> {
         match self.topic(topic) {
-            Ok(queues) => queues.append(record, topic, partition, body),
+            Ok(queue) => queue.append(record, 0, partition, body),
             Err(topic) => self.main.append(record, topic, partition, body, only_log, now_ms),
         }
     }
 
     /// The next append that has its answer: what has the record, and its offset there.
     pub fn next_outcome(&mut self) -> Option<(u32, Appended)> {
-        let queued = self.queues.as_mut().and_then(|queues| queues.next_outcome());
+        let queued = self.queues.iter_mut().find_map(Embedded::next_outcome);
         queued.or_else(|| self.main.next_outcome())
     }
 
     /// Takes in what has happened; called at each turn's end before anything is taken out.
     pub fn receive(&mut self, now_ms: u64) {
-        if let Some(queues) = &mut self.queues {
-            queues.receive();
-        }
+        self.queues.iter_mut().for_each(Embedded::receive);
         match &mut self.main {
             Main::None => {}
             #[cfg(test)]
@@ -310,9 +317,7 @@ impl Log {
 
     /// Sends what was started; called at each turn's end.
     pub fn flush(&mut self, now_ms: u64) {
-        if let Some(queues) = &mut self.queues {
-            queues.flush();
-        }
+        self.queues.iter_mut().for_each(Embedded::flush);
         match &mut self.main {
             Main::None => {}
             #[cfg(test)]
@@ -324,27 +329,27 @@ impl Log {
 
     /// The next event of a feed.
     pub fn next_event(&mut self) -> Option<FeedEvent> {
-        if let Some(event) = self.queues.as_mut().and_then(|queues| queues.next_event()) {
-            return Some(event);
+        let mut before = 0;
+        for (topic, queue) in self.queues.iter_mut().enumerate() {
+            if let Some(event) = queue.next_event() {
+                return Some(event.shifted(before, topic as u16));
+            }
+            before += queue.feeds();
         }
-        let mut event = match &mut self.main {
+        let event = match &mut self.main {
             Main::None => None,
             #[cfg(test)]
             Main::Scripted(_) => None,
             Main::Embedded(log) => log.next_event(),
             Main::Kafka(log) => log.groups().next_event(),
         }?;
-        *event.feed_mut() += self.queue_feeds;
-        if let FeedEvent::Ready { of, .. } = &mut event {
-            of.topic += self.queue_topics;
-        }
-        Some(event)
+        Some(event.shifted(self.queue_feeds, self.queues.len() as u16))
     }
 
     /// Starts to fetch records of a feed from `offset` on; waits until there is one.
     pub fn fetch(&mut self, feed: u32, offset: u64, limit_bytes: usize) {
         match self.feed(feed) {
-            Ok(queues) => queues.fetch(feed, offset, limit_bytes),
+            Ok((queue, feed)) => queue.fetch(feed, offset, limit_bytes),
             Err(feed) => match &mut self.main {
                 Main::Embedded(log) => log.fetch(feed, offset, limit_bytes),
                 Main::Kafka(log) => log.groups().fetch(feed, offset, limit_bytes),
@@ -356,7 +361,7 @@ impl Log {
     /// Asks where a feed's partition ends; [`FeedEvent::End`] will tell.
     pub fn look(&mut self, feed: u32) {
         match self.feed(feed) {
-            Ok(queues) => queues.look(feed),
+            Ok((queue, feed)) => queue.look(feed),
             Err(feed) => match &mut self.main {
                 Main::Embedded(log) => log.look(feed),
                 Main::Kafka(log) => log.groups().look(feed),
@@ -398,7 +403,7 @@ impl Log {
     /// Says that everything before `next_offset` was delivered.
     pub fn commit(&mut self, feed: u32, next_offset: u64) {
         match self.feed(feed) {
-            Ok(queues) => queues.commit(feed, next_offset),
+            Ok((queue, feed)) => queue.commit(feed, next_offset),
             Err(feed) => match &mut self.main {
                 Main::Embedded(log) => log.commit(feed, next_offset),
                 Main::Kafka(log) => log.groups().commit(feed, next_offset),

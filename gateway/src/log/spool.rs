@@ -24,9 +24,6 @@ use crate::limits::{FETCH_BYTES, SPOOL_FORWARD_RECORDS, SPOOL_PAUSE_MS};
 /// The folder of its journal, in `data_dir`.
 pub const FOLDER: &str = "spool";
 
-/// How the names of streams of dead letters begin. No topic's name has a colon.
-pub(super) const DEAD_LETTERS: &str = "dead:";
-
 /// What the spool says.
 #[derive(Debug)]
 pub enum SpoolEvent {
@@ -190,6 +187,8 @@ impl Resharding {
 /// The spool of one shard.
 pub struct Spool {
     store: Store,
+    /// The journal of dead letters, and requests that found no room there.
+    letters: (Store, VecDeque<Request>),
     shard: usize,
     shards: usize,
     resharding: Arc<Resharding>,
@@ -208,6 +207,8 @@ pub struct Spool {
     giver: usize,
     /// The producer does not have the giver's identity yet.
     must_resume: bool,
+    /// The producer's id and epoch as they were kept last, plus one each.
+    kept: Option<(u64, u64)>,
     /// The cursor that holds the number of shards, and its value at the start.
     shards_cursor: Option<(StreamId, u64)>,
     /// The line of each append that has no answer, by record.
@@ -224,7 +225,7 @@ pub struct Spool {
 impl Spool {
     /// Asks for what earlier starts have left.
     pub fn new(
-        store: Store,
+        (store, letters): (Store, Store),
         (shard, shards): (usize, usize),
         resharding: Arc<Resharding>,
         topics: &[Box<str>],
@@ -243,6 +244,7 @@ impl Spool {
         waiting.push_back(Request::List { token: About::List.token(0), prefix: "".into() });
         Self {
             store,
+            letters: (letters, VecDeque::new()),
             shard,
             shards,
             resharding,
@@ -255,6 +257,7 @@ impl Spool {
             givers: vec![Giver::default()],
             giver: 0,
             must_resume: false,
+            kept: None,
             shards_cursor: None,
             appends: std::collections::HashMap::new(),
             opening: 0,
@@ -444,8 +447,9 @@ impl Spool {
         state.dead_waiting.push_back(body);
         if state.dead.is_none() && state.dead_waiting.len() == 1 {
             let topic = &self.topics[state.topic as usize].name;
-            let name = format!("{DEAD_LETTERS}{topic}/{}", state.partition).into();
-            self.send(Request::Open { token: About::Dead.token(line), name, cursor: false });
+            let name = format!("{topic}/{}", state.partition).into();
+            let token = About::Dead.token(line);
+            self.letters.1.push_back(Request::Open { token, name, cursor: false });
         }
         // The cursor moves only once the dead letter is durable.
         self.acknowledged(line, offset);
@@ -458,7 +462,8 @@ impl Spool {
             && let Some(payload) = state.dead_waiting.pop_front()
         {
             state.letter = Some(payload.clone());
-            self.send(Request::Append { token: About::Letter.token(line), stream, payload });
+            let token = About::Letter.token(line);
+            self.letters.1.push_back(Request::Append { token, stream, payload });
         }
     }
 
@@ -487,7 +492,7 @@ impl Spool {
 
     /// Takes in what the storage thread says.
     pub fn receive(&mut self, now_ms: u64) {
-        while let Some(answer) = self.store.receive() {
+        while let Some(answer) = self.store.receive().or_else(|| self.letters.0.receive()) {
             self.take(answer, now_ms);
         }
     }
@@ -513,13 +518,16 @@ impl Spool {
             state.is_listed
         });
         self.busy = busy;
-        while let Some(request) = self.waiting.pop_front() {
-            if let Err(request) = self.store.try_send(request) {
-                self.waiting.push_front(request);
-                break;
+        let (letters, waiting) = &mut self.letters;
+        for (store, waiting) in [(&mut self.store, &mut self.waiting), (letters, waiting)] {
+            while let Some(request) = waiting.pop_front() {
+                if let Err(request) = store.try_send(request) {
+                    waiting.push_front(request);
+                    break;
+                }
             }
+            store.flush();
         }
-        self.store.flush();
     }
 
     fn move_cursor(&mut self, line: usize) {
@@ -644,7 +652,8 @@ impl Spool {
             }
             (about, number) => {
                 tracing::error!(?about, number, ?why, "not in the spool");
-                if matches!(about, About::Stream | About::Cursor) {
+                let is_givers = about == About::Producer && number > 1;
+                if is_givers || matches!(about, About::Stream | About::Cursor) {
                     self.opening -= 1;
                     self.open_if_all();
                 }
@@ -732,6 +741,8 @@ impl Spool {
                 (state.done, state.cursor_moved) = (state.end, true);
             }
             state.next = state.done;
+            // What was forwarded before the start is given up again: a journal forgets what was.
+            state.cursor_moved = true;
             let spooled = state.end.saturating_sub(state.done);
             state.spooled += spooled;
             self.topics[state.topic as usize].spooled += spooled;

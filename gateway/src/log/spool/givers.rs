@@ -2,7 +2,8 @@
 //!
 //! **Runs on: shard.** A shard forwards its own lines, and those of shards that are no more, one shard
 //! after the other: each under the producer id that it gave Kafka records with, at the next epoch, so
-//! that a late batch of it is fenced. Such an id is this shard's then, and nobody else's.
+//! that a late batch of it is fenced. Such an id stays that shard's until its last record is
+//! forwarded, should it come back with another start; then it is this one's, and nobody else's.
 
 use trine_core::journal::StreamId;
 use trine_core::journal::storage::Request;
@@ -68,8 +69,10 @@ impl Spool {
     pub(super) fn pass_on(&mut self) {
         while self.is_open && self.giver < self.givers.len() && !self.gives(self.giver) {
             if self.giver > 0 {
-                // Its producer id is this shard's now; another start may bring the shard back.
                 self.move_identity(self.giver, 0, 0);
+                if let Some((id, epoch)) = self.kept {
+                    self.move_identity(0, id, epoch);
+                }
             }
             self.giver += 1;
             let next = self.givers.get(self.giver).and_then(Giver::last);
@@ -88,10 +91,9 @@ impl Spool {
     /// Keeps the producer's identity; [`SpoolEvent::Identity`] says that it is durable.
     pub fn keep_identity(&mut self, id: i64, epoch: i16) {
         let (id, epoch) = (id as u64 + 1, epoch as u64 + 1);
-        self.move_identity(0, id, epoch);
-        if self.giver > 0 && self.giver < self.givers.len() {
-            self.move_identity(self.giver, id, epoch);
-        }
+        self.kept = Some((id, epoch));
+        let is_own = self.giver == 0 || self.giver >= self.givers.len();
+        self.move_identity(if is_own { 0 } else { self.giver }, id, epoch);
         self.send(Request::Flush { token: About::Identity.token(0) });
     }
 

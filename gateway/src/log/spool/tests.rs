@@ -14,20 +14,23 @@ use trine_core::rt::WakeHandle;
 /// A spool of one shard in a folder of its own.
 struct Fixture {
     spool: Spool,
-    storage: Option<Storage>,
+    storage: Option<[Storage; 2]>,
     folder: PathBuf,
 }
 
-fn start_spool(folder: &Path, shard: (usize, usize)) -> (Spool, Storage) {
+fn start_spool(folder: &Path, shard: (usize, usize)) -> (Spool, [Storage; 2]) {
     let (quota_bytes, retention) = (16 << 20, Retention::Released);
     let options = Options { quota_bytes, retention, gather_ms: 0 };
-    let wakes = vec![WakeHandle::new().unwrap()];
-    let (folder, preference) = (folder.to_owned(), Preference::Plain);
-    let setup = Setup { folder, options, shards: 1, wakes, cpus: None, preference };
-    let (storage, mut stores) = start(setup).unwrap();
+    let start = |name: &str| {
+        let wakes = vec![WakeHandle::new().unwrap()];
+        let (folder, preference) = (folder.join(name), Preference::Plain);
+        let setup = Setup { folder, options, shards: 1, wakes, cpus: None, preference };
+        let (storage, mut stores) = start(setup).unwrap();
+        (storage, stores.remove(0))
+    };
+    let ((storage, store), (other, letters)) = (start("spool"), start("letters"));
     let topics: [Box<str>; 1] = ["topic".into()];
-    let store = stores.remove(0);
-    (Spool::new(store, shard, Arc::default(), &topics, 1_000_000), storage)
+    (Spool::new((store, letters), shard, Arc::default(), &topics, 1_000_000), [storage, other])
 }
 
 impl Fixture {
@@ -225,6 +228,32 @@ fn lines_of_a_shard_that_is_no_more_go_under_its_producer() {
     assert_eq!(fixture.restart_as((0, 1)), Some((7, 6)));
     assert_eq!(fixture.restart_as((1, 2)), None);
     assert_eq!(fixture.spool.givers[0].last(), None);
+}
+
+#[test]
+fn what_was_forwarded_before_a_restart_does_not_fill_the_journal() {
+    let (mut fixture, line) = opened("spool-full");
+    let pass = |fixture: &mut Fixture, line, offset| {
+        fixture.spool.append(line, 0, vec![7; 500_000].into(), 1_000);
+        fixture.until(1_000, |event| match event {
+            SpoolEvent::Durable(_) => Some(()),
+            SpoolEvent::Refused(_, why) => panic!("{why:?} at {offset}"),
+            _ => None,
+        });
+        fixture.spool.gave(line, 1, offset + 1, 1_000, false);
+        fixture.spool.acknowledged(line, offset);
+        fixture.spool.flush(1_000);
+    };
+    (0..5).for_each(|offset| pass(&mut fixture, line, offset));
+    fixture.keep_identity(1, 1);
+    fixture.restart();
+    // Nothing more comes for that line, and the journal is passed through twice by another.
+    let other = fixture.spool.line(0, 1);
+    while fixture.spool.opening > 0 {
+        fixture.spool.receive(0);
+        fixture.spool.flush(0);
+    }
+    (0..70).for_each(|offset| pass(&mut fixture, other, offset));
 }
 
 /// Not a test of its own: a process that ends itself after a step of the way to Kafka.
