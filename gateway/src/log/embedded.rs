@@ -293,28 +293,9 @@ impl Embedded {
                 // Too many streams, or the process is ending: what needs it is never ready.
                 (about, number) => tracing::error!(?about, number, ?why, "not in the journal"),
             },
-            Answer::Opened { token, stream, first, next, value } => match About::of(token) {
-                // It was drained, or the start would have been refused.
-                (About::Left, _) if self.is_queue => {
-                    self.send(Request::Release { stream, offset: next });
-                }
-                (About::Left, number) if next > first => {
-                    let (stream, records) = (&*self.left[number], next - first);
-                    let remedy = "give it a route again, or log.partitions its old value";
-                    tracing::warn!(stream, records, remedy, "the log has records nobody reads");
-                }
-                (About::Left, _) => {}
-                (About::Cursor, number) => {
-                    self.feeds[number].cursor = Some(stream);
-                    self.place(number, value);
-                }
-                (About::End, number) => self.begin(number, next),
-                (About::Look, number) => {
-                    let feed = number as u32;
-                    self.events.push_back(FeedEvent::End { feed, end_offset: next });
-                }
-                (_, number) => self.streams[number] = Some(Partition { stream, first, next }),
-            },
+            Answer::Opened { token, stream, first, next, value } => {
+                self.opened(About::of(token), Partition { stream, first, next }, value);
+            }
             Answer::Read { token, records, first, next_offset, end_offset } => {
                 let (_, number) = About::of(token);
                 let feed = number as u32;
@@ -351,6 +332,33 @@ impl Embedded {
                 let (feed, next_offset) = (number as u32, begins);
                 self.events.push_back(FeedEvent::Ready { feed, of, next_offset });
             }
+        }
+    }
+
+    /// A stream or a cursor is open.
+    fn opened(&mut self, about: (About, usize), partition: Partition, value: u64) {
+        let Partition { stream, first, next } = partition;
+        match about {
+            // It was drained, or the start would have been refused.
+            (About::Left, _) if self.is_queue => {
+                self.send(Request::Release { stream, offset: next });
+            }
+            (About::Left, number) if next > first => {
+                let (stream, records) = (&*self.left[number], next - first);
+                let remedy = "give it a route again, or log.partitions its old value";
+                tracing::warn!(stream, records, remedy, "the log has records nobody reads");
+            }
+            (About::Left, _) => {}
+            (About::Cursor, number) => {
+                self.feeds[number].cursor = Some(stream);
+                self.place(number, value);
+            }
+            (About::End, number) => self.begin(number, next),
+            (About::Look, number) => {
+                let feed = number as u32;
+                self.events.push_back(FeedEvent::End { feed, end_offset: next });
+            }
+            (_, number) => self.streams[number] = Some(partition),
         }
     }
 
