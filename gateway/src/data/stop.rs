@@ -5,7 +5,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -13,6 +13,8 @@ use rustix::event::{EventfdFlags, eventfd};
 #[derive(Debug, Default)]
 pub struct Stop {
     requested: Arc<AtomicBool>,
+    /// Shards that are not drained.
+    busy: Arc<AtomicUsize>,
     wakes: Vec<Arc<OwnedFd>>,
 }
 
@@ -24,7 +26,9 @@ impl Stop {
     pub fn add_shard(&mut self) -> io::Result<StopSignal> {
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         self.wakes.push(Arc::clone(&wake));
-        Ok(StopSignal { requested: Arc::clone(&self.requested), wake })
+        self.busy.fetch_add(1, Ordering::AcqRel);
+        let (requested, busy) = (Arc::clone(&self.requested), Arc::clone(&self.busy));
+        Ok(StopSignal { requested, busy, wake })
     }
 
     /// Asks every shard to drain, and wakes it.
@@ -41,6 +45,7 @@ impl Stop {
 #[derive(Debug, Clone)]
 pub struct StopSignal {
     requested: Arc<AtomicBool>,
+    busy: Arc<AtomicUsize>,
     wake: Arc<OwnedFd>,
 }
 
@@ -53,6 +58,16 @@ impl StopSignal {
     /// Whether the shard is to drain: accept nothing more, flush, close clients with 3001, return.
     pub fn requested(&self) -> bool {
         self.requested.load(Ordering::Acquire)
+    }
+
+    /// Says, once, that nothing of the shard is under way any more.
+    pub fn tell_drained(&self) {
+        self.busy.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Whether that holds for all shards: till then others may ask it for something.
+    pub fn all_drained(&self) -> bool {
+        self.busy.load(Ordering::Acquire) == 0
     }
 }
 

@@ -196,7 +196,7 @@ async fn ticks(shard: Shared, stop: StopSignal) {
         let mut shard = shard.borrow_mut();
         shard.tick(now_ms);
         if stop.requested() {
-            shard.drain(now_ms);
+            shard.drain(&stop, now_ms);
         }
     }
 }

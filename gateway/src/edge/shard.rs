@@ -32,7 +32,7 @@ use crate::config::{
     Assignor, Compression, Config, Consumer as ConsumerConfig, Kafka as KafkaConfig, LogKind, Sasl,
     Start,
 };
-use crate::data::{Names, Peers, Standings, Stores};
+use crate::data::{Names, Peers, Standings, StopSignal, Stores};
 use crate::deliver;
 use crate::hub::{Hub, Ticket, ToShard};
 use crate::ingest::{Ingest, Routes};
@@ -68,6 +68,8 @@ pub(super) struct Shard {
     pub arrived: Vec<Stream>,
     /// Set once the shard is asked to stop; the time when it stops at the latest.
     pub draining_until_ms: Option<u64>,
+    /// Who asked, and whether it was told that this shard is drained.
+    drain: Option<(StopSignal, bool)>,
     wake: WakeHandle,
     /// A stalled command may go on: room was made, or time has passed.
     news: bool,
@@ -113,6 +115,7 @@ impl Shard {
             balance: peers.balance,
             arrived: Vec::new(),
             draining_until_ms: None,
+            drain: None,
             wake,
             news: false,
             random: ids.next_u64(),
@@ -266,7 +269,7 @@ impl Shard {
         }
         self.count(began_ns);
         if let Some(until_ms) = self.draining_until_ms
-            && (self.is_drained() || now_ms >= until_ms)
+            && (self.may_end() || now_ms >= until_ms)
         {
             self.gauges();
             self.end_deliveries(now_ms);
@@ -521,15 +524,27 @@ impl Shard {
 
     /// Whether nobody is connected and nothing is under way any more.
     fn is_drained(&self) -> bool {
-        self.clients.len() == 0 && self.deliveries.len() == 0 && self.ingest.log.has_left()
+        let is_idle = self.clients.len() == 0 && self.deliveries.len() == 0;
+        is_idle && self.ingest.outstanding() == 0 && self.ingest.log.has_left()
+    }
+
+    /// Whether all shards are drained: what others have under way may need this one.
+    fn may_end(&mut self) -> bool {
+        let is_drained = self.is_drained();
+        let Some((stop, told)) = &mut self.drain else { return is_drained };
+        if is_drained && !std::mem::replace(told, true) {
+            stop.tell_drained();
+        }
+        stop.all_drained()
     }
 
     /// Closes every client with 3001; the shard stops when they are gone, or soon after.
-    pub fn drain(&mut self, now_ms: u64) {
+    pub fn drain(&mut self, stop: &StopSignal, now_ms: u64) {
         if self.draining_until_ms.is_some() {
             return;
         }
         self.draining_until_ms = Some(now_ms + DRAIN_MS);
+        self.drain = Some((stop.clone(), false));
         self.revoke_deliveries();
         for id in self.clients.ids() {
             match self.clients.entry(id).face {

@@ -43,8 +43,8 @@ pub struct Embedded {
     feeds: Vec<Reading>,
     /// What was delivered is given up.
     is_queue: bool,
-    /// Streams of the journal that are no partition here.
-    left: Vec<Box<str>>,
+    /// Streams of the journal that are no partition here, and what each has.
+    left: Vec<(Box<str>, Option<Partition>)>,
     /// Requests that found no room.
     waiting: VecDeque<Request>,
     outcomes: VecDeque<(u32, Appended)>,
@@ -89,10 +89,12 @@ enum About {
     /// What else the journal has, and how much of each.
     List,
     Left,
+    /// How far a queue's partition was drained that is none any more.
+    LeftCursor,
 }
 
 impl About {
-    const ALL: [About; 9] = [
+    const ALL: [About; 10] = [
         About::Append,
         About::Stream,
         About::Cursor,
@@ -102,6 +104,7 @@ impl About {
         About::Look,
         About::List,
         About::Left,
+        About::LeftCursor,
     ];
 
     fn token(self, number: usize) -> u64 {
@@ -319,10 +322,10 @@ impl Embedded {
                 self.events.push_back(FeedEvent::Failed { feed: number as u32, skip_to });
             }
             Answer::Listed { names, .. } => {
-                let left = names.into_iter().filter(|name| !self.has(name)).collect();
-                self.left = left;
+                let left = names.into_iter().filter(|name| !self.has(name));
+                self.left = left.map(|name| (name, None)).collect();
                 for number in 0..self.left.len() {
-                    let (token, name) = (About::Left.token(number), self.left[number].clone());
+                    let (token, name) = (About::Left.token(number), self.left[number].0.clone());
                     self.send(Request::Open { token, name, cursor: false });
                 }
             }
@@ -339,12 +342,26 @@ impl Embedded {
     fn opened(&mut self, about: (About, usize), partition: Partition, value: u64) {
         let Partition { stream, first, next } = partition;
         match about {
-            // It was drained, or the start would have been refused.
-            (About::Left, _) if self.is_queue => {
-                self.send(Request::Release { stream, offset: next });
+            (About::Left, number) if self.is_queue => {
+                let (name, left) = &mut self.left[number];
+                *left = Some(partition);
+                let name = format!("{QUEUE_GROUP}/{name}").into();
+                let token = About::LeftCursor.token(number);
+                self.send(Request::Open { token, name, cursor: true });
+            }
+            (About::LeftCursor, number) => {
+                let (name, left) = &self.left[number];
+                let Partition { stream, next, .. } = left.expect("its stream is opened before");
+                let offset = value.saturating_sub(1);
+                if offset < next {
+                    let (stream, records) = (&**name, next - offset);
+                    let remedy = "give log.partitions its old value";
+                    tracing::error!(stream, records, remedy, "a queue has records nobody drains");
+                }
+                self.send(Request::Release { stream, offset });
             }
             (About::Left, number) if next > first => {
-                let (stream, records) = (&*self.left[number], next - first);
+                let (stream, records) = (&*self.left[number].0, next - first);
                 let remedy = "give it a route again, or log.partitions its old value";
                 tracing::warn!(stream, records, remedy, "the log has records nobody reads");
             }
@@ -368,6 +385,7 @@ impl Embedded {
         let Some(Partition { first, next, .. }) = self.streams[stream] else { return };
         if value > 0 && value - 1 > next {
             // Its cursor would pass what comes next.
+            self.release(stream, next);
             self.begin(number, next);
         } else if value > 0 {
             // What a queue has given up was delivered, whatever became of its cursor.

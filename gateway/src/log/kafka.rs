@@ -414,7 +414,10 @@ impl Kafka {
                     self.sent(line).forwarded.push_back((offset, body));
                     (count, next) = (count + 1, offset + 1);
                 }
-                Err(NotTaken::Refused(Refused::TooLarge(_))) if count == 0 => {
+                // What is underway before it comes first: the line is done up to where this one is.
+                Err(NotTaken::Refused(Refused::TooLarge(_)))
+                    if self.sent(line).forwarded.is_empty() =>
+                {
                     tracing::error!(
                         line,
                         offset,

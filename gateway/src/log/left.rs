@@ -32,7 +32,8 @@ pub fn refuse_left(config: &Config) -> Result<(), String> {
     for (topic, folder) in queues(&config.data_dir.join(QUEUE_FOLDER)) {
         let is_drained = config.queue.topics.contains(&topic);
         let drained = |stream: &str| {
-            let partition = stream.rsplit_once('/').and_then(|(_, text)| text.parse::<u32>().ok());
+            let parts = stream.rsplit_once('/').filter(|(of, _)| *of == topic);
+            let partition = parts.and_then(|(_, text)| text.parse::<u32>().ok());
             is_drained && partition.is_some_and(|partition| partition < config.log.partitions)
         };
         refuse(
@@ -52,6 +53,7 @@ pub fn refuse_left(config: &Config) -> Result<(), String> {
 /// Topics and folders of the queues that there are.
 fn queues(folder: &Path) -> Vec<(String, PathBuf)> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let entries = entries.filter(|entry| entry.path().is_dir());
     entries
         .filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())))
         .collect()

@@ -30,14 +30,20 @@ impl PlainDisk {
     /// # Errors
     /// `WouldBlock` while another process has it, else what the filesystem says.
     pub fn open(folder: &Path) -> io::Result<Self> {
+        let there = folder.ancestors().find(|ancestor| ancestor.is_dir()).map(Path::to_owned);
         fs::create_dir_all(folder)?;
         let path = folder.join("lock");
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
         let disk = Self { lock: Some(lock), ..Self::open_to_read(folder)? };
         disk.directory.sync_all()?;
-        if let Some(parent) = folder.parent() {
-            File::open(parent)?.sync_all()?;
+        // Every folder that was just made is an entry of the one above it.
+        for ancestor in folder.ancestors().skip(1) {
+            let ancestor = if ancestor.as_os_str().is_empty() { Path::new(".") } else { ancestor };
+            File::open(ancestor)?.sync_all()?;
+            if there.as_deref().is_none_or(|there| there.starts_with(ancestor)) {
+                break;
+            }
         }
         Ok(disk)
     }
