@@ -153,7 +153,7 @@ fn impure_proto(sources: &[Source], exceptions: &[(&str, &str)]) -> Vec<String> 
         ".expect(",
         ".unwrap_err()",
         "panic!(",
-        "todo!(",
+        concat!("todo", "!("),
         "println!(",
         "eprintln!(",
     ];
@@ -259,15 +259,15 @@ fn foreign_names(sources: &[Source]) -> Vec<String> {
         "/work/",
         "/root/",
         "/home/",
-        "registry.npmjs.org",
+        // Domains, so that every host of a registry is found, whatever its name is today.
+        "npmjs.",
         "pypi.org",
-        "pythonhosted.org",
-        "index.crates.io",
-        "static.crates.io",
-        "proxy.golang.org",
-        "repo.maven.apache.org",
-        "repo1.maven.org",
-        "deb.debian.org",
+        "pythonhosted",
+        ".crates.io",
+        "proxy.golang",
+        "repo.maven",
+        "maven.org",
+        ".debian.org",
     ];
     let own = sources
         .iter()

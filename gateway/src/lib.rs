@@ -16,5 +16,6 @@ pub mod limits;
 pub mod log;
 pub mod logs;
 pub mod proxy;
+pub mod recent;
 pub mod scratch;
 pub mod session;

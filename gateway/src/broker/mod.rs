@@ -5,7 +5,6 @@
 //! never repeats; history and presence stay within the shard's share of
 //! `broker.history_limit_bytes`, the oldest history going first.
 
-mod once;
 mod presence;
 mod stream;
 #[cfg(test)]
@@ -15,7 +14,8 @@ pub use presence::{Presence, PresenceStats};
 pub use stream::{Epoch, HistoryFilter, Position, Recovered, Since, Stored};
 
 use crate::config::Namespace;
-use crate::limits::{CHANNEL_OVERHEAD_BYTES, SWEEP_CHANNELS};
+use crate::limits::{CHANNEL_OVERHEAD_BYTES, IDEMPOTENCY_KEYS, IDEMPOTENCY_MS, SWEEP_CHANNELS};
+use crate::recent::Recent;
 use bytes::Bytes;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use rand::RngCore;
@@ -173,6 +173,11 @@ pub struct Totals {
     pub trimmed: u64,
 }
 
+/// A name of a publication, in its channel.
+pub(crate) fn joined(channel: &str, key: &str) -> Box<[u8]> {
+    [channel.as_bytes(), b"\0", key.as_bytes()].concat().into()
+}
+
 /// The channels that one shard owns and knows something about.
 pub struct Broker {
     channels: Slab<Channel>,
@@ -193,7 +198,7 @@ pub struct Broker {
     items: usize,
     presence_entries: usize,
     /// Publications that were named.
-    once: once::Once,
+    named: Recent<Option<Position>>,
     totals: Totals,
 }
 
@@ -223,7 +228,7 @@ impl Broker {
             used_bytes: 0,
             items: 0,
             presence_entries: 0,
-            once: once::Once::default(),
+            named: Recent::new(IDEMPOTENCY_MS, IDEMPOTENCY_KEYS),
             totals: Totals::default(),
         }
     }
@@ -267,12 +272,12 @@ impl Broker {
 
     /// The position of the publication with this name in the channel, if there was one.
     pub fn published(&mut self, channel: &str, key: &str, now_ms: u64) -> Option<Option<Position>> {
-        self.once.find(channel, key, now_ms)
+        self.named.find(&joined(channel, key), now_ms)
     }
 
     /// A publication of the channel has this name.
     pub fn name(&mut self, channel: &str, key: &str, at: Option<Position>, now_ms: u64) {
-        self.once.insert(channel, key, at, now_ms);
+        self.named.insert(joined(channel, key), at, now_ms);
     }
 
     /// Gives the publication its place in the stream (0 without history) and returns the shards

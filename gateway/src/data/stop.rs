@@ -89,5 +89,10 @@ mod tests {
             assert!(signal.requested());
             assert_eq!(rustix::io::read(signal.fd(), &mut count), Ok(8));
         }
+        for signal in &signals {
+            assert!(!signals[0].all_drained(), "others may still ask for something");
+            signal.tell_drained();
+        }
+        assert!(signals[0].all_drained());
     }
 }

@@ -286,8 +286,8 @@ impl Shard {
         });
     }
 
-    fn feed_event(&mut self, event: FeedEvent, now_ms: u64) {
-        let feed = event.feed();
+    fn feed_event(&mut self, mut event: FeedEvent, now_ms: u64) {
+        let feed = *event.feed();
         let deliveries = &mut self.deliveries;
         match event {
             FeedEvent::Ready { of, next_offset, .. } => self.begin_lane(feed, of, next_offset),

@@ -11,7 +11,7 @@ use trine_proto::kafka::record;
 
 use super::Refusal;
 use super::routes::{Choose, Find, Route, Routes};
-use crate::broker::{Info, InfoRef, PublishOptions};
+use crate::broker::{Info, InfoRef, PublishOptions, joined};
 use crate::config::RecordHeader;
 use crate::limits::RECORD_HEADERS_BYTES;
 
@@ -93,9 +93,7 @@ impl Draft {
         let key = event.find(&route.key, "the record's key")?;
         let wish = event.wish(route, key.as_deref())?;
         let dedupe: Option<Box<[u8]>> = match (&event.options.idempotency_key, &route.dedupe) {
-            (Some(key), _) => {
-                Some([event.channel.as_bytes(), b"\0", key.as_bytes()].concat().into())
-            }
+            (Some(key), _) => Some(joined(event.channel, key)),
             (None, None) => None,
             (None, Some(pointer)) => match pointer.find(event.data) {
                 Some(id) => Some(id.as_bytes().into()),

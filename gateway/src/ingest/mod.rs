@@ -5,7 +5,6 @@
 //! `Ok` says that the log, or the spool in front of it, has the record; records of one key are
 //! appended in the order in which they came to its owner; a sequence is given once.
 
-mod dedupe;
 mod draft;
 mod pointer;
 mod routes;
@@ -20,7 +19,6 @@ use std::fmt::Write;
 use std::rc::Rc;
 use trine_proto::client::ErrorCode;
 
-pub use dedupe::{Dedupe, Seen};
 pub use draft::{Draft, Event, Owner, Publication, Wish};
 pub use pointer::Pointer;
 pub use routes::{Choose, Find, Route, Routes};
@@ -30,6 +28,7 @@ use crate::limits::{
     DEDUPE_WAITERS, IDEMPOTENCY_KEYS, IDEMPOTENCY_MS, INGEST_OUTSTANDING, STICKY_RECORDS,
 };
 use crate::log::{Appended, Log, Unavailable};
+use crate::recent::Recent;
 
 /// Headers that every record has: trine-gateway, trine-epoch, trine-sequence.
 pub const OWN_HEADERS: usize = 3;
@@ -121,6 +120,17 @@ pub struct Asker {
 /// An answer.
 pub type Outcome = Result<Place, Refusal>;
 
+/// What became of the first record with a message id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    /// The log has not answered; the record's number among the accepted ones.
+    InFlight(u32),
+    /// It is here.
+    Stored(Place),
+    /// It is here, and was refused before for want of time: nobody has published it.
+    Unpublished(Place),
+}
+
 /// A record that the log was given.
 #[derive(Debug)]
 struct Accepted {
@@ -161,7 +171,7 @@ pub struct Ingest {
     deadlines: VecDeque<(u64, u32, u64)>,
     timeout_ms: u64,
     /// By route, and that of idempotency keys.
-    dedupe: Vec<Dedupe>,
+    dedupe: Vec<Recent<Seen>>,
     /// For each topic: the partition in turn, and the records it got.
     turns: Vec<(u32, u32)>,
     ready: VecDeque<Settled>,
@@ -184,8 +194,8 @@ pub struct Totals {
 impl Ingest {
     /// Ingest with the log of its shard. `epoch` is random and never repeats.
     pub fn new(config: &Config, routes: Rc<Routes>, log: Log, epoch: u64) -> Self {
-        let dedupe = routes.iter().map(|route| Dedupe::new(route.window.0, route.window.1));
-        let named = Dedupe::new(IDEMPOTENCY_MS, IDEMPOTENCY_KEYS);
+        let dedupe = routes.iter().map(|route| Recent::new(route.window.0, route.window.1));
+        let named = Recent::new(IDEMPOTENCY_MS, IDEMPOTENCY_KEYS);
         Self {
             dedupe: dedupe.chain([named]).collect(),
             turns: vec![(epoch as u32, 0); routes.topics().len()],
@@ -262,7 +272,7 @@ impl Ingest {
         appended.map_err(|why| Err(why.refusal()))?;
         self.sequence = sequence;
         if let Some(id) = &dedupe {
-            self.dedupe[table].insert(id.clone(), record, now_ms);
+            self.dedupe[table].insert(id.clone(), Seen::InFlight(record), now_ms);
         }
         let mut accepted = Accepted {
             askers: SmallVec::from_elem(asker, 1),

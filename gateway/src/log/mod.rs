@@ -180,8 +180,8 @@ pub enum FeedEvent {
 
 impl FeedEvent {
     /// The feed that it is about.
-    pub fn feed(&self) -> u32 {
-        match *self {
+    pub fn feed(&mut self) -> &mut u32 {
+        match self {
             FeedEvent::Ready { feed, .. }
             | FeedEvent::Records { feed, .. }
             | FeedEvent::Committed { feed }
@@ -199,18 +199,7 @@ impl FeedEvent {
         if let FeedEvent::Ready { of, .. } = &mut self {
             of.topic += topics;
         }
-        let feed = match &mut self {
-            FeedEvent::Ready { feed, .. }
-            | FeedEvent::Records { feed, .. }
-            | FeedEvent::Committed { feed }
-            | FeedEvent::NotCommitted { feed }
-            | FeedEvent::Revoke { feed }
-            | FeedEvent::Lost { feed }
-            | FeedEvent::End { feed, .. }
-            | FeedEvent::OutOfRange { feed, .. }
-            | FeedEvent::Failed { feed, .. } => feed,
-        };
-        *feed += feeds;
+        *self.feed() += feeds;
         self
     }
 }
@@ -222,7 +211,6 @@ pub struct Log {
     /// The queues, a topic each: they have the first numbers of topics, and their feeds the first
     /// numbers of feeds.
     queues: Vec<Embedded>,
-    queue_feeds: u32,
 }
 
 /// What keeps the topics that are no queues.
@@ -240,7 +228,7 @@ pub enum Main {
 
 impl From<Main> for Log {
     fn from(main: Main) -> Log {
-        Log { main, queues: Vec::new(), queue_feeds: 0 }
+        Log { main, queues: Vec::new() }
     }
 }
 
@@ -248,8 +236,7 @@ impl Log {
     /// Keeps the first topics in journals of their own.
     #[must_use]
     pub fn with_queues(self, queues: Vec<Embedded>) -> Log {
-        let queue_feeds = queues.iter().map(Embedded::feeds).sum();
-        Log { queues, queue_feeds, ..self }
+        Log { queues, ..self }
     }
 
     /// The log of a queue, or else the number of a topic in the main log.
@@ -343,7 +330,7 @@ impl Log {
             Main::Embedded(log) => log.next_event(),
             Main::Kafka(log) => log.groups().next_event(),
         }?;
-        Some(event.shifted(self.queue_feeds, self.queues.len() as u16))
+        Some(event.shifted(before, self.queues.len() as u16))
     }
 
     /// Starts to fetch records of a feed from `offset` on; waits until there is one.
