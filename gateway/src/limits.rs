@@ -181,6 +181,8 @@ pub const INGEST_OUTSTANDING: usize = 16_384;
 pub const IDEMPOTENCY_MS: u64 = 300_000;
 /// Idempotency keys that a shard remembers: 330 a second for all of that time, in some 20 MB.
 pub const IDEMPOTENCY_KEYS: usize = 100_000;
+/// Bytes of the epoch that a publication's version belongs to: any digest or name fits.
+pub const VERSION_EPOCH_BYTES: usize = 256;
 /// Bytes of an idempotency key: any digest or name fits.
 pub const IDEMPOTENCY_KEY_BYTES: usize = 256;
 /// Events that wait for the answer to one record with the same message id.

@@ -74,12 +74,31 @@ pub struct PublishOptions {
     pub idempotency_key: Option<Box<str>>,
     /// What is told with it, packed (see [`trine_proto::client::Tags`]).
     pub tags: Option<Box<[u8]>>,
+    /// It is not done where the channel's history has seen this version, or a later one.
+    pub version: Option<Box<Version>>,
+}
+
+/// The version of the state that a publication tells of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Version {
+    /// Its number; each later state has a greater one.
+    pub number: u64,
+    /// Names where numbers come from: those of another source don't compare. Empty: of any.
+    pub epoch: Box<str>,
+}
+
+impl Version {
+    /// Whether it tells nothing new to who has seen `newest`.
+    pub fn is_outdated(&self, newest: &Version) -> bool {
+        let is_comparable = self.epoch.is_empty() || self.epoch == newest.epoch;
+        is_comparable && self.number <= newest.number
+    }
 }
 
 impl PublishOptions {
     /// As a client publishes.
     pub const PLAIN: PublishOptions =
-        PublishOptions { skip_history: false, idempotency_key: None, tags: None };
+        PublishOptions { skip_history: false, idempotency_key: None, tags: None, version: None };
 
     /// The packed tags.
     pub fn tags(&self) -> &[u8] {
@@ -281,21 +300,25 @@ impl Broker {
     }
 
     /// Gives the publication its place in the stream (0 without history) and returns the shards
-    /// that must get it.
+    /// that must get it; `None`: nobody, since the stream has a later version. Without history
+    /// versions say nothing.
     pub fn publish(
         &mut self,
         name: &str,
         (namespace, index): (&Namespace, usize),
         message: Message<'_>,
         now_ms: u64,
-    ) -> (Option<Position>, ShardSet) {
-        if !namespace.has_history() {
-            return (None, self.shards(name));
+    ) -> (Option<Position>, Option<ShardSet>) {
+        if !namespace.has_history() || message.options.skip_history {
+            return (None, Some(self.shards(name)));
         }
         let id = self.open(name, index);
         let age = self.next_age;
         self.next_age += 1;
         let stream = self.stream(id, namespace, now_ms);
+        if !stream.is_news(message.options.version.as_deref()) {
+            return (Some(stream.position()), None);
+        }
         if stream.is_empty() {
             self.order(age, id as u32);
         }
@@ -307,7 +330,7 @@ impl Broker {
         self.items = self.items - before.1 + stream.len();
         let shards = self.channels[id].shards;
         self.trim();
-        (Some(position), shards)
+        (Some(position), Some(shards))
     }
 
     /// What the channel's history holds, and its position; `None` when the filter names a position

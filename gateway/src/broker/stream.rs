@@ -3,7 +3,7 @@
 //! **Runs on: shard**, the owner's. Sans-IO. Invariants: offsets are 1, 2, 3 … without a gap; the
 //! kept publications are the newest ones; a recovery is whole or refused.
 
-use super::{InfoRef, Message};
+use super::{InfoRef, Message, Version};
 use crate::config::{Namespace, Payload};
 use crate::limits::{HISTORY_PUBLICATIONS, PUBLICATION_OVERHEAD_BYTES};
 use bytes::Bytes;
@@ -172,11 +172,20 @@ pub(super) struct Stream {
     items: VecDeque<(u64, Stored)>,
     bytes: usize,
     touched_ms: u64,
+    /// The newest version that was published.
+    version: Option<Box<Version>>,
 }
 
 impl Stream {
     pub fn new(epoch: Epoch, now_ms: u64) -> Self {
-        Self { epoch, offset: 0, items: VecDeque::new(), bytes: 0, touched_ms: now_ms }
+        let (items, bytes) = (VecDeque::new(), 0);
+        Self { epoch, offset: 0, items, bytes, touched_ms: now_ms, version: None }
+    }
+
+    /// Whether a publication of this version tells something new.
+    pub fn is_news(&self, version: Option<&Version>) -> bool {
+        let (Some(version), Some(newest)) = (version, &self.version) else { return true };
+        !version.is_outdated(newest)
     }
 
     pub fn position(&self) -> Position {
@@ -192,7 +201,8 @@ impl Stream {
     }
 
     pub fn bytes(&self) -> usize {
-        self.bytes
+        let of_version = |version: &Version| size_of::<Version>() + version.epoch.len();
+        self.bytes + self.version.as_deref().map_or(0, of_version)
     }
 
     /// The age of the oldest publication kept.
@@ -209,6 +219,9 @@ impl Stream {
     ) -> u64 {
         self.offset += 1;
         self.touched_ms = now_ms;
+        if let Some(version) = &message.options.version {
+            self.version = Some(version.clone());
+        }
         let mut stored = Stored::new(self.offset, message);
         stored.binary = namespace.payload == Payload::Binary;
         self.bytes += stored_bytes(&stored);

@@ -47,8 +47,32 @@ fn recover(
 fn without_history_there_are_no_offsets_and_nothing_is_kept() {
     let (mut broker, namespace) = (broker(1 << 20), namespace(0, 0));
     let (offset, shards) = broker.publish("room", (&namespace, 0), plain(b"1"), 0);
-    assert_eq!((offset, shards.is_empty()), (None, true));
+    assert_eq!((offset, shards), (None, Some(ShardSet::default())));
     assert_eq!(broker.sizes(), (0, 0, 0, 0));
+}
+
+#[test]
+fn a_version_that_is_no_news_is_not_published() {
+    let (mut broker, namespace) = (broker(1 << 20), namespace(2, 1000));
+    let mut publish = |number, epoch: &str, skip_history| {
+        let version = Some(Box::new(Version { number, epoch: epoch.into() }));
+        let options = PublishOptions { version, skip_history, ..PublishOptions::PLAIN };
+        let message = Message { data: b"1", info: None, options: &options };
+        let (position, shards) = broker.publish("room", (&namespace, 0), message, 0);
+        (position.map(|position| position.offset), shards.is_some())
+    };
+    assert_eq!(publish(5, "a", false), (Some(1), true));
+    for outdated in [(5, "a"), (4, "a"), (5, "")] {
+        assert_eq!(publish(outdated.0, outdated.1, false), (Some(1), false));
+    }
+    assert_eq!(publish(1, "a", true), (None, true), "history says nothing of it");
+    assert_eq!(publish(1, "b", false), (Some(2), true), "another source's numbers");
+    assert_eq!(publish(6, "a", false), (Some(3), true));
+    assert_eq!(publish(6, "a", false), (Some(3), false));
+    let bytes = broker.sizes().0;
+    broker.sweep(std::slice::from_ref(&namespace), 1_000_000);
+    assert!(bytes > 0);
+    assert_eq!(broker.sizes(), (0, 0, 0, 0), "a version is accounted for");
 }
 
 #[test]

@@ -11,7 +11,6 @@ use std::fmt::Write;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use trine_core::metrics::Counter;
 use trine_core::rt;
@@ -25,11 +24,11 @@ use super::connection::{Connections, Face};
 use super::durable::{Asked, AskedKind};
 use super::http;
 use super::shard::Shard;
-use crate::broker::{Message, Position, PublishOptions};
+use crate::broker::{Message, Position, PublishOptions, Version};
 use crate::config::Config;
 use crate::hub::{Answer, Progress, Ticket};
 use crate::ingest::{Event, Outcome, Place, Refusal};
-use crate::limits::{API_BODY_BYTES, IDEMPOTENCY_KEY_BYTES, MAILBOX_WAIT_MS};
+use crate::limits::{API_BODY_BYTES, IDEMPOTENCY_KEY_BYTES, MAILBOX_WAIT_MS, VERSION_EPOCH_BYTES};
 use crate::scratch;
 use crate::session::{self, RequestHeaders};
 
@@ -243,35 +242,31 @@ struct Publish<'a> {
     idempotency_key: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     tags: Option<BTreeMap<Cow<'a, str>, Cow<'a, str>>>,
-    // What follows is part of the API and not of this gateway.
+    /// 0: it has none.
     #[serde(default)]
-    delta: bool,
-    version: Option<IgnoredAny>,
-    version_epoch: Option<IgnoredAny>,
+    version: u64,
+    #[serde(borrow, default)]
+    version_epoch: Cow<'a, str>,
+    /// For subscribers who agreed to get differences. This gateway agrees with nobody on that, so
+    /// that each gets the whole payload, which is right for all.
+    #[serde(default, rename = "delta")]
+    _delta: bool,
 }
 
 impl Publish<'_> {
-    fn unsupported(&self) -> Option<&'static str> {
-        let Publish { delta, version, version_epoch, .. } = self;
-        [
-            (*delta, "delta is not supported"),
-            (version.is_some(), "version is not supported"),
-            (version_epoch.is_some(), "version_epoch is not supported"),
-        ]
-        .into_iter()
-        .find_map(|(given, text)| given.then_some(text))
-    }
-
     fn options(&self) -> PublishOptions {
         let key = self.idempotency_key.as_deref().filter(|key| !key.is_empty());
         let mut tags = Vec::new();
         for (name, text) in self.tags.iter().flatten() {
             Tags::pack(&mut tags, name, text);
         }
+        let (number, epoch) = (self.version, &*self.version_epoch);
+        let version = (number > 0).then(|| Version { number, epoch: epoch.into() });
         PublishOptions {
             skip_history: self.skip_history,
             idempotency_key: key.map(Into::into),
             tags: (!tags.is_empty()).then(|| tags.into()),
+            version: version.map(Box::new),
         }
     }
 }
@@ -370,11 +365,11 @@ impl Shard {
 /// The namespace and the payload of a publish that may be done.
 fn check<'a>(config: &Config, publish: &'a Publish<'_>) -> Result<(usize, Cow<'a, [u8]>), Refusal> {
     let bad = |message| Refusal { code: ErrorCode::BadRequest, message };
-    if let Some(unsupported) = publish.unsupported() {
-        return Err(Refusal { code: ErrorCode::NotAvailable, message: unsupported });
-    }
     if publish.idempotency_key.as_ref().is_some_and(|key| key.len() > IDEMPOTENCY_KEY_BYTES) {
         return Err(bad("the idempotency_key is too long"));
+    }
+    if publish.version_epoch.len() > VERSION_EPOCH_BYTES {
+        return Err(bad("the version_epoch is too long"));
     }
     let of_code = |code: ErrorCode| Refusal { code, message: code.message() };
     let namespace = session::namespace_of(config, &publish.channel).map_err(of_code)?;

@@ -164,8 +164,16 @@ impl Shard {
         let Acknowledged { publication, data, askers, place } = acknowledged;
         let info = publication.info.as_deref().map(|info| info.as_ref());
         let channel = (&*publication.channel, publication.namespace as usize);
-        let message = Message { data: &data, info, options: &publication.options };
-        let position = self.hub.publish_owned(&mut self.clients, channel, message, now_ms);
+        let options = &publication.options;
+        let position = match &options.idempotency_key {
+            Some(key) if publication.is_repeat => {
+                self.hub.broker().published(channel.0, key, now_ms).flatten()
+            }
+            _ => {
+                let message = Message { data: &data, info, options };
+                self.hub.publish_owned(&mut self.clients, channel, message, now_ms)
+            }
+        };
         for asker in askers {
             self.answer_asker(asker, Ok(place), position);
         }

@@ -495,14 +495,12 @@ impl<P: Post> Hub<P> {
             Payload::Binary => None,
         };
         let message = Message { data: stripped.as_deref().unwrap_or(message.data), ..message };
-        self.totals.publications += 1;
-        let (position, shards) = match options.skip_history {
-            true => (None, self.broker.shards(name)),
-            false => self.broker.publish(name, (settings, namespace), message, now_ms),
-        };
+        let (position, shards) = self.broker.publish(name, (settings, namespace), message, now_ms);
         if let Some(key) = &options.idempotency_key {
             self.broker.name(name, key, position, now_ms);
         }
+        let Some(shards) = shards else { return position };
+        self.totals.publications += 1;
         let offset = position.map_or(0, |position| position.offset);
         self.copy_to(shards, name, || ToShard::Publication {
             channel: name.into(),

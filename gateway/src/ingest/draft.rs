@@ -43,8 +43,10 @@ pub struct Publication {
     pub namespace: u16,
     /// The publisher, if it was a client.
     pub info: Option<Box<Info>>,
-    /// How, but for its name: second tries are found before they are published.
+    /// How.
     pub options: PublishOptions,
+    /// It was published before, and only its place is asked for.
+    pub is_repeat: bool,
 }
 
 /// A record that lacks what only its key's owner gives it.
@@ -118,7 +120,8 @@ impl Draft {
             channel: event.channel.into(),
             namespace: event.namespace as u16,
             info: event.info.map(|info| Box::new(info.to_owned())),
-            options: PublishOptions { idempotency_key: None, ..event.options.clone() },
+            options: event.options.clone(),
+            is_repeat: false,
         });
         let is_named = event.options.idempotency_key.is_some();
         Ok((Self { route: number, dedupe, is_named, publication, body, value, wish }, owner))

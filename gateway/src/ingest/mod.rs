@@ -333,7 +333,17 @@ impl Ingest {
         now_ms: u64,
     ) -> Result<(), Outcome> {
         let record = match seen {
-            Seen::Stored(place) => return Err(Ok(place)),
+            Seen::Stored(place) => match draft.publication.take().filter(|_| draft.is_named) {
+                // The channel's owner knows its place there.
+                Some(publication) => {
+                    let publication = Publication { is_repeat: true, ..publication };
+                    let publication = Some((publication, Bytes::new()));
+                    let askers = SmallVec::from_elem(asker, 1);
+                    self.push(Settled { askers, publication, outcome: Ok(place) });
+                    return Ok(());
+                }
+                None => return Err(Ok(place)),
+            },
             Seen::Unpublished(place) => {
                 let publication = draft.publication.take();
                 let publication = publication.map(|publication| (publication, draft.value()));
