@@ -33,15 +33,20 @@ class Peer:
     environment: dict = field(default_factory=dict)
     history: bool = False  # keeps history for channels named "history:…"
     ready: str = ""  # what its output says once it does all that it does
+    open_only: bool = False  # it differs from another one only where it has time to rest
 
     def command(self, profile: str) -> list:
         folder = GO_TARGET if self.kind == "go" else TARGET / profile
         return [str(folder / self.binary), *self.arguments]
 
 
-TRINE = ("run", "-c", str(BENCH / "configs" / "trine.toml"))
+CONFIG = BENCH / "configs" / "trine.toml"
+AWAKE_CONFIG = TARGET / "bench-trine-awake.toml"
+TRINE = ("run", "-c", str(CONFIG))
+TRINE_AWAKE = ("run", "-c", str(AWAKE_CONFIG))
 PEERS = [
     Peer("trine", "Trine, io_uring", "trine", "trine", TRINE, history=True),
+    Peer("trine-awake", "Trine, keep_awake", "trine", "trine", TRINE_AWAKE, history=True, open_only=True),
     Peer("trine-epoll", "Trine, epoll", "trine", "trine", TRINE, {"TRINE_DRIVER": "epoll"}, True),
     Peer("centrifuge", "centrifuge", "go", "centrifuge", (), {"GOGC": "100"}, True),
     Peer("centrifuge-400", "centrifuge, GOGC=400", "go", "centrifuge", (), {"GOGC": "400"}, True),
@@ -59,6 +64,7 @@ def build(peers: list, profile: str) -> None:
     if any(peer.kind == "trine" for peer in peers):
         packages += ["-p", "trine"]
     subprocess.run(["cargo", "build", "--profile", profile, *packages], cwd=ROOT, check=True)
+    AWAKE_CONFIG.write_text(CONFIG.read_text().replace("[shards]\n", "[shards]\nkeep_awake = true\n"))
     if any(peer.kind == "go" for peer in peers):
         build_go()
 

@@ -96,7 +96,7 @@ class Bench:
             for row in rows:
                 for form in self.options.formats:
                     for peer in self.turn(number):
-                        if row.needs_history and not peer.history:
+                        if (row.needs_history and not peer.history) or (peer.open_only and not row.saturation):
                             continue
                         report = self.measure(row, form, peer)
                         if report:

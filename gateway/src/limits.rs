@@ -61,6 +61,13 @@ pub const NAMES_TIMEOUT: Duration = Duration::from_secs(5);
 pub const CREATE_TOPIC_MS: i32 = 5_000;
 /// Pause before topics are looked for again, after the brokers did not answer.
 pub const CREATE_TOPICS_PAUSE: Duration = Duration::from_secs(5);
+/// How often control looks whether CPUs are to be kept awake: a burst of load is met within that.
+pub const AWAKE_INTERVAL: Duration = Duration::from_millis(200);
+/// Turns between two looks from which on a CPU is kept awake: where a thousand halts a second would
+/// come between them, their delays add up.
+pub const AWAKE_TURNS: u64 = 200;
+/// Looks in a row without so many turns after which it may halt again: a second.
+pub const AWAKE_QUIET_LOOKS: u32 = 5;
 /// How often the data process looks at its journals, to say what has changed.
 pub const JOURNAL_LOOK: Duration = Duration::from_millis(250);
 /// How often the data process reports its journals and consumers, and control asks for it.

@@ -3,7 +3,9 @@
 //!
 //! **Runs on: any.** Ends only processes that the gateway under test started.
 
+use std::fs;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -240,4 +242,35 @@ impl Load {
             thread::sleep(Duration::from_millis(20));
         }
     }
+}
+
+/// CPUs of busy shards are kept from halting, and may halt again once it is quiet or over.
+#[test]
+fn a_busy_cpu_is_kept_awake() {
+    let file = Path::new("/sys/devices/system/cpu/cpu0/power/pm_qos_resume_latency_us");
+    if fs::OpenOptions::new().write(true).open(file).is_err() {
+        println!("not tried: {} can't be written here", file.display());
+        return;
+    }
+    let asked = || fs::read_to_string(file).expect("it is readable").trim().to_owned();
+    assert_eq!(asked(), "0", "nobody else asks for it");
+    let mut gateway = Gateway::start("[shards]\ncpus = [0]\nkeep_awake = true");
+    let mut publisher = Client::connect(gateway.client, "publisher").expect("connected");
+    let mut busy = || {
+        wait::until("the CPU is kept awake", || {
+            (0..200).for_each(|n| publisher.publish("news", json!(n)).expect("published"));
+            (asked() == "n/a").then_some(())
+        });
+    };
+    busy();
+    wait::until("it may halt again", || (asked() == "0").then_some(()));
+    busy();
+    // A control that is killed leaves it to the next one.
+    gateway.kill_control();
+    assert_eq!(asked(), "n/a");
+    gateway.start_control();
+    wait::until("it may halt again", || (asked() == "0").then_some(()));
+    busy();
+    assert!(gateway.terminate(Duration::from_secs(10)).expect("it stops").success());
+    assert_eq!(asked(), "0");
 }

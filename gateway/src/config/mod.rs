@@ -89,6 +89,8 @@ pub struct Shards {
     pub count: Option<usize>,
     /// The CPU of each.
     pub cpus: Option<Vec<usize>>,
+    /// CPUs of busy shards don't halt.
+    pub keep_awake: bool,
 }
 
 /// Limits and timers of a client.

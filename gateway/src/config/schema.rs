@@ -152,6 +152,9 @@ pub(super) const KEYS: &[Key<Config>] = keys! { Config;
     "shards" "cpus" Kind::Cpus, "The CPUs that shards are pinned to, in this order; by default all.",
         |c, v| if let Value::Integers(cpus) = v { c.shards.cpus = Some(cpus.clone()) },
         |c| c.shards.cpus.as_ref().map(|cpus| format!("{cpus:?}"));
+    "shards" "keep_awake" Kind::Bool,
+        "CPUs of busy shards don't halt: shorter tails for more power. Needs root.",
+        |c, v| c.shards.keep_awake = v.bool(), |c| Some(c.shards.keep_awake.to_string());
     "client" "anonymous" Kind::Bool, "Clients may connect without a token.",
         |c, v| c.client.anonymous = v.bool(), |c| Some(c.client.anonymous.to_string());
     "client" "ping_interval_ms" Kind::Integer(0, YEAR_MS), "Between two pings to a client; 0: none.",

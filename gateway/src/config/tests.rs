@@ -51,6 +51,7 @@ fn every_key_is_read() {
         [shards]
         count = 2
         cpus = [0, 2, 4]
+        keep_awake = true
         [client]
         anonymous = true
         ping_interval_ms = 2_000
@@ -85,7 +86,8 @@ fn every_key_is_read() {
     let config = parse("trine.toml", text).unwrap();
     assert_eq!(config.listen.admin, "0.0.0.0:81".parse().unwrap());
     assert_eq!(config.listen.echo, Some("127.0.0.1:9000".parse().unwrap()));
-    assert_eq!(config.shards, Shards { count: Some(2), cpus: Some(vec![0, 2, 4]) });
+    let cpus = Some(vec![0, 2, 4]);
+    assert_eq!(config.shards, Shards { count: Some(2), cpus, keep_awake: true });
     assert_eq!((config.client.ping_interval_ms, config.client.pong_timeout_ms), (2000, 500));
     assert_eq!(config.broker.history_limit_bytes, 16 << 20);
     assert_eq!(config.logs, Logs { level: LogLevel::Debug, format: LogFormat::Text });

@@ -8,6 +8,7 @@
 //! - What runs may differ from this control's configuration (after an adoption); a process that
 //!   this control starts never does.
 
+mod awake;
 mod build;
 mod error;
 mod listen;
@@ -145,6 +146,9 @@ impl Control {
         crate::admin::serve(admin, control.shared.clone()).map_err(Error::System)?;
         let socket = control.runtime_dir.data_socket();
         tokio::spawn(report::follow(control.shared.clone(), socket));
+        if control.config.shards.keep_awake {
+            tokio::spawn(awake::follow(control.shared.clone()));
+        }
         Ok(control)
     }
 
