@@ -116,7 +116,7 @@ def verdicts(results: dict) -> list:
                                                     f"(at least {DRAIN_TIMES})"))
         if row.kind == "gateway" and "trine-kafka" in samples:
             lines += judge_gateway(entry, samples)
-        if row.name == "durable-200" and "trine-embedded" in samples:
+        if row.name in ("durable-200", "durable-200-open") and "trine-embedded" in samples:
             lines.append(judge_embedded(entry, samples["trine-embedded"], results["syncs"]))
     gateways = [r for e in results["rows"] for n, rs in e["peers"].items() if n.startswith("trine") for r in rs]
     missing = sum(report.get("missing", 0) for report in gateways)

@@ -86,7 +86,7 @@ def cells_of(entry: dict, name: str) -> list:
     base = baseline(peers)
     floor = cost(peers["floor"]) if "floor" in peers else None
     bound = "≥ " if 2 * sum(r["lower_bound"] for r in reports) > len(reports) else ""
-    void = 2 * sum(r["void"] for r in reports) > len(reports)
+    void = is_void(reports)
     latencies = [f"{median(reports, 'latency', key):,.0f}" for key in ("p50_us", "p99_us", "p999_us")]
     return [LABEL[name], f"{bound}{median(reports, 'units_per_s'):,.0f}", f"{cost(reports):.2f}",
             f"{cost(reports) / base:.2f}" if base else "-",
@@ -94,6 +94,11 @@ def cells_of(entry: dict, name: str) -> list:
             *(["void"] * 3 if void else latencies),
             f"{median(reports, 'tool_share'):.0%}", f"{median(reports, 'others_share'):.0%}",
             faults, errors]
+
+
+def is_void(reports: list) -> bool:
+    """Whether most rounds' latencies are the load tool's rather than the server's."""
+    return 2 * sum(r["void"] for r in reports) > len(reports)
 
 
 def verdicts(results: dict) -> list:
@@ -138,9 +143,12 @@ def judge(entry: dict, name: str, protobuf) -> list:
 
 
 def judge_latency(what: str, reports: list, peers: dict) -> list:
+    if is_void(reports):
+        return [f"void  {what}: the load tool was the limit"]
     lines = []
+    others = [peers[other] for other in GO_SERVERS if other in peers and not is_void(peers[other])]
     for key, label in (("p99_us", "p99"), ("p999_us", "p99.9")):
-        go = [median(peers[other], "latency", key) for other in GO_SERVERS if other in peers]
+        go = [median(reports, "latency", key) for reports in others]
         if go:
             own = median(reports, "latency", key)
             lines.append(mark(own <= min(go), f"{what}: {label} {own:,.0f} µs "

@@ -122,10 +122,15 @@ class Bench:
         if options.spin:
             command.append("--spin")
         try:
+            if machine.stays_awake(options.server_cpu):
+                raise RuntimeError(f"CPU {options.server_cpu} is kept awake by another program")
             with Server(peer, options.profile, options.server_cpu) as server:
                 command += ["--address", server.address, "--server-pid", str(server.process.pid)]
                 limit_s = LOAD_LIMIT_S + options.seconds + options.warm_up
                 load = subprocess.run(command, capture_output=True, text=True, timeout=limit_s)
+                # It sees that the load has ended only after a second.
+                if peer.open_only and not machine.stays_awake(options.server_cpu):
+                    raise RuntimeError("its CPU was not kept awake")
         except (RuntimeError, subprocess.TimeoutExpired) as error:
             print(f"{peer.name} {row.name} {form}: {error}", file=sys.stderr)
             return None

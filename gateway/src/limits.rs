@@ -186,7 +186,8 @@ pub const KAFKA_REQUEST_MS: u64 = 10_000;
 pub const INGEST_OUTSTANDING: usize = 16_384;
 /// Milliseconds that a publication's idempotency key is remembered (client protocol §10).
 pub const IDEMPOTENCY_MS: u64 = 300_000;
-/// Idempotency keys that a shard remembers: 330 a second for all of that time, in some 20 MB.
+/// Idempotency keys that a shard remembers: 330 a second for all of that time, in some 20 MB. There are
+/// three such tables: of records, and of their and of other publications on the channel's owner.
 pub const IDEMPOTENCY_KEYS: usize = 100_000;
 /// Bytes of the epoch that a publication's version belongs to: any digest or name fits.
 pub const VERSION_EPOCH_BYTES: usize = 256;

@@ -7,11 +7,12 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::callsite::Identifier;
 use tracing::{Event, Metadata, Subscriber};
+use tracing_appender::non_blocking::ErrorCounter;
 use tracing_subscriber::layer::{Context, Filter, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, fmt as format};
@@ -21,9 +22,13 @@ use crate::limits::{LOG_QUEUE_RECORDS, LOG_RECORDS_PER_SECOND};
 
 static SUPPRESSED: AtomicU64 = AtomicU64::new(0);
 
-/// Records of this process that the rate limit left out so far.
+/// Told by the queue to standard error what it had no room for.
+static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+
+/// Records of this process that were left out so far, by the rate limit or for want of room.
 pub fn suppressed() -> u64 {
-    SUPPRESSED.load(Ordering::Relaxed)
+    let dropped = DROPPED.get().map_or(0, |counter| counter.dropped_lines() as u64);
+    SUPPRESSED.load(Ordering::Relaxed) + dropped
 }
 
 /// Starts writing logs for this process; later calls change nothing.
@@ -33,6 +38,7 @@ pub fn start(logs: &Logs) {
         .lossy(true)
         .thread_name("log")
         .finish(io::stderr());
+    let _ = DROPPED.set(writer.error_counter());
     let level = match logs.level {
         LogLevel::Error => tracing::Level::ERROR,
         LogLevel::Warn => tracing::Level::WARN,

@@ -430,6 +430,8 @@ fn a_second_embedded_default_is_told_what_it_lacks() {
         command
     };
     let mut gateway = place.start_with(&mut command("one"));
+    until("it says where the demo is", || gateway.printed().contains("demo: http://"));
+    assert_eq!(gateway.printed().matches("not for production").count(), 1);
     let pid = gateway.child.id().to_string();
     let outputs = ["one", "other"].map(|run| command(run).output().unwrap());
     gateway.signal(Signal::TERM);

@@ -6,15 +6,15 @@
 // WebSocket (`ws`).
 
 /// Bytes of one WebSocket message, over all its fragments. Chat and tickets stay far below; larger
-/// things belong in an upload. Config: `websocket.message_bytes`.
+/// things belong in an upload. Config: `client.message_limit_bytes`.
 pub const WS_MESSAGE_BYTES: usize = 64 * 1024;
 
 /// Frames that one WebSocket message may be cut into. A browser sends one; a sender that streams in
-/// 512-byte pieces still fits the default message. Config: `websocket.fragments`.
+/// 512-byte pieces still fits the default message. Fixed.
 pub const WS_FRAGMENTS: u32 = 128;
 
 /// Control frames a client may send in a second. A ping every second and its pong are two; each
-/// costs a reply. Config: `websocket.control_frames_per_second`.
+/// costs a reply. Fixed.
 pub const WS_CONTROL_FRAMES_PER_SECOND: u32 = 20;
 
 /// Bytes of a control frame's payload (RFC 6455 §5.5). Fixed.

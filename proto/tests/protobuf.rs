@@ -53,6 +53,7 @@ mod wire {
         #[prost(bool, tag = "10")] recoverable: bool,
         #[prost(bool, tag = "11")] join_leave: bool,
         #[prost(string, tag = "12")] delta: String,
+        #[prost(message, tag = "13")] tf: Option<Position>,
         #[prost(int64, tag = "14")] flag: i64,
     });
     message!(Channel {
@@ -233,6 +234,8 @@ proptest! {
             recoverable,
             join_leave,
             delta: epoch.clone(),
+            // Any message will do for a filter.
+            tf: recover.then(|| wire::Position { offset, epoch: epoch.clone() }),
             flag,
         };
         let read = Subscribe {
@@ -246,6 +249,7 @@ proptest! {
             recoverable,
             join_leave,
             delta: epoch.as_str().into(),
+            filtered: recover,
             flag,
         };
         let sent = wire::Command { subscribe: Some(subscribe), ..command.clone() };

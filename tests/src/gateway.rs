@@ -114,6 +114,17 @@ impl Gateway {
         });
         if serving == Some(true) {
             self.data();
+            // What silently ran on the other driver would show nothing.
+            let epoll = std::env::var("TRINE_DRIVER").is_ok_and(|driver| driver == "epoll");
+            let used = wait::until("every shard says its driver", || {
+                let used = self.metrics().by("trine_shard_driver", "shard");
+                used.values().all(|driver| *driver > 0.0).then_some(used)
+            });
+            let asked = if epoll { 2.0 } else { 1.0 };
+            assert!(
+                used.values().all(|driver| *driver == asked),
+                "{asked} was asked for: {used:?}"
+            );
             return true;
         }
         assert!(busy, "the gateway does not serve:\n{}", self.log());

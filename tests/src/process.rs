@@ -25,6 +25,17 @@ pub fn signal(id: u32, signal: Signal) {
     }
 }
 
+/// The CPUs that a thread of `id` may run on, as the kernel lists them; `thread` is its name.
+pub fn allowed_cpus(id: u32, thread: &str) -> Option<String> {
+    let threads = fs::read_dir(format!("/proc/{id}/task")).ok()?.flatten();
+    threads.map(|entry| entry.path()).find_map(|task| {
+        let name = fs::read_to_string(task.join("comm")).ok()?;
+        let status = fs::read_to_string(task.join("status")).ok()?;
+        let cpus = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+        (name.trim() == thread).then(|| cpus.trim().to_owned())
+    })
+}
+
 /// State and parent, from the fields behind the command's closing parenthesis.
 fn status(id: u32) -> Option<(char, u32)> {
     let text = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;

@@ -209,7 +209,8 @@ fn backends_publish_once_with_tags_or_without_history() {
         assert_eq!(reader.push(Duration::from_secs(5)).unwrap()["pub"]["data"], told);
     }
     // The log has all of them, the channel only news.
-    let versioned = r#"{"channel": "desk:3", "data": 9, "version": 1}"#;
+    let versioned =
+        r#"{"channel": "desk:3", "data": 9, "version": 1, "version_epoch": null, "delta": null}"#;
     let [first, second] = [call(versioned).1, call(versioned).1];
     let of = |text: &str| serde_json::from_str::<Value>(text).expect("JSON")["result"].clone();
     assert_eq!(of(&first)["offset"], of(&second)["offset"]);
@@ -243,6 +244,40 @@ fn what_was_acknowledged_survives_kills_at_any_time() {
     report.assert(Allowed::default());
     let (whole, said) = journal::check(&gateway.data_dir());
     assert!(whole, "{said}");
+}
+
+/// A shard without work of its own waits for those that need it: what was moved is committed. One
+/// record at a time, since of several the later may be done first, and is then repeated.
+#[test]
+fn clean_stops_repeat_and_lose_nothing() {
+    let config = format!(
+        "{TICKETS}[[consumer]]\nname = \"mover\"\ngroup = \"mover\"\ntopics = [\"{TOPIC}\"]\n\
+         start = \"earliest\"\nconcurrency = 1\nto.topic = \"moved\"\n"
+    );
+    let mut gateway = Gateway::start(&config);
+    let plan = Plan { rate_per_s: 100, ..Plan::rpc(gateway.client, "stops", "sender", TOPIC) };
+    let mut sent = durable::publish_while(&mut gateway, &plan, 4, |gateway, progress| {
+        for _ in 0..5 {
+            progress.acknowledge(100);
+            assert!(gateway.terminate(Duration::from_secs(10)).expect("it stops").success());
+            gateway.start_control();
+            wait::until("it serves", || gateway.is_serving().then_some(()));
+        }
+        progress.acknowledge(100);
+    });
+    wait::until("all is moved", || {
+        let lags = lags(&gateway);
+        (!lags.is_empty() && lags.values().all(|lag| *lag == 0.0)).then_some(())
+    });
+    assert!(gateway.terminate(Duration::from_secs(10)).expect("it stops").success());
+    for message in &mut sent {
+        // Where they were says nothing of where they are now.
+        if let Outcome::Acknowledged { place, .. } = &mut message.outcome {
+            *place = None;
+        }
+    }
+    let moved = journal::read(&gateway.data_dir(), "moved", PARTITIONS);
+    checker::check("stops", &sent, &moved).assert(Allowed::default());
 }
 
 /// The lag of each partition of all consumers together; none while nothing is known.

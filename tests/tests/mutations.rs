@@ -23,11 +23,30 @@ use trine_tests::wait;
 
 const CASES: usize = 10_000;
 const THREADS: usize = 8;
+/// Commands of a whole session, and those that are answered with an error.
+const SESSION: (f64, f64) = (15.0, 2.0);
 
 #[test]
 fn ten_thousand_mutated_sessions() {
     let mut gateway = Gateway::start("shards.count = 2");
     let (address, data) = (gateway.client, gateway.data());
+    // What is mutated below is taken as it is, in both formats.
+    for (protobuf, format) in [(false, "JSON"), (true, "Protobuf")] {
+        let before = counted(&gateway);
+        let commands = session(format);
+        let mut stream = shake_hands(address, protobuf);
+        for command in &commands {
+            let message = encode(command, protobuf);
+            let opcode = if protobuf { 0x82 } else { 0x81 };
+            let frame = frame(&mut Random::new(1), opcode, &message);
+            stream.write_all(&frame).expect("the session is taken");
+        }
+        wait::until("every command is taken", || {
+            let now = counted(&gateway);
+            let [commands, errors] = [now[0] - before[0], now[1] - before[1]];
+            (commands == SESSION.0 && errors == SESSION.1).then_some(())
+        });
+    }
     let (next, over) = (AtomicUsize::new(0), AtomicBool::new(false));
     let ends = Mutex::new(BTreeMap::<String, usize>::new());
     thread::scope(|scope| {
@@ -55,6 +74,15 @@ fn ten_thousand_mutated_sessions() {
         (gateway.metrics().sum("trine_sessions", &[]) == 0.0).then_some(())
     });
     assert_eq!(gateway.metrics().sum("trine_subscriptions", &[]), 0.0);
+    let (ends, [commands, _]) =
+        (ends.lock().expect("no thread panics here").len(), counted(&gateway));
+    assert!(ends >= 4 && commands > 3.0 * CASES as f64, "{ends} kinds of end, {commands} commands");
+}
+
+/// Commands so far, and those that were answered with an error.
+fn counted(gateway: &Gateway) -> [f64; 2] {
+    let metrics = gateway.metrics();
+    ["trine_commands_total", "trine_command_errors_total"].map(|name| metrics.sum(name, &[]))
 }
 
 /// Publishes, hears it, calls, looks at presence, until the others are done.

@@ -133,6 +133,7 @@ fn control_killed_and_adopted() {
 
         drop(stop);
         publisher.join().expect("the publisher is content");
+        assert_eq!(*load.last_error.lock().expect("no thread panics here"), "", "the publisher");
         arrivals.join().expect("newcomers are content");
         for follower in followers {
             let follower = follower.join().expect("a follower is content");
@@ -253,23 +254,38 @@ fn a_busy_cpu_is_kept_awake() {
         return;
     }
     let asked = || fs::read_to_string(file).expect("it is readable").trim().to_owned();
+    /// A test that fails leaves nothing behind.
+    struct TakeBack<'a>(&'a Path);
+    impl Drop for TakeBack<'_> {
+        fn drop(&mut self) {
+            let _ = fs::write(self.0, "0");
+        }
+    }
     assert_eq!(asked(), "0", "nobody else asks for it");
+    let _take_back = TakeBack(file);
     let mut gateway = Gateway::start("[shards]\ncpus = [0]\nkeep_awake = true");
-    let mut publisher = Client::connect(gateway.client, "publisher").expect("connected");
-    let mut busy = || {
+    let address = gateway.client;
+    let busy = || {
+        let mut publisher = Client::connect(address, "publisher").expect("connected");
         wait::until("the CPU is kept awake", || {
             (0..200).for_each(|n| publisher.publish("news", json!(n)).expect("published"));
             (asked() == "n/a").then_some(())
         });
     };
+    let may_halt = || wait::until("it may halt again", || (asked() == "0").then_some(()));
     busy();
-    wait::until("it may halt again", || (asked() == "0").then_some(()));
+    may_halt();
     busy();
-    // A control that is killed leaves it to the next one.
+    // What a control leaves that is killed, the next one takes back, whatever it is told.
     gateway.kill_control();
     assert_eq!(asked(), "n/a");
+    gateway.reconfigure("keep_awake = true", "keep_awake = false");
     gateway.start_control();
-    wait::until("it may halt again", || (asked() == "0").then_some(()));
+    may_halt();
+    assert!(gateway.terminate(Duration::from_secs(10)).expect("it stops").success());
+    gateway.reconfigure("keep_awake = false", "keep_awake = true");
+    gateway.start_control();
+    wait::until("it serves", || gateway.is_serving().then_some(()));
     busy();
     assert!(gateway.terminate(Duration::from_secs(10)).expect("it stops").success());
     assert_eq!(asked(), "0");

@@ -4,20 +4,30 @@
 //! **Runs on: any.**
 
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use serde_json::json;
 use trine_tests::client::{Client, Failure};
 use trine_tests::follower::Follower;
 use trine_tests::gateway::Gateway;
-use trine_tests::wait;
+use trine_tests::{process, wait};
 
 const TWO_SHARDS: &str = "shards.count = 2";
 
 #[test]
 fn both_shards_serve_and_exchange_messages() {
     const CLIENTS: usize = 40;
-    let gateway = Gateway::start(TWO_SHARDS);
+    let mut gateway = Gateway::start(TWO_SHARDS);
+    let data = gateway.data();
+    assert!(gateway.log().contains("pin plan"), "{}", gateway.log());
+    for shard in ["shard-0", "shard-1"] {
+        let cpus = process::allowed_cpus(data, shard);
+        let is_one = |text: &String| text.parse::<usize>().is_ok();
+        assert!(cpus.as_ref().is_some_and(is_one), "{shard} is not pinned to a CPU: {cpus:?}");
+    }
+    assert_eq!(gateway.log().matches("pinned, verified").count(), 2, "{}", gateway.log());
     let connect = |number| Follower::start(gateway.client, &format!("user-{number}"), "all");
     let mut followers: Vec<_> = (0..CLIENTS).map(|n| connect(n).expect("subscribed")).collect();
 
@@ -93,30 +103,31 @@ fn connections_are_handed_over_to_the_shard_that_has_fewer() {
     }
 }
 
-/// Every client floods a channel and follows another, across two shards at once: a publish gets its
-/// reply, be it a refusal for now, and no follower meets a gap that recovery doesn't mend.
+/// Every client floods a channel and follows it, across two shards at once, until mailboxes were full
+/// and channels were holed: a publish gets its reply, be it a refusal for now, and no follower
+/// meets a gap that recovery doesn't mend.
 #[test]
 fn saturated_in_both_directions() {
-    const PAIRS: usize = 16;
-    const BURST: usize = 400;
-    let config = format!("{TWO_SHARDS}\nchannel.history_size = 100000\n");
+    const PAIRS: usize = 32;
+    // A recovery gives 300.
+    const BURST: usize = 256;
+    const BURSTS: usize = 40;
+    let config = format!("{TWO_SHARDS}\nclient.in_flight = 1024\nchannel.history_size = 1000\n");
     let gateway = Gateway::start(&config);
     let address = gateway.client;
-    let begin = Barrier::new(PAIRS);
+    let (begin, is_saturated) = (Barrier::new(PAIRS), AtomicBool::new(false));
     let flood = |number: usize| {
         let channel = format!("flood-{number}");
         let mut follower = Follower::start(address, "follower", &channel).expect("subscribed");
         let mut publisher = Client::connect(address, "publisher").expect("connected");
         begin.wait();
         let mut published = 0;
-        // 32 at a time stays below what a connection may have outstanding.
-        for first in (0..BURST).step_by(32) {
-            let burst = first..BURST.min(first + 32);
+        for _ in (0..BURSTS).take_while(|_| !is_saturated.load(Ordering::Relaxed)) {
             let send = |n| {
                 let body = json!({"channel": channel, "data": {"n": n, "fill": "x".repeat(512)}});
                 publisher.send("publish", body).expect("the connection is read again in time")
             };
-            let ids: Vec<_> = burst.map(send).collect();
+            let ids: Vec<_> = (0..BURST).map(send).collect();
             for id in ids {
                 match publisher.reply(id, "publish") {
                     Ok(_) => published += 1,
@@ -124,17 +135,28 @@ fn saturated_in_both_directions() {
                     Err(other) => panic!("a publish ended with {other}"),
                 }
             }
+            let whole = follower.listen(wait::DEADLINE, |of| of.heard.len() == published);
+            assert!(whole, "{} of {published} heard", follower.heard.len());
         }
         assert!(published > 0, "nothing at all was published");
-        let whole = follower.listen(wait::DEADLINE, |of| of.heard.len() == published);
-        assert!(whole, "{} of {published} heard", follower.heard.len());
         assert_eq!((follower.reconnects, follower.losses), (0, 0));
-        published
+        (published, follower.resubscribes)
     };
-    let published: usize = thread::scope(|scope| {
+    let full = || gateway.metrics().by("trine_mailbox_full_total", "shard");
+    let holed = || gateway.metrics().sum("trine_holed_channels_total", &[]);
+    let (published, resubscribes) = thread::scope(|scope| {
         let threads: Vec<_> = (0..PAIRS).map(|n| scope.spawn(move || flood(n))).collect();
-        threads.into_iter().map(|thread| thread.join().expect("a pair is content")).sum()
+        while !threads.iter().all(|thread| thread.is_finished()) {
+            let both = full().values().all(|count| *count > 0.0);
+            is_saturated.store(both && holed() > 0.0, Ordering::Relaxed);
+            thread::sleep(Duration::from_millis(20));
+        }
+        let of = threads.into_iter().map(|thread| thread.join().expect("a pair is content"));
+        of.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
     });
+    println!("{published} published, {:?} full, {} holed, {resubscribes} back", full(), holed());
+    assert!(full().values().all(|count| *count > 0.0), "{:?}", full());
+    assert!(holed() > 0.0 && resubscribes > 0, "{} holed, {resubscribes} back", holed());
     let drained = |direction| {
         gateway.metrics().sum("trine_mailbox_messages_total", &[("direction", direction)])
     };

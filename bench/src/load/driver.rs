@@ -101,6 +101,8 @@ pub struct Driver {
     in_flight: u64,
     next_due_ns: f64,
     next_sender: u32,
+    /// Clients whose life is over, where lives begin by the clock.
+    free: Vec<u32>,
     watch: Watch,
     before: Reading,
     before_ns: u64,
@@ -141,6 +143,7 @@ impl Driver {
             in_flight: 0,
             next_due_ns: 0.0,
             next_sender: 0,
+            free: Vec::new(),
             memory: Memory {
                 server_before_bytes: watch.server_resident_bytes(),
                 ..Memory::default()
@@ -233,10 +236,9 @@ impl Driver {
         self.report.first_error.get_or_insert_with(message);
     }
 
-    fn open(&mut self, net: &mut Net, client: u32) {
+    fn open(&mut self, net: &mut Net, client: u32, begun_ns: u64) {
         let from = Ipv4Addr::new(127, 0, 1, (1 + self.next_sender % SOURCES) as u8);
         self.next_sender = self.next_sender.wrapping_add(1);
-        let begun_ns = self.now_ns();
         match net.connect(from, self.options.address) {
             Ok(connection) => {
                 if self.by_connection.len() <= connection as usize {
@@ -497,6 +499,13 @@ impl Driver {
         let interval_ns = 1e9 * f64::from(self.options.units_a_message()) / rate;
         let senders = self.senders();
         while self.next_due_ns <= now_ns as f64 {
+            if self.options.row == Row::Churn {
+                // While all live, what is due waits for one that ends.
+                let Some(client) = self.free.pop() else { return PATIENCE };
+                self.open(net, client, self.next_due_ns as u64);
+                self.next_due_ns += interval_ns;
+                continue;
+            }
             let sender = senders.start + self.next_sender % (senders.end - senders.start);
             self.send(net, sender, self.next_due_ns as u64);
             self.next_sender = self.next_sender.wrapping_add(1);
@@ -542,7 +551,7 @@ impl Driver {
             && (self.next_sender as usize) < self.clients.len()
             && self.phase == Phase::Opening
         {
-            self.open(net, self.next_sender);
+            self.open(net, self.next_sender, now_ns);
         }
         if self.ready as usize == self.clients.len() || self.options.row == Row::Churn {
             self.begin(net, now_ns);
@@ -599,8 +608,12 @@ impl Handler for Driver {
         if self.phase == Phase::Measuring {
             self.report.units += 1;
         }
-        if matches!(self.phase, Phase::WarmUp | Phase::Measuring) {
-            self.open(net, client);
+        match self.phase {
+            Phase::WarmUp | Phase::Measuring if self.options.rate.is_some() => {
+                self.free.push(client);
+            }
+            Phase::WarmUp | Phase::Measuring => self.open(net, client, self.now_ns()),
+            _ => {}
         }
     }
 

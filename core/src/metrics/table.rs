@@ -131,7 +131,7 @@ series! {
         RecordsRetried "trine_consumer_retries_total" "" 1
             "Deliveries that failed and were tried again.";
         LogSuppressed "trine_log_suppressed_total" "" 1
-            "Log lines suppressed by the rate limit of their call site.";
+            "Log records of the data process that were left out.";
     }
 }
 

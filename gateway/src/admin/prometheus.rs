@@ -32,6 +32,8 @@ pub struct View {
     pub generation: u64,
     /// Since the data process's start.
     pub uptime: Duration,
+    /// Log records that control has left out.
+    pub log_suppressed: u64,
     /// One snapshot a shard.
     pub shards: Vec<Snapshot>,
     /// What the data process said last of its journals and consumers.
@@ -47,6 +49,7 @@ impl View {
             restarts: state.identity.restarts,
             generation: state.identity.generation,
             uptime: state.uptime(),
+            log_suppressed: crate::logs::suppressed(),
             shards: state.pages.iter().map(trine_core::metrics::Page::snapshot).collect(),
             report: state.report.clone(),
         }
@@ -96,6 +99,8 @@ fn process(text: &mut Text, view: &View) {
     text.one("trine_data_uptime_seconds", "gauge", help, "", view.uptime.as_secs_f64());
     let help = "Configurations applied so far.";
     text.one("trine_config_generation", "gauge", help, "", view.generation);
+    let help = "Log records of control that were left out.";
+    text.one("trine_control_log_suppressed_total", "counter", help, "", view.log_suppressed);
     text.one("trine_shards", "gauge", "Shards.", "", view.shards.len());
     let help = "Connections of the fullest shard over the mean of all.";
     text.one("trine_shard_imbalance_ratio", "gauge", help, "", imbalance(&view.shards));
@@ -375,6 +380,7 @@ mod tests {
             restarts: 2,
             generation: 1,
             uptime: Duration::from_millis(1500),
+            log_suppressed: 3,
             shards: shards.into(),
             report: Some(Arc::new(report())),
         }

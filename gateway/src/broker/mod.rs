@@ -124,6 +124,15 @@ impl<'a> Message<'a> {
     }
 }
 
+/// Which publications a name is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// Those that only the channel has.
+    Live,
+    /// Those that the log has, too.
+    Durable,
+}
+
 /// A set of shards, at most [`crate::limits::SHARDS_MAX`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ShardSet([u64; 4]);
@@ -216,8 +225,8 @@ pub struct Broker {
     used_bytes: usize,
     items: usize,
     presence_entries: usize,
-    /// Publications that were named.
-    named: Recent<Option<Position>>,
+    /// Publications that were named, those of the log apart: they come many a second.
+    named: [Recent<Option<Position>>; 2],
     totals: Totals,
 }
 
@@ -247,7 +256,7 @@ impl Broker {
             used_bytes: 0,
             items: 0,
             presence_entries: 0,
-            named: Recent::new(IDEMPOTENCY_MS, IDEMPOTENCY_KEYS),
+            named: [(); 2].map(|()| Recent::new(IDEMPOTENCY_MS, IDEMPOTENCY_KEYS)),
             totals: Totals::default(),
         }
     }
@@ -290,13 +299,24 @@ impl Broker {
     }
 
     /// The position of the publication with this name in the channel, if there was one.
-    pub fn published(&mut self, channel: &str, key: &str, now_ms: u64) -> Option<Option<Position>> {
-        self.named.find(&joined(channel, key), now_ms)
+    pub fn published(
+        &mut self,
+        of: Named,
+        (channel, key): (&str, &str),
+        now_ms: u64,
+    ) -> Option<Option<Position>> {
+        self.named[of as usize].find(&joined(channel, key), now_ms)
     }
 
     /// A publication of the channel has this name.
-    pub fn name(&mut self, channel: &str, key: &str, at: Option<Position>, now_ms: u64) {
-        self.named.insert(joined(channel, key), at, now_ms);
+    pub fn name(
+        &mut self,
+        of: Named,
+        (channel, key): (&str, &str),
+        at: Option<Position>,
+        now_ms: u64,
+    ) {
+        self.named[of as usize].insert(joined(channel, key), at, now_ms);
     }
 
     /// Gives the publication its place in the stream (0 without history) and returns the shards

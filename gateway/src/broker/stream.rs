@@ -219,8 +219,12 @@ impl Stream {
     ) -> u64 {
         self.offset += 1;
         self.touched_ms = now_ms;
-        if let Some(version) = &message.options.version {
-            self.version = Some(version.clone());
+        match (&mut self.version, &message.options.version) {
+            (Some(newest), Some(version)) if version.epoch.is_empty() => {
+                newest.number = version.number;
+            }
+            (newest, Some(version)) => *newest = Some(version.clone()),
+            (_, None) => {}
         }
         let mut stored = Stored::new(self.offset, message);
         stored.binary = namespace.payload == Payload::Binary;

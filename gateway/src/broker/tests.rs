@@ -69,6 +69,8 @@ fn a_version_that_is_no_news_is_not_published() {
     assert_eq!(publish(1, "b", false), (Some(2), true), "another source's numbers");
     assert_eq!(publish(6, "a", false), (Some(3), true));
     assert_eq!(publish(6, "a", false), (Some(3), false));
+    assert_eq!(publish(7, "", false), (Some(4), true), "of any source, so of this one");
+    assert_eq!(publish(7, "a", false), (Some(4), false));
     let bytes = broker.sizes().0;
     broker.sweep(std::slice::from_ref(&namespace), 1_000_000);
     assert!(bytes > 0);

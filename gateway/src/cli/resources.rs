@@ -35,8 +35,9 @@ pub(super) fn prepare() -> Result<Vec<String>, String> {
     let locked = getrlimit(Resource::Memlock).current.unwrap_or(u64::MAX);
     if locked < LOCKED_MEMORY_MIN_BYTES {
         warnings.push(format!(
-            "only {locked} bytes may be locked in memory, which old kernels need for io_uring; \
-             where a ring is refused, the shard runs on epoll (`ulimit -l`, LimitMEMLOCK=)"
+            "only {locked} bytes may be locked in memory, enough for no ring of io_uring where the \
+             kernel counts that (before 5.12), {LOCKED_MEMORY_MIN_BYTES} for one; where a ring is \
+             refused, the shard runs on epoll (`ulimit -l`, LimitMEMLOCK=)"
         ));
     }
     Ok(warnings)

@@ -38,6 +38,7 @@ pub use state::{Shared, State};
 
 use crate::config::{Config, LogKind};
 use crate::limits::START_GRACE;
+use awake::Awake;
 use process::{Adopted, Found, Process};
 use runtime_dir::RuntimeDir;
 use signals::{Asked, Signals};
@@ -146,8 +147,9 @@ impl Control {
         crate::admin::serve(admin, control.shared.clone()).map_err(Error::System)?;
         let socket = control.runtime_dir.data_socket();
         tokio::spawn(report::follow(control.shared.clone(), socket));
+        let awake = Awake::new(control.runtime_dir.awake_note());
         if control.config.shards.keep_awake {
-            tokio::spawn(awake::follow(control.shared.clone()));
+            tokio::spawn(awake.follow(control.shared.clone()));
         }
         Ok(control)
     }

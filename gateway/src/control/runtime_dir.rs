@@ -70,6 +70,11 @@ impl RuntimeDir {
     pub fn data_socket(&self) -> PathBuf {
         data_socket(&self.path)
     }
+
+    /// Where control says which CPUs it keeps awake.
+    pub fn awake_note(&self) -> PathBuf {
+        self.path.join("awake")
+    }
 }
 
 /// Where the data process of `runtime_dir` listens for a control.

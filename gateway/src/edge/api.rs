@@ -236,21 +236,19 @@ struct Publish<'a> {
     data: Option<&'a RawValue>,
     #[serde(borrow, default)]
     b64data: Option<Cow<'a, str>>,
-    #[serde(default)]
-    skip_history: bool,
+    skip_history: Option<bool>,
     #[serde(borrow, default)]
     idempotency_key: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     tags: Option<BTreeMap<Cow<'a, str>, Cow<'a, str>>>,
     /// 0: it has none.
-    #[serde(default)]
-    version: u64,
+    version: Option<u64>,
     #[serde(borrow, default)]
-    version_epoch: Cow<'a, str>,
+    version_epoch: Option<Cow<'a, str>>,
     /// For subscribers who agreed to get differences. This gateway agrees with nobody on that, so
     /// that each gets the whole payload, which is right for all.
-    #[serde(default, rename = "delta")]
-    _delta: bool,
+    #[serde(rename = "delta")]
+    _delta: Option<bool>,
 }
 
 impl Publish<'_> {
@@ -260,10 +258,11 @@ impl Publish<'_> {
         for (name, text) in self.tags.iter().flatten() {
             Tags::pack(&mut tags, name, text);
         }
-        let (number, epoch) = (self.version, &*self.version_epoch);
-        let version = (number > 0).then(|| Version { number, epoch: epoch.into() });
+        let epoch = self.version_epoch.as_deref().unwrap_or_default();
+        let number = self.version.filter(|number| *number > 0);
+        let version = number.map(|number| Version { number, epoch: epoch.into() });
         PublishOptions {
-            skip_history: self.skip_history,
+            skip_history: self.skip_history.unwrap_or_default(),
             idempotency_key: key.map(Into::into),
             tags: (!tags.is_empty()).then(|| tags.into()),
             version: version.map(Box::new),
@@ -368,7 +367,7 @@ fn check<'a>(config: &Config, publish: &'a Publish<'_>) -> Result<(usize, Cow<'a
     if publish.idempotency_key.as_ref().is_some_and(|key| key.len() > IDEMPOTENCY_KEY_BYTES) {
         return Err(bad("the idempotency_key is too long"));
     }
-    if publish.version_epoch.len() > VERSION_EPOCH_BYTES {
+    if publish.version_epoch.as_ref().is_some_and(|epoch| epoch.len() > VERSION_EPOCH_BYTES) {
         return Err(bad("the version_epoch is too long"));
     }
     let of_code = |code: ErrorCode| Refusal { code, message: code.message() };

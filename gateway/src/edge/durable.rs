@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::deliver::Errand;
 use super::shard::Shard;
-use crate::broker::{Message, Position, PublishOptions};
+use crate::broker::{Message, Named, Position, PublishOptions};
 use crate::hub::{Acknowledged, ToShard};
 use crate::ingest::{Asker, Draft, Event, Outcome, Refusal, Settled};
 use crate::limits::INGEST_OUTSTANDING;
@@ -164,14 +164,18 @@ impl Shard {
         let Acknowledged { publication, data, askers, place } = acknowledged;
         let info = publication.info.as_deref().map(|info| info.as_ref());
         let channel = (&*publication.channel, publication.namespace as usize);
-        let options = &publication.options;
-        let position = match &options.idempotency_key {
-            Some(key) if publication.is_repeat => {
-                self.hub.broker().published(channel.0, key, now_ms).flatten()
+        let name = publication.name.as_deref().map(|name| (channel.0, name));
+        let position = match name {
+            Some(name) if publication.is_repeat => {
+                self.hub.broker().published(Named::Durable, name, now_ms).flatten()
             }
-            _ => {
-                let message = Message { data: &data, info, options };
-                self.hub.publish_owned(&mut self.clients, channel, message, now_ms)
+            name => {
+                let message = Message { data: &data, info, options: &publication.options };
+                let position = self.hub.publish_owned(&mut self.clients, channel, message, now_ms);
+                if let Some(name) = name {
+                    self.hub.broker().name(Named::Durable, name, position, now_ms);
+                }
+                position
             }
         };
         for asker in askers {

@@ -14,8 +14,8 @@ pub use frames::{Event, Frames, frame_kind, with_info};
 pub use message::{Acknowledged, Answer, Ask, Post, Ticket, ToShard};
 
 use crate::broker::{
-    Broker, HistoryFilter, Info, Message, Position, Recovered, ShardSet, Stored, SubscribeWish,
-    Subscribed,
+    Broker, HistoryFilter, Info, Message, Named, Position, Recovered, ShardSet, Stored,
+    SubscribeWish, Subscribed,
 };
 use crate::config::{Config, Namespace, Payload};
 use crate::limits::REQUESTS_OUTSTANDING;
@@ -484,7 +484,7 @@ impl<P: Post> Hub<P> {
     ) -> Option<Position> {
         let options = message.options;
         if let Some(key) = &options.idempotency_key
-            && let Some(position) = self.broker.published(name, key, now_ms)
+            && let Some(position) = self.broker.published(Named::Live, (name, key), now_ms)
         {
             return position;
         }
@@ -497,7 +497,7 @@ impl<P: Post> Hub<P> {
         let message = Message { data: stripped.as_deref().unwrap_or(message.data), ..message };
         let (position, shards) = self.broker.publish(name, (settings, namespace), message, now_ms);
         if let Some(key) = &options.idempotency_key {
-            self.broker.name(name, key, position, now_ms);
+            self.broker.name(Named::Live, (name, key), position, now_ms);
         }
         let Some(shards) = shards else { return position };
         self.totals.publications += 1;

@@ -43,8 +43,10 @@ pub struct Publication {
     pub namespace: u16,
     /// The publisher, if it was a client.
     pub info: Option<Box<Info>>,
-    /// How.
+    /// How, but for its name.
     pub options: PublishOptions,
+    /// Its name in its channel, if it was given one.
+    pub name: Option<Box<str>>,
     /// It was published before, and only its place is asked for.
     pub is_repeat: bool,
 }
@@ -120,7 +122,8 @@ impl Draft {
             channel: event.channel.into(),
             namespace: event.namespace as u16,
             info: event.info.map(|info| Box::new(info.to_owned())),
-            options: event.options.clone(),
+            options: PublishOptions { idempotency_key: None, ..event.options.clone() },
+            name: event.options.idempotency_key.clone(),
             is_repeat: false,
         });
         let is_named = event.options.idempotency_key.is_some();

@@ -332,28 +332,17 @@ impl Ingest {
         asker: Asker,
         now_ms: u64,
     ) -> Result<(), Outcome> {
+        let is_waited_for = self.routes.get(draft.route).ack != Ack::None;
         let record = match seen {
-            Seen::Stored(place) => match draft.publication.take().filter(|_| draft.is_named) {
-                // The channel's owner knows its place there.
-                Some(publication) => {
-                    let publication = Publication { is_repeat: true, ..publication };
-                    let publication = Some((publication, Bytes::new()));
-                    let askers = SmallVec::from_elem(asker, 1);
-                    self.push(Settled { askers, publication, outcome: Ok(place) });
-                    return Ok(());
-                }
-                None => return Err(Ok(place)),
-            },
+            Seen::Stored(place) => return self.repeat(place, draft, asker),
+            // Nobody waits for the log's answer to such an event.
+            Seen::InFlight(_) if !is_waited_for => return self.repeat(Place::NONE, draft, asker),
             Seen::Unpublished(place) => {
                 let publication = draft.publication.take();
                 let publication = publication.map(|publication| (publication, draft.value()));
                 let askers = SmallVec::from_elem(asker, 1);
                 self.push(Settled { askers, publication, outcome: Ok(place) });
                 return Ok(());
-            }
-            // Nobody waits for the log's answer to such an event.
-            Seen::InFlight(_) if self.routes.get(draft.route).ack == Ack::None => {
-                return Err(Ok(Place::NONE));
             }
             Seen::InFlight(record) => record,
         };
@@ -369,6 +358,16 @@ impl Ingest {
             self.deadlines.push_back((now_ms + self.timeout_ms, record, accepted.serial));
         }
         accepted.askers.push(asker);
+        Ok(())
+    }
+
+    /// What was published already is not published again; its channel's owner knows its place there.
+    fn repeat(&mut self, place: Place, mut draft: Draft, asker: Asker) -> Result<(), Outcome> {
+        let named = draft.publication.take().filter(|publication| publication.name.is_some());
+        let publication = named.ok_or(Ok(place))?;
+        let publication = Some((Publication { is_repeat: true, ..publication }, Bytes::new()));
+        let askers = SmallVec::from_elem(asker, 1);
+        self.push(Settled { askers, publication, outcome: Ok(place) });
         Ok(())
     }
 

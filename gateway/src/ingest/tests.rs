@@ -52,6 +52,7 @@ fn publish(ingest: &Ingest, data: &str) -> Draft {
         namespace: 0,
         info: None,
         options: PublishOptions::PLAIN,
+        name: None,
         is_repeat: false,
     });
     draft

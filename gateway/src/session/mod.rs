@@ -400,8 +400,12 @@ impl Session {
             Ok(index) => index,
             Err(error) => return Action::Refuse(error),
         };
+        // No namespace allows filters, and no key is there that a token could be checked with.
+        if subscribe.filtered {
+            return Action::Refuse(ErrorCode::BadRequest);
+        }
         let settings = &config.namespaces[namespace];
-        if !self.permits(settings.subscribe, false) {
+        if !subscribe.token.is_empty() || !self.permits(settings.subscribe, false) {
             return Action::Refuse(ErrorCode::PermissionDenied);
         }
         let may_read = self.permits(settings.history_access, true);

@@ -142,6 +142,12 @@ fn channels_are_checked_in_order() {
     assert_eq!(world.take(subscribe("other")), "Refuse(LimitExceeded)");
     let delta = Subscribe { channel: "room".into(), delta: "x".into(), ..Subscribe::default() };
     assert_eq!(World::connected(b"").take(Request::Subscribe(delta)), "Close(BadRequest)");
+    let filtered = Subscribe { channel: "room".into(), filtered: true, ..Subscribe::default() };
+    let filtered = World::connected(b"").take(Request::Subscribe(filtered));
+    assert_eq!(filtered, "Refuse(BadRequest)", "what is not filtered must not be told as if");
+    let token = Subscribe { channel: "room".into(), token: "x".into(), ..Subscribe::default() };
+    let token = World::connected(b"").take(Request::Subscribe(token));
+    assert_eq!(token, "Refuse(PermissionDenied)", "nobody can check it");
 }
 
 #[test]

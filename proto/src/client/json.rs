@@ -4,6 +4,7 @@
 
 use super::{Command, Connect, Error, History, Request, Subscribe};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
@@ -67,6 +68,7 @@ struct SubscribeForm<'a> {
     join_leave: bool,
     #[serde(borrow)]
     delta: Text<'a>,
+    tf: Option<IgnoredAny>,
     flag: i64,
 }
 
@@ -204,6 +206,7 @@ fn subscribe(form: SubscribeForm<'_>) -> Subscribe<'_> {
         recoverable: form.recoverable,
         join_leave: form.join_leave,
         delta: form.delta.0,
+        filtered: form.tf.is_some(),
         flag: form.flag,
     }
 }

@@ -155,6 +155,8 @@ pub struct Subscribe<'a> {
     pub join_leave: bool,
     /// Delta compression by this name.
     pub delta: Cow<'a, str>,
+    /// Wish: only publications whose tags pass a filter.
+    pub filtered: bool,
     /// Bit 2: refuse with 112 when not recoverable.
     pub flag: i64,
 }

@@ -187,6 +187,7 @@ fn subscribe(body: &[u8]) -> Result<Subscribe<'_>> {
             10 => subscribe.recoverable = value.flag()?,
             11 => subscribe.join_leave = value.flag()?,
             12 => subscribe.delta = value.text()?,
+            13 => subscribe.filtered = value.bytes().map(|_| true)?,
             14 => subscribe.flag = value.number()? as i64,
             _ => {}
         }
