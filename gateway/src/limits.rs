@@ -175,6 +175,9 @@ pub const EPOCH_RAISE_MS: u64 = 500;
 pub const KAFKA_CONNECT_MS: u64 = 2_000;
 /// How long a group waits for a sign of life of a member: what Kafka's own clients take.
 pub const KAFKA_SESSION_MS: u32 = 45_000;
+/// How long a consumer that gives up a partition begins what later records have overtaken: enough
+/// for quick targets, and a slow one holds up nobody's rebalance for it.
+pub const LANE_FILL_MS: u64 = 500;
 /// How long a member may take to give up partitions: a slow backend's longest call.
 pub const KAFKA_REBALANCE_MS: u32 = 60_000;
 /// How long a broker may take to answer.

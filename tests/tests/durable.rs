@@ -246,16 +246,16 @@ fn what_was_acknowledged_survives_kills_at_any_time() {
     assert!(whole, "{said}");
 }
 
-/// A shard without work of its own waits for those that need it: what was moved is committed. One
-/// record at a time, since of several the later may be done first, and is then repeated.
+/// A shard without work of its own waits for those that need it, and a consumer does what later
+/// records have overtaken: what was moved is committed.
 #[test]
 fn clean_stops_repeat_and_lose_nothing() {
     let config = format!(
         "{TICKETS}[[consumer]]\nname = \"mover\"\ngroup = \"mover\"\ntopics = [\"{TOPIC}\"]\n\
-         start = \"earliest\"\nconcurrency = 1\nto.topic = \"moved\"\n"
+         start = \"earliest\"\nto.topic = \"moved\"\n"
     );
     let mut gateway = Gateway::start(&config);
-    let plan = Plan { rate_per_s: 100, ..Plan::rpc(gateway.client, "stops", "sender", TOPIC) };
+    let plan = Plan { rate_per_s: 500, ..Plan::rpc(gateway.client, "stops", "sender", TOPIC) };
     let mut sent = durable::publish_while(&mut gateway, &plan, 4, |gateway, progress| {
         for _ in 0..5 {
             progress.acknowledge(100);
@@ -277,7 +277,8 @@ fn clean_stops_repeat_and_lose_nothing() {
         }
     }
     let moved = journal::read(&gateway.data_dir(), "moved", PARTITIONS);
-    checker::check("stops", &sent, &moved).assert(Allowed::default());
+    // What was overtaken is begun for half a second only, which a slow disk may need for itself.
+    checker::check("stops", &sent, &moved).assert(Allowed { duplicates: 10, ..Allowed::default() });
 }
 
 /// The lag of each partition of all consumers together; none while nothing is known.

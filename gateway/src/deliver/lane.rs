@@ -23,7 +23,7 @@ use super::route::{GiveUp, Route, pause_ms};
 use super::schedule::Schedule;
 use super::{Alarm, Effect, Fetched, Outcome, Reason, Token, Totals};
 use crate::config::{Consumer, NullValues};
-use crate::limits::{DELIVER_AHEAD_RECORDS, LAG_INTERVAL_MS};
+use crate::limits::{DELIVER_AHEAD_RECORDS, LAG_INTERVAL_MS, LANE_FILL_MS};
 
 /// The parts of a delivery, as bits.
 const CHANNEL: u8 = 1;
@@ -68,6 +68,10 @@ pub struct Lane {
     stuck: usize,
     full: bool,
     phase: Phase,
+    /// Behind the newest record of which something was done.
+    newest: u64,
+    /// Until when a revoked lane begins records.
+    fill_until_ms: Option<u64>,
     /// What was decided and not taken yet.
     effects: VecDeque<Effect>,
     fetch_offset: u64,
@@ -170,6 +174,8 @@ impl Lane {
             stuck: 0,
             full: false,
             phase: Phase::Live,
+            newest: 0,
+            fill_until_ms: None,
             effects: VecDeque::new(),
             fetch_offset: offset,
             held_records: 0,
@@ -257,7 +263,8 @@ impl Lane {
         self.full = false;
     }
 
-    /// The partition goes to another member: nothing new is begun. The effects under way are still
+    /// The partition goes to another member: nothing new is begun but, for a moment, what later
+    /// records have overtaken, since these would be repeated otherwise. The effects under way are
     /// awaited and what they finish is committed; then comes [`Effect::Drained`].
     pub fn revoke(&mut self) {
         if self.phase != Phase::Live {
@@ -334,7 +341,10 @@ impl Lane {
             }
             match self.phase {
                 Phase::Live => {}
-                Phase::Draining => return self.drain(),
+                Phase::Draining => match self.fill(now_ms) {
+                    true => continue,
+                    false => return self.drain(),
+                },
                 Phase::Closed => return None,
             }
             if self.commit_due_ms.is_some_and(|due_ms| due_ms <= now_ms) {
@@ -757,6 +767,25 @@ impl Lane {
         Effect::Commit { next_offset }
     }
 
+    /// After a revoke: begins a record that a later one has overtaken, if there is time.
+    fn fill(&mut self, now_ms: u64) -> bool {
+        let until_ms = *self.fill_until_ms.get_or_insert(now_ms + LANE_FILL_MS);
+        let route = self.route.clone();
+        let settings = route.consumer();
+        let may_begin = now_ms < until_ms
+            && settings.batch.records == 1
+            && self.ready.peek().is_some_and(|Reverse(serial)| serial + 1 < self.newest)
+            && !self.full
+            && !self.is_paused()
+            && self.may_begin(settings)
+            && self.is_open(now_ms);
+        if may_begin && let Some(Reverse(serial)) = self.ready.pop() {
+            self.begin(serial, settings, now_ms);
+            self.trim(now_ms);
+        }
+        may_begin
+    }
+
     /// After a revoke, once everything that was taken has its outcome.
     fn drain(&mut self) -> Option<Effect> {
         if !self.works.is_empty() || self.committing.is_some() {
@@ -770,6 +799,11 @@ impl Lane {
     }
 
     fn work(&mut self, work: Work) -> Token {
+        let newest = match &work {
+            Work::Publish(serial) | Work::Produce(serial) | Work::Letter(serial) => *serial,
+            Work::Call(serials) => serials.iter().copied().max().unwrap_or_default(),
+        };
+        self.newest = self.newest.max(newest + 1);
         let token = self.next_token;
         self.next_token += 1;
         self.works.insert(token, work);

@@ -515,6 +515,31 @@ fn a_revoked_lane_waits_commits_and_ends() {
 }
 
 #[test]
+fn a_revoked_lane_leaves_nothing_that_was_overtaken() {
+    let mut settings = to_channel();
+    settings.concurrency = 2;
+    for (late_ms, end) in [(0, "commit 3"), (crate::limits::LANE_FILL_MS, "commit 1")] {
+        let mut lane = lane_of(settings.clone());
+        lane.fetched(records(&["a", "a", "b", "c"]), 4, 0);
+        // The second of "a" waits for the first, and "b" overtakes it.
+        let effects = all(&mut lane, 0);
+        lane.revoke();
+        assert_eq!(names(&all(&mut lane, 0)), [""; 0]);
+        lane.done(token(&effects[1]), Outcome::Delivered, 0, 0);
+        lane.done(token(&effects[0]), Outcome::Delivered, 0, 0);
+        let mut effects = all(&mut lane, late_ms);
+        if late_ms == 0 {
+            assert_eq!(effects.len(), 1, "the overtaken one, and not the last: {effects:?}");
+            lane.done(token(&effects[0]), Outcome::Delivered, 0, 0);
+            effects = all(&mut lane, 0);
+        }
+        assert_eq!(names(&effects), [end]);
+        lane.committed(true, 0);
+        assert_eq!(names(&all(&mut lane, late_ms)), ["drained"]);
+    }
+}
+
+#[test]
 fn a_lost_lane_is_silent() {
     let mut lane = lane_of(to_channel());
     lane.fetched(records(&["a", "b"]), 2, 0);

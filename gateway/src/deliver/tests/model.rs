@@ -1,8 +1,8 @@
 //! Random lives of a lane, watched by a model.
 //!
 //! **Runs on: any.** What it checks after every step: one record of a key at a time and in order;
-//! no part delivered twice; numbers under way within their bounds; silence while paused and after a
-//! revoke; no commit past a record that is not finished. And at the end of a life that was not
+//! no part delivered twice; numbers under way within their bounds; silence while paused; after a
+//! revoke nothing but what was overtaken; no commit past a record that is not finished. And at the end of a life that was not
 //! revoked: every record has exactly one end, and all is committed.
 
 use std::collections::{BTreeMap, HashMap};
@@ -55,6 +55,8 @@ struct Watched {
     committed: u64,
     full: bool,
     stuck: HashMap<u64, bool>,
+    /// The newest of which something was done before the revoke.
+    newest: Option<u64>,
     revoked: bool,
     drained: bool,
 }
@@ -80,6 +82,7 @@ impl Watched {
             committed: 0,
             full: false,
             stuck: HashMap::new(),
+            newest: None,
             revoked: false,
             drained: false,
         }
@@ -184,7 +187,7 @@ impl Watched {
     /// Takes every effect, and objects to what should not be.
     fn drain(&mut self) {
         while let Some(effect) = self.lane.next(self.now_ms) {
-            let quiet = self.full || !self.stuck.is_empty() || self.revoked;
+            let quiet = self.full || !self.stuck.is_empty();
             match effect {
                 Effect::Publish { token, channel, .. } => {
                     assert!(!quiet);
@@ -206,11 +209,13 @@ impl Watched {
                 Effect::DeadLetter { token, body, .. } => {
                     assert!(!self.full && !self.revoked);
                     let offset = header(&body, "trine-dlq-offset").parse().unwrap();
+                    self.is_overtaken(offset);
                     self.dies(offset);
                     self.awaited.push((token, vec![offset], Part::Letter));
                 }
                 Effect::GivenUp { offset, .. } => {
-                    assert!(!self.consumer.dead_letter && !self.revoked);
+                    assert!(!self.consumer.dead_letter);
+                    self.is_overtaken(offset);
                     self.dies(offset);
                     self.records.get_mut(&offset).unwrap().ended = true;
                 }
@@ -241,8 +246,18 @@ impl Watched {
             assert!(known.todo[part as usize]);
             known.out[part as usize] = true;
             self.is_first(offset);
+            self.is_overtaken(offset);
         }
         self.awaited.push((token, offsets, part));
+    }
+
+    /// After a revoke only what a later record has overtaken is begun.
+    fn is_overtaken(&mut self, offset: u64) {
+        if self.revoked {
+            assert!(self.newest.is_some_and(|newest| offset < newest));
+        } else {
+            self.newest = self.newest.max(Some(offset));
+        }
     }
 
     fn dies(&mut self, offset: u64) {
