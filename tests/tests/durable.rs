@@ -371,6 +371,41 @@ fn operators_see_the_lag_of_each_partition_whoever_dies() {
 }
 
 #[test]
+fn operators_see_the_connections_of_a_slow_backend() {
+    let legacy = Backend::start();
+    legacy.refuse();
+    // Each of the two shards has one connection, and ten keys want one.
+    let config = format!(
+        "{TICKETS}[[consumer]]\nname = \"quality\"\ntopics = [\"{TOPIC}\"]\n\
+         to.upstream = \"legacy\"\nretry = {{ tries = 0, min_ms = 50, max_ms = 200 }}\n\
+         [[upstream]]\nname = \"legacy\"\nendpoints = [\"{}\"]\n\
+         max_connections = 1\nmax_waiting = 2\n",
+        legacy.address()
+    );
+    let gateway = Gateway::start(&config);
+    let of = |what: &str| {
+        gateway.metrics().sum(&format!("trine_upstream_{what}"), &[("upstream", "legacy")])
+    };
+    warm_up(&gateway);
+    let plan = Plan { rate_per_s: 500, ..Plan::rpc(gateway.client, "slow", "ann", TOPIC) };
+    publish(&plan, 60, &Progress::default());
+    let failed = || (of("connect_failures_total") > 0.0).then_some(());
+    wait::until("connects that failed are counted", failed);
+    assert_eq!(of("idle"), 0.0);
+    legacy.next([Answer::Hang, Answer::Hang]);
+    legacy.accept();
+    let busy = || (of("leased") > 0.0 && of("waiting") > 0.0).then_some(());
+    wait::until("calls wait for a connection in use", busy);
+    let refused = || (of("refused_total") > 0.0).then_some(());
+    wait::until("calls are refused, since too many wait", refused);
+    assert_eq!(of("overdue"), 0.0, "a call ends before its connection would be missed");
+    legacy.await_requests(60 + 2);
+    let idle = || (of("idle") > 0.0 && of("leased") == 0.0 && of("waiting") == 0.0).then_some(());
+    wait::until("the connections are kept, and nobody has one", idle);
+    assert!(of("idle") <= 2.0 && of("connects_total") > of("connect_failures_total"));
+}
+
+#[test]
 fn operators_see_what_a_damaged_journal_lost() {
     let mut gateway = Gateway::start(TICKETS);
     let plan = Plan { rate_per_s: 500, ..Plan::rpc(gateway.client, "damage", "ann", TOPIC) };

@@ -58,7 +58,7 @@ pub struct Options {
     pub call_ms: u64,
     /// How long an endpoint is skipped after a connect to it failed.
     pub backoff_ms: u64,
-    /// A lease held longer is named in [`Upstream::report`].
+    /// A lease held longer is named by [`Upstream::report`] and [`Upstream::take_overdue`].
     pub lease_ms: u64,
     /// Bytes of a response's body that [`Upstream::call`] takes.
     pub response_bytes: usize,
@@ -171,6 +171,8 @@ pub struct Upstream {
 struct Held {
     holder: Rc<str>,
     since_ms: u64,
+    /// [`Upstream::take_overdue`] has named it.
+    named: bool,
 }
 
 struct Idle {
@@ -232,7 +234,7 @@ impl Upstream {
             };
             Error::new(cause, None)
         })?;
-        let held = Held { holder: holder.clone(), since_ms: rt::now_ms() };
+        let held = Held { holder: holder.clone(), since_ms: rt::now_ms(), named: false };
         let entry = self.held.borrow_mut().insert(held);
         let upstream = self.itself.upgrade().expect("`self` is alive");
         let slot = Slot { upstream, entry, _permit: permit };
@@ -257,6 +259,20 @@ impl Upstream {
                 .collect(),
             totals: self.totals.get(),
         }
+    }
+
+    /// Leases held longer than `lease_ms`, each once: by whom, and for how many milliseconds.
+    pub fn take_overdue(&self) -> Vec<(Rc<str>, u64)> {
+        let (now_ms, limit_ms) = (rt::now_ms(), self.options.lease_ms);
+        let mut held = self.held.borrow_mut();
+        let overdue = held.iter_mut().filter_map(|(_, held)| {
+            let age_ms = now_ms.saturating_sub(held.since_ms);
+            if age_ms <= limit_ms || std::mem::replace(&mut held.named, true) {
+                return None;
+            }
+            Some((held.holder.clone(), age_ms))
+        });
+        overdue.collect()
     }
 
     async fn call_once_or_twice(

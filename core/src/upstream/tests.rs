@@ -669,9 +669,18 @@ fn a_lease_held_too_long_is_reported_with_its_holder() {
         let overdue = upstream.report().overdue;
         assert_eq!(overdue.len(), 1);
         assert!(&*overdue[0].0 == "deliver qa" && overdue[0].1 > 20);
+        let news = || -> Vec<String> {
+            upstream.take_overdue().iter().map(|(holder, _)| holder.to_string()).collect()
+        };
+        assert_eq!(news(), ["deliver qa"]);
+        assert!(news().is_empty(), "it was named already");
         drop(lease);
         let report = upstream.report();
         assert!(report.overdue.is_empty() && report.leased == 0);
+        // Another lease of the same holder, in the same place, is another leak.
+        let lease = upstream.lease(&leak).await.unwrap();
+        eventually("the next leak", || news() == ["deliver qa"]).await;
+        drop(lease);
     });
 }
 

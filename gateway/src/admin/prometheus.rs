@@ -14,7 +14,7 @@ use trine_core::metrics::{
 };
 
 use crate::control::State;
-use crate::control::report::{Consumer, Journal, PHASES, Partition, Recovery, Report};
+use crate::control::report::{Consumer, Journal, PHASES, Partition, Recovery, Report, Upstream};
 
 /// The format's media type.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -76,6 +76,7 @@ pub fn render(view: &View) -> String {
     if let Some(report) = &view.report {
         journals(&mut text, report);
         consumers(&mut text, report);
+        upstreams(&mut text, report);
     }
     text.out
 }
@@ -251,6 +252,44 @@ const PARTITION: [OfPartition; 3] = [
     }),
 ];
 
+/// Series of each backend's connections.
+fn upstreams(text: &mut Text, report: &Report) {
+    for (name, kind, help, value) in UPSTREAM {
+        for upstream in &report.upstreams {
+            text.family(name, kind, help);
+            text.sample(name, "", &label("upstream", &upstream.name), value(upstream));
+        }
+    }
+}
+
+/// Name, kind, help and value of an upstream's series.
+type OfUpstream = (&'static str, &'static str, &'static str, fn(&Upstream) -> u64);
+
+/// Totals are of the data process's life.
+const UPSTREAM: [OfUpstream; 7] = [
+    ("trine_upstream_leased", "gauge", "Connections in use.", |upstream| upstream.leased),
+    ("trine_upstream_idle", "gauge", "Connections kept for later.", |upstream| upstream.idle),
+    ("trine_upstream_waiting", "gauge", "Calls that wait for a connection.", |upstream| {
+        upstream.waiting
+    }),
+    (
+        "trine_upstream_overdue",
+        "gauge",
+        "Connections in use for longer than any call may take: the log names who has them.",
+        |upstream| upstream.overdue,
+    ),
+    (
+        "trine_upstream_refused_total",
+        "counter",
+        "Calls refused since too many waited, or for too long.",
+        |upstream| upstream.refused,
+    ),
+    ("trine_upstream_connects_total", "counter", "Connects tried.", |upstream| upstream.connects),
+    ("trine_upstream_connect_failures_total", "counter", "Connects that failed.", |upstream| {
+        upstream.connect_failures
+    }),
+];
+
 /// A label with its value escaped: backslash, quote and line feed.
 fn label(name: &str, value: &str) -> String {
     let mut text = format!("{name}=\"");
@@ -413,6 +452,13 @@ mod tests {
                 consumer("quality", vec![partition(0, 1, false)]),
             ],
             partitions_omitted: 0,
+            upstreams: vec![Upstream {
+                name: "desk".to_owned(),
+                leased: 3,
+                overdue: 1,
+                refused: 5,
+                ..Upstream::default()
+            }],
         }
     }
 
@@ -529,6 +575,10 @@ mod tests {
             (&of("position", "mail", 7), 20.0),
             (&of("paused", "mail", 7), 1.0),
             (&of("lag", "quality", 0), 49.0),
+            ("trine_upstream_leased{upstream=\"desk\"}", 3.0),
+            ("trine_upstream_overdue{upstream=\"desk\"}", 1.0),
+            ("trine_upstream_refused_total{upstream=\"desk\"}", 5.0),
+            ("trine_upstream_idle{upstream=\"desk\"}", 0.0),
         ] {
             assert_eq!(samples.get(series), Some(&value), "{series}");
         }

@@ -18,6 +18,7 @@ use super::process::greet;
 use super::state::Shared;
 use super::wire::{self, Request};
 use crate::config::LogKind;
+use crate::edge::Pool;
 use crate::limits::{REPORT_DAMAGES, REPORT_INTERVAL};
 
 /// Everything that is reported.
@@ -34,6 +35,8 @@ pub struct Report {
     pub consumers: Vec<Consumer>,
     /// Partitions that a report has no room for: those with the least lag.
     pub partitions_omitted: u64,
+    /// Backends, in the order of the configuration.
+    pub upstreams: Vec<Upstream>,
 }
 
 /// The log.
@@ -132,6 +135,28 @@ pub struct Partition {
     pub paused: bool,
 }
 
+/// A backend: the pools of all shards together, and totals since the data process started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Upstream {
+    /// Its name.
+    pub name: String,
+    /// Connections in use, those being made included.
+    pub leased: u64,
+    /// Connections kept for later.
+    pub idle: u64,
+    /// Calls that wait for a connection.
+    pub waiting: u64,
+    /// Connections in use for longer than any call may take; the log names who has them.
+    pub overdue: u64,
+    /// Calls refused since too many waited, or for too long.
+    pub refused: u64,
+    /// Connects tried.
+    pub connects: u64,
+    /// Connects that failed.
+    pub connect_failures: u64,
+}
+
 /// The words for what a journal does with records.
 pub const PHASES: [&str; 5] = ["recovering", "ready", "failing", "full", "closed"];
 
@@ -196,6 +221,23 @@ impl Partition {
     /// Records that are not delivered.
     pub fn lag(&self) -> u64 {
         self.end_offset.saturating_sub(self.position)
+    }
+}
+
+impl Upstream {
+    /// Adds a shard's pool.
+    pub fn add(&mut self, pool: &Pool) {
+        for (sum, more) in [
+            (&mut self.leased, pool.leased),
+            (&mut self.idle, pool.idle),
+            (&mut self.waiting, pool.waiting),
+            (&mut self.overdue, pool.overdue),
+            (&mut self.refused, pool.refused),
+            (&mut self.connects, pool.connects),
+            (&mut self.connect_failures, pool.connect_failures),
+        ] {
+            *sum += more;
+        }
     }
 }
 

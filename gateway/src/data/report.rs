@@ -7,30 +7,44 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::journal::Journals;
 use crate::config::{Config, LogKind};
-use crate::control::report::{Consumer, Journal, Log, Partition, Report};
-use crate::edge::Standing;
+use crate::control::report::{Consumer, Journal, Log, Partition, Report, Upstream};
+use crate::edge::{Pool, Standing};
 use crate::ingest::Routes;
 use crate::limits::REPORT_PARTITIONS;
 
-/// Where a shard leaves how far its consumers are.
+/// Where a shard leaves how far its consumers are, and how its pools of connections are.
 #[derive(Clone, Debug, Default)]
-pub struct Standings(Arc<Mutex<Vec<Standing>>>);
+pub struct Standings(Arc<Mutex<Said>>);
+
+/// What a shard said last.
+#[derive(Debug, Default)]
+struct Said {
+    consumers: Vec<Standing>,
+    /// By upstream.
+    pools: Vec<Pool>,
+}
 
 impl Standings {
     /// Replaces what is there; false when somebody is just reading it.
-    pub fn try_replace(&self, with: impl Iterator<Item = Standing>) -> bool {
-        let Ok(mut all) = self.0.try_lock() else { return false };
-        all.clear();
-        all.extend(with);
+    pub fn try_replace(
+        &self,
+        consumers: impl Iterator<Item = Standing>,
+        pools: impl Iterator<Item = Pool>,
+    ) -> bool {
+        let Ok(mut said) = self.0.try_lock() else { return false };
+        said.consumers.clear();
+        said.consumers.extend(consumers);
+        said.pools.clear();
+        said.pools.extend(pools);
         true
     }
 
-    fn read(&self) -> Vec<Standing> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn read(&self) -> MutexGuard<'_, Said> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -44,6 +58,8 @@ pub(super) struct Reporter {
     consumers: Vec<(String, String)>,
     topics: Vec<Box<str>>,
     queues: Vec<String>,
+    /// Names of the upstreams.
+    upstreams: Vec<String>,
     /// One a shard.
     shards: Vec<Standings>,
 }
@@ -58,6 +74,7 @@ impl Reporter {
             consumers: consumers.map(|c| (c.name.clone(), c.group.clone())).collect(),
             topics: Routes::new(config).topics().to_vec(),
             queues: config.queue.topics.clone(),
+            upstreams: config.upstreams.iter().map(|upstream| upstream.name.clone()).collect(),
             shards: Vec::new(),
         }
     }
@@ -85,13 +102,27 @@ impl Reporter {
             queues: self.queues.iter().cloned().zip(journals.queues().map(of)).collect(),
             consumers,
             partitions_omitted,
+            upstreams: self.upstreams(),
         }
+    }
+
+    /// Each upstream with what all shards have of it.
+    fn upstreams(&self) -> Vec<Upstream> {
+        let named = |name: &String| Upstream { name: name.clone(), ..Upstream::default() };
+        let mut all: Vec<Upstream> = self.upstreams.iter().map(named).collect();
+        for shard in &self.shards {
+            for (upstream, pool) in all.iter_mut().zip(&shard.read().pools) {
+                upstream.add(pool);
+            }
+        }
+        all
     }
 
     /// Where all consumers are, and how many partitions are left out.
     fn consumers(&self) -> (Vec<Consumer>, u64) {
         let mut seen: BTreeMap<(u16, u16, u32), Standing> = BTreeMap::new();
-        for standing in self.shards.iter().flat_map(Standings::read) {
+        let said = |shard: &Standings| shard.read().consumers.clone();
+        for standing in self.shards.iter().flat_map(said) {
             let of = standing.of;
             let known = seen.entry((of.consumer, of.topic, of.partition)).or_insert(standing);
             // While a partition moves between two shards both may name it.
@@ -143,17 +174,42 @@ mod tests {
             consumers: vec![named("log"), named("mail")],
             topics: vec!["tickets".into(), "chats".into()],
             queues: Vec::new(),
+            upstreams: vec!["desk".into(), "crm".into()],
             shards: Vec::new(),
         }
+    }
+
+    /// Leaves standings and no pools.
+    fn leave(standings: &Standings, all: impl IntoIterator<Item = Standing>) -> bool {
+        standings.try_replace(all.into_iter(), std::iter::empty())
+    }
+
+    #[test]
+    fn pools_of_all_shards_are_one_upstreams() {
+        let mut reporter = reporter();
+        let (one, other) = (reporter.add_shard(), reporter.add_shard());
+        let pool = |leased, waiting, connect_failures| Pool {
+            leased,
+            waiting,
+            connect_failures,
+            ..Pool::default()
+        };
+        let none = std::iter::empty::<Standing>;
+        assert!(one.try_replace(none(), [pool(1, 2, 3), pool(0, 0, 9)].into_iter()));
+        assert!(other.try_replace(none(), [pool(10, 20, 30), pool(0, 0, 0)].into_iter()));
+        let named = |name: &str| Upstream { name: name.to_owned(), ..Upstream::default() };
+        let desk = Upstream { leased: 11, waiting: 22, connect_failures: 33, ..named("desk") };
+        let crm = Upstream { connect_failures: 9, ..named("crm") };
+        assert_eq!(reporter.report(&Journals::default()).upstreams, [desk, crm]);
     }
 
     #[test]
     fn shards_are_put_together_by_consumer_and_topic() {
         let mut reporter = reporter();
         let (one, other) = (reporter.add_shard(), reporter.add_shard());
-        assert!(one.try_replace([standing(1, 0, 2, 7), standing(0, 1, 0, 40)].into_iter()));
+        assert!(leave(&one, [standing(1, 0, 2, 7), standing(0, 1, 0, 40)]));
         // The last partition is just moving from one shard to the other.
-        assert!(other.try_replace([standing(1, 0, 1, 99), standing(1, 0, 2, 9)].into_iter()));
+        assert!(leave(&other, [standing(1, 0, 1, 99), standing(1, 0, 2, 9)]));
         let report = reporter.report(&Journals::default());
         assert_eq!(report.log, Some(Log { kind: LogKind::Embedded, journal: None }));
         let [log, mail] = report.consumers.as_slice() else { panic!("{report:?}") };
@@ -162,7 +218,7 @@ mod tests {
         assert_eq!((&*mail.topic, mail.lag()), ("tickets", 1 + 91));
         let numbers: Vec<_> = mail.partitions.iter().map(|p| (p.partition, p.paused)).collect();
         assert_eq!(numbers, [(1, true), (2, false)]);
-        assert!(one.try_replace(std::iter::empty()));
+        assert!(leave(&one, []));
         assert_eq!(reporter.report(&Journals::default()).consumers.len(), 1);
     }
 
@@ -170,9 +226,9 @@ mod tests {
     fn a_shard_never_waits_for_a_reader() {
         let standings = Standings::default();
         let reading = standings.0.lock().unwrap();
-        assert!(!standings.try_replace([standing(0, 0, 0, 0)].into_iter()));
+        assert!(!leave(&standings, [standing(0, 0, 0, 0)]));
         drop(reading);
-        assert!(standings.try_replace([standing(0, 0, 0, 0)].into_iter()));
+        assert!(leave(&standings, [standing(0, 0, 0, 0)]));
     }
 
     #[test]
@@ -180,7 +236,7 @@ mod tests {
         let mut reporter = reporter();
         let all = 0..REPORT_PARTITIONS as u32 + 3;
         let at = |partition| standing(0, 0, partition, if partition < 3 { 100 } else { 5 });
-        assert!(reporter.add_shard().try_replace(all.map(at)));
+        assert!(leave(&reporter.add_shard(), all.map(at)));
         let report = reporter.report(&Journals::default());
         assert_eq!(report.partitions_omitted, 3);
         let kept = &report.consumers[0].partitions;

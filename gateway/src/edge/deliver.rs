@@ -18,6 +18,7 @@ use trine_proto::http1::Header;
 use uuid::Uuid;
 
 use super::durable::{Asked, AskedKind};
+use super::pools::{Pool, name_overdue};
 use super::shard::{Shard, wall_ms};
 use crate::broker::Message;
 use crate::config::Config;
@@ -250,6 +251,9 @@ impl Shard {
                 self.ingest.log.look(feed);
                 self.observe(feed, now_ms);
             }
+        }
+        if look {
+            self.deliveries.look_at_pools(&self.config);
         }
         if look && self.config.demo {
             self.publish_lag(now_ms);
@@ -575,9 +579,20 @@ impl Deliveries {
         })
     }
 
-    /// Leaves that for control; false when it is just being read.
+    /// Leaves that and how the pools are for control; false when it is just being read.
     fn tell_standings(&self) -> bool {
-        self.standings.try_replace(self.standings())
+        let pools = self.upstreams.iter().map(|upstream| Pool::of(upstream));
+        self.standings.try_replace(self.standings(), pools)
+    }
+
+    /// Says who keeps a connection of an upstream or a hook.
+    fn look_at_pools(&self, config: &Config) {
+        for (of, upstream) in config.upstreams.iter().zip(&self.upstreams) {
+            name_overdue(&of.name, upstream);
+        }
+        for (of, hook) in config.consumers.iter().zip(&self.hooks) {
+            hook.iter().for_each(|hook| name_overdue(&of.lag.hook, &hook.upstream));
+        }
     }
 
     fn name_of(&self, feed: u32) -> String {

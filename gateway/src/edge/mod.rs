@@ -10,6 +10,7 @@ mod deliver;
 mod demo;
 mod durable;
 mod http;
+mod pools;
 mod reader;
 mod shard;
 
@@ -29,6 +30,7 @@ use crate::limits::{ACCEPT_PAUSE_MS, CONNECTIONS_MAX};
 use crate::log::Resharding;
 use connection::Entrance;
 pub use deliver::Standing;
+pub use pools::Pool;
 use shard::Shard;
 pub use shard::wall_ms;
 

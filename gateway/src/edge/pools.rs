@@ -1,0 +1,48 @@
+//! How a shard's pools of connections to upstreams are, and who keeps a connection.
+//!
+//! **Runs on: shard.**
+
+use trine_core::upstream::Upstream;
+
+/// A shard's pool of connections to one upstream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pool {
+    /// Connections in use, those being made included.
+    pub leased: u64,
+    /// Connections kept for later.
+    pub idle: u64,
+    /// Calls that wait for a connection.
+    pub waiting: u64,
+    /// Connections in use for longer than any call may take.
+    pub overdue: u64,
+    /// Calls refused since too many waited, or for too long, since the start.
+    pub refused: u64,
+    /// Connects tried since the start.
+    pub connects: u64,
+    /// Connects that failed since the start.
+    pub connect_failures: u64,
+}
+
+impl Pool {
+    /// What `upstream` says of itself.
+    pub(super) fn of(upstream: &Upstream) -> Pool {
+        let report = upstream.report();
+        Pool {
+            leased: report.leased as u64,
+            idle: report.idle as u64,
+            waiting: report.waiting as u64,
+            overdue: report.overdue.len() as u64,
+            refused: report.totals.refused,
+            connects: report.totals.connects,
+            connect_failures: report.totals.connect_failures,
+        }
+    }
+}
+
+/// Names who has a connection for longer than any call may take, each once.
+pub(super) fn name_overdue(name: &str, upstream: &Upstream) {
+    for (holder, age_ms) in upstream.take_overdue() {
+        let holder = &*holder;
+        tracing::error!(upstream = name, holder, age_ms, "a connection is not given back");
+    }
+}
