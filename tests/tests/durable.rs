@@ -371,6 +371,64 @@ fn operators_see_the_lag_of_each_partition_whoever_dies() {
 }
 
 #[test]
+fn operators_are_told_when_a_lag_crosses_its_thresholds() {
+    let (legacy, operator) = (Backend::start(), Backend::start());
+    legacy.refuse();
+    let config = format!(
+        "log.partitions = 1\n{TICKETS}[[consumer]]\nname = \"quality\"\ntopics = [\"{TOPIC}\"]\n\
+         to.upstream = \"legacy\"\nretry = {{ tries = 0, min_ms = 50, max_ms = 200 }}\n\
+         lag = {{ warn = 20, critical = 50, window_ms = 0, hook = \"{}\" }}\n\
+         [[upstream]]\nname = \"legacy\"\nendpoints = [\"{}\"]\n",
+        operator.url("/lag"),
+        legacy.address()
+    );
+    let gateway = Gateway::start(&config);
+    warm_up(&gateway);
+    let labels = [("consumer", "quality"), ("topic", TOPIC), ("partition", "0")];
+    let level = |wanted: f64| {
+        let seen = || gateway.metrics().sum("trine_consumer_lag_level", &labels) == wanted;
+        wait::until(&format!("the level is {wanted}"), || seen().then_some(()));
+    };
+    let told = |count: usize| {
+        let request = operator.await_requests(count).swap_remove(count - 1);
+        assert_eq!((&*request.method, &*request.target), ("POST", "/lag"));
+        assert_eq!(request.header("content-type"), Some("application/json"));
+        serde_json::from_slice::<Value>(&request.body).expect("JSON")
+    };
+    let plan = |sender| Plan::rpc(gateway.client, "lag", sender, TOPIC);
+    let at = json!({"event": "lag", "consumer": "quality", "topic": TOPIC, "partition": 0});
+    let event = |from: &str, to: &str, lag: u64| {
+        let mut event = at.clone();
+        (event["from"], event["to"], event["lag"]) = (from.into(), to.into(), lag.into());
+        event
+    };
+    publish(&Plan { rate_per_s: 0, ..plan("ann") }, 19, &Progress::default());
+    let behind = || gateway.metrics().sum("trine_consumer_lag", &labels) == 19.0;
+    wait::until("the lag is seen", || behind().then_some(()));
+    level(0.0);
+    assert_eq!(operator.requests().len(), 0, "no threshold is reached");
+    publish(&plan("bob"), 1, &Progress::default());
+    assert_eq!(told(1), event("fine", "warn", 20));
+    level(1.0);
+    publish(&Plan { rate_per_s: 0, ..plan("eve") }, 30, &Progress::default());
+    // The thirty may come between two looks.
+    let critical = told(2);
+    assert_eq!((&critical["from"], &critical["to"]), (&"warn".into(), &"critical".into()));
+    level(2.0);
+    legacy.accept();
+    legacy.await_requests(50);
+    level(0.0);
+    // It may be seen between the two on its way down.
+    let last = wait::until("the hook is told of the end", || {
+        let requests = operator.requests();
+        let bodies = requests.iter().map(|request| serde_json::from_slice(&request.body));
+        bodies.map(|body| body.expect("JSON")).find(|body: &Value| body["to"] == "fine")
+    });
+    assert_eq!((&last["consumer"], &last["partition"]), (&at["consumer"], &at["partition"]));
+    assert!(operator.requests().len() <= 4, "each change is told once");
+}
+
+#[test]
 fn operators_see_the_connections_of_a_slow_backend() {
     let legacy = Backend::start();
     legacy.refuse();

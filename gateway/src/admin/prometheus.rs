@@ -244,9 +244,14 @@ fn consumers(text: &mut Text, report: &Report) {
 /// Name, help and value of a partition's series.
 type OfPartition = (&'static str, &'static str, fn(&Partition) -> u64);
 
-const PARTITION: [OfPartition; 3] = [
+const PARTITION: [OfPartition; 4] = [
     ("trine_consumer_lag", "Records that a consumer has not delivered.", Partition::lag),
     ("trine_consumer_position", "Next offset that a consumer has not delivered.", |at| at.position),
+    (
+        "trine_consumer_lag_level",
+        "How bad the lag is: 0 fine, 1 lag.warn reached, 2 lag.critical.",
+        |at| u64::from(at.lag_level),
+    ),
     ("trine_consumer_paused", "Whether a consumer begins nothing: it can't go on.", |at| {
         u64::from(at.paused)
     }),
@@ -426,8 +431,13 @@ mod tests {
     }
 
     fn report() -> Report {
-        let partition =
-            |partition, position, paused| Partition { partition, position, end_offset: 50, paused };
+        let partition = |partition, position, paused| Partition {
+            partition,
+            position,
+            end_offset: 50,
+            paused,
+            lag_level: u8::from(paused),
+        };
         let consumer = |name: &str, partitions| Consumer {
             name: name.to_owned(),
             group: "desk".to_owned(),
@@ -574,6 +584,8 @@ mod tests {
             (&of("lag", "mail", 0), 0.0),
             (&of("position", "mail", 7), 20.0),
             (&of("paused", "mail", 7), 1.0),
+            (&of("lag_level", "mail", 7), 1.0),
+            (&of("lag_level", "mail", 0), 0.0),
             (&of("lag", "quality", 0), 49.0),
             ("trine_upstream_leased{upstream=\"desk\"}", 3.0),
             ("trine_upstream_overdue{upstream=\"desk\"}", 1.0),

@@ -206,6 +206,7 @@ mod tests {
             position,
             end_offset: 9,
             paused: partition == 1,
+            lag_level: 0,
         };
         let report = Report {
             log: Some(Log { kind: LogKind::Embedded, journal: Some(journal) }),

@@ -133,6 +133,9 @@ pub struct Partition {
     pub end_offset: u64,
     /// Nothing is begun: a mailbox is full, or a dead letter can't be written.
     pub paused: bool,
+    /// How bad its lag is: 0 fine, 1 `lag.warn` reached, 2 `lag.critical`.
+    #[serde(default)]
+    pub lag_level: u8,
 }
 
 /// A backend: the pools of all shards together, and totals since the data process started.

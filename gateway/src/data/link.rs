@@ -158,6 +158,7 @@ mod tests {
             position: 1 << 60,
             end_offset: 1 << 61,
             paused: false,
+            lag_level: 2,
         };
         let consumer = Consumer {
             name: name.clone(),

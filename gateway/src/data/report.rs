@@ -148,8 +148,9 @@ impl Reporter {
                 let topic = self.topics[topic as usize].to_string();
                 consumers.push(Consumer { name, group, topic, partitions: Vec::new() });
             }
-            let Standing { position, end_offset, paused, .. } = at;
-            let at = Partition { partition, position, end_offset, paused };
+            let Standing { position, end_offset, paused, level, .. } = at;
+            let lag_level = level as u8;
+            let at = Partition { partition, position, end_offset, paused, lag_level };
             consumers.last_mut().expect("one was just there").partitions.push(at);
         }
         (consumers, omitted as u64)
@@ -159,11 +160,13 @@ impl Reporter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::deliver::Level;
     use crate::log::Feed;
 
     fn standing(consumer: u16, topic: u16, partition: u32, position: u64) -> Standing {
         let of = Feed { consumer, topic, partition };
-        Standing { of, position, end_offset: 100, paused: partition == 1 }
+        let level = if partition == 2 { Level::Critical } else { Level::Fine };
+        Standing { of, position, end_offset: 100, paused: partition == 1, level }
     }
 
     fn reporter() -> Reporter {
@@ -218,6 +221,8 @@ mod tests {
         assert_eq!((&*mail.topic, mail.lag()), ("tickets", 1 + 91));
         let numbers: Vec<_> = mail.partitions.iter().map(|p| (p.partition, p.paused)).collect();
         assert_eq!(numbers, [(1, true), (2, false)]);
+        let levels: Vec<_> = mail.partitions.iter().map(|at| at.lag_level).collect();
+        assert_eq!(levels, [0, 2]);
         assert!(leave(&one, []));
         assert_eq!(reporter.report(&Journals::default()).consumers.len(), 1);
     }

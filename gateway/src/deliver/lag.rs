@@ -7,20 +7,20 @@
 use crate::config::Lag;
 use crate::limits::LAG_HYSTERESIS_PERCENT;
 
-/// How bad a lag is.
+/// How bad a lag is; its number is the metric's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// Below all thresholds.
     #[default]
-    Fine,
+    Fine = 0,
     /// `lag.warn` reached.
-    Warn,
+    Warn = 1,
     /// `lag.critical` reached.
-    Critical,
+    Critical = 2,
 }
 
 impl Level {
-    /// The word in logs, metrics and the hook's body.
+    /// The word in logs and the hook's body.
     pub fn as_str(self) -> &'static str {
         match self {
             Level::Fine => "fine",

@@ -98,6 +98,8 @@ pub struct Standing {
     pub end_offset: u64,
     /// Nothing is begun: a mailbox is full, or a dead letter can't be written.
     pub paused: bool,
+    /// How bad its lag is.
+    pub level: Level,
 }
 
 impl Deliveries {
@@ -575,7 +577,8 @@ impl Deliveries {
         self.running.iter().flatten().map(|running| {
             let position = running.lane.position();
             let end_offset = running.end_offset.max(position);
-            Standing { of: running.feed, position, end_offset, paused: running.lane.is_paused() }
+            let (paused, level) = (running.lane.is_paused(), running.lag.level());
+            Standing { of: running.feed, position, end_offset, paused, level }
         })
     }
 
