@@ -132,6 +132,8 @@ fn a_record_too_large_and_topics_that_change_stop_nothing_else() {
         gateway.kill_data();
         let apart = || gateway.metrics().sum("trine_spool_dead_letters_total", &[]);
         wait::until("it is kept apart", || (apart() >= TOO_LARGE as f64).then_some(()));
+        let told = || gateway.status().contains("dead letter ready").then_some(());
+        wait::until("operators see the journal of dead letters", told);
         await_sum(gateway, "trine_spool_records", 0.0);
         kafka.add_partitions(TOPIC, 12);
         progress.acknowledge(500);

@@ -106,6 +106,8 @@ pub enum Event {
     Removed {
         /// Its number.
         segment: u64,
+        /// Records in it that nobody had released: they had to make room, or were too old.
+        unreleased: u64,
     },
 }
 
@@ -578,8 +580,9 @@ impl Journal {
             (Doing::Removing { segment }, Ok(())) => {
                 self.segments.retain(|kept| kept.segment != segment);
                 self.count_segments();
+                let unreleased = self.streams.unreleased(segment);
                 self.streams.forget(segment);
-                events.push(Event::Removed { segment });
+                events.push(Event::Removed { segment, unreleased });
             }
             (Doing::Removing { segment }, Err(error)) => {
                 self.retry_ms = now_ms + JOURNAL_RETRY_MS;

@@ -53,6 +53,13 @@ impl Stream {
     pub fn first(&self) -> u64 {
         self.places.front().map_or(self.durable, |place| place.offset)
     }
+
+    /// Records of this segment and those before it that were not released.
+    fn unreleased(&self, segment: u64) -> u64 {
+        let after = self.places.partition_point(|place| place.segment <= segment);
+        let end = self.places.get(after).map_or(self.durable, |place| place.offset);
+        if after == 0 { 0 } else { end.saturating_sub(self.first().max(self.released)) }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -207,13 +214,14 @@ impl Streams {
         }
     }
 
-    /// Whether nothing in this segment is wanted any more.
+    /// Whether nothing in this segment and those before it is wanted any more.
     pub fn is_released(&self, segment: u64) -> bool {
-        self.all.iter().all(|stream| {
-            let after = stream.places.partition_point(|place| place.segment <= segment);
-            let end = stream.places.get(after).map_or(stream.durable, |place| place.offset);
-            after == 0 || end <= stream.released
-        })
+        self.all.iter().all(|stream| stream.unreleased(segment) == 0)
+    }
+
+    /// Records of this segment and those before it that were not released.
+    pub fn unreleased(&self, segment: u64) -> u64 {
+        self.all.iter().map(|stream| stream.unreleased(segment)).sum()
     }
 
     /// Takes back offsets that were given and never became durable.

@@ -125,10 +125,14 @@ fn closes(text: &mut Text, view: &View) {
     }
 }
 
-/// Series of the log's journal and the spool's.
+/// Series of the journals: the log's, the spool's, the dead letters', the queues'.
 fn journals(text: &mut Text, report: &Report) {
     let log = report.log.as_ref().and_then(|log| log.journal.as_ref());
-    let mut all = vec![("log".to_owned(), log), ("spool".to_owned(), report.spool.as_ref())];
+    let mut all = vec![
+        ("log".to_owned(), log),
+        ("spool".to_owned(), report.spool.as_ref()),
+        ("dead-letters".to_owned(), report.dead_letters.as_ref()),
+    ];
     all.extend(report.queues.iter().map(|(name, queue)| (format!("queue/{name}"), Some(queue))));
     let all: Vec<(String, &Journal)> = all
         .into_iter()
@@ -169,7 +173,7 @@ fn journals(text: &mut Text, report: &Report) {
 type OfJournal = (&'static str, &'static str, &'static str, fn(&Journal) -> f64);
 
 /// Totals are of the data process's life.
-const JOURNAL: [OfJournal; 7] = [
+const JOURNAL: [OfJournal; 8] = [
     ("trine_journal_commits_total", "counter", "Commits that became durable.", |journal| {
         journal.commits as f64
     }),
@@ -191,6 +195,12 @@ const JOURNAL: [OfJournal; 7] = [
         "counter",
         "Records taken and then refused since the disk failed.",
         |journal| journal.lost_records as f64,
+    ),
+    (
+        "trine_journal_removed_records_total",
+        "counter",
+        "Records removed to make room or for their age that nobody had released.",
+        |journal| journal.removed_records as f64,
     ),
 ];
 
@@ -456,6 +466,11 @@ mod tests {
         Report {
             log: Some(Log { kind: LogKind::Embedded, journal: Some(journal) }),
             spool: Some(Journal { phase: "ready".to_owned(), ..Journal::default() }),
+            dead_letters: Some(Journal {
+                phase: "ready".to_owned(),
+                removed_records: 17,
+                ..Journal::default()
+            }),
             queues: Vec::new(),
             consumers: vec![
                 consumer("mail", vec![partition(0, 50, false), partition(7, 20, true)]),
@@ -575,6 +590,9 @@ mod tests {
             ("trine_journal_state{journal=\"log\",phase=\"failing\"}", 1.0),
             ("trine_journal_state{journal=\"log\",phase=\"ready\"}", 0.0),
             ("trine_journal_state{journal=\"spool\",phase=\"ready\"}", 1.0),
+            ("trine_journal_state{journal=\"dead-letters\",phase=\"ready\"}", 1.0),
+            ("trine_journal_removed_records_total{journal=\"dead-letters\"}", 17.0),
+            ("trine_journal_removed_records_total{journal=\"spool\"}", 0.0),
             ("trine_journal_syncs_total{journal=\"log\"}", 4.0),
             ("trine_journal_sync_seconds_total{journal=\"log\"}", 0.006),
             ("trine_journal_failures_total{journal=\"log\"}", 2.0),

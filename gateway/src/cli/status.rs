@@ -99,6 +99,9 @@ fn describe_log(text: &mut String, status: &Status) {
         };
         describe_journal(text, "spool", &waiting, spool);
     }
+    if let Some(letters) = &status.report.dead_letters {
+        describe_journal(text, "dead letter", "", letters);
+    }
     for (topic, queue) in &status.report.queues {
         describe_journal(text, "queue", &format!("{topic}, "), queue);
     }
@@ -134,6 +137,12 @@ fn describe_journal(text: &mut String, name: &str, what: &str, journal: &Journal
     }
     for damage in &journal.damages {
         text.push_str(&format!("            damage: {damage}\n"));
+    }
+    if journal.removed_records > 0 {
+        text.push_str(&format!(
+            "            {} records removed to make room or for their age\n",
+            journal.removed_records
+        ));
     }
     if journal.failures > 0 {
         text.push_str(&format!(
@@ -234,10 +243,13 @@ mod tests {
 
         let journal = status.report.log.take().and_then(|log| log.journal);
         status.report.log = Some(Log { kind: LogKind::Kafka, journal: None });
-        status.report.spool = journal;
+        let letters = Journal { removed_records: 5, ..journal.clone().unwrap_or_default() };
+        (status.report.spool, status.report.dead_letters) = (journal, Some(letters));
         (status.spool_records, status.spool_age_ms) = (12, 3_400);
         let text = describe(&status);
         let waiting = "spool       12 records for Kafka, the oldest 3.4 s old, failing, 3.0 MiB of";
         assert!(text.contains("log         kafka\n") && text.contains(waiting), "{text}");
+        let letters = text.split_once("dead letter failing, 3.0 MiB of").expect("its line").1;
+        assert!(letters.contains("5 records removed to make room"), "{text}");
     }
 }

@@ -29,6 +29,8 @@ pub struct Report {
     pub log: Option<Log>,
     /// The journal in front of Kafka, where there is one.
     pub spool: Option<Journal>,
+    /// The journal of what Kafka refuses for good, beside the spool.
+    pub dead_letters: Option<Journal>,
     /// The journal of each queue.
     pub queues: Vec<(String, Journal)>,
     /// What consumers read, a topic each.
@@ -80,6 +82,9 @@ pub struct Journal {
     pub failures: u64,
     /// Records that were taken and then refused since the disk failed.
     pub lost_records: u64,
+    /// Records that were removed to make room or for their age, and that nobody had released.
+    #[serde(default)]
+    pub removed_records: u64,
     /// The last failure.
     pub error: Option<String>,
     /// What was found at the start; absent until that is done.
@@ -191,6 +196,7 @@ impl Journal {
             sync_max_ns: state.sync_max_ns(),
             failures: state.failures(),
             lost_records: state.lost(),
+            removed_records: state.removed(),
             error: state.error(),
             recovery: state.recovery().map(Recovery::from),
             damages,

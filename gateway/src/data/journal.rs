@@ -29,6 +29,8 @@ struct Journal {
     stores: std::vec::IntoIter<Store>,
     phase: Option<Phase>,
     told: bool,
+    /// Records removed unreleased, as told so far.
+    removed: u64,
 }
 
 /// A shard's ends of the journals.
@@ -85,6 +87,11 @@ impl Journals {
     /// How the embedded log's journal, or the spool's, is, where there is one.
     pub fn state(&self) -> Option<&State> {
         self.log.as_ref().map(|journal| journal.storage.state())
+    }
+
+    /// How the dead letters' is, where there is one.
+    pub fn letters(&self) -> Option<&State> {
+        self.letters.as_ref().map(|journal| journal.storage.state())
     }
 
     /// How each queue's is, in the order of the configuration.
@@ -145,6 +152,7 @@ impl Journal {
             stores: stores.into_iter(),
             phase: None,
             told: false,
+            removed: 0,
         })
     }
 
@@ -156,6 +164,15 @@ impl Journal {
             tracing::info!(journal, driver = state.driver(), ?recovery, "journal recovered");
             for damage in state.damages() {
                 tracing::error!(journal, damage, "journal damaged; a copy is in its quarantine");
+            }
+        }
+        let records = state.removed() - self.removed;
+        if records > 0 {
+            self.removed += records;
+            if journal == LETTERS_FOLDER {
+                tracing::error!(journal, records, "the oldest dead letters were given up");
+            } else {
+                tracing::info!(journal, records, "the oldest records were removed");
             }
         }
         if self.phase == Some(phase) {

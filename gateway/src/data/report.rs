@@ -99,6 +99,7 @@ impl Reporter {
         Report {
             log: self.kind.map(|kind| Log { kind, journal }),
             spool,
+            dead_letters: journals.letters().map(of),
             queues: self.queues.iter().cloned().zip(journals.queues().map(of)).collect(),
             consumers,
             partitions_omitted,

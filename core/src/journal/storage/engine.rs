@@ -335,7 +335,7 @@ impl Engine {
                     self.no_room = error.kind() == io::ErrorKind::StorageFull;
                     state.failed(format!("{operation} of segment {segment:x}: {error}"));
                 }
-                Event::Removed { .. } => {}
+                Event::Removed { unreleased, .. } => add(&state.removed, unreleased),
             }
         }
         self.events = events;

@@ -63,6 +63,7 @@ pub struct State {
     pub(super) sync_max_ns: AtomicU64,
     pub(super) failures: AtomicU64,
     pub(super) lost: AtomicU64,
+    pub(super) removed: AtomicU64,
     texts: Mutex<Texts>,
 }
 
@@ -133,6 +134,11 @@ impl State {
     /// Records that were taken and then refused since the disk failed.
     pub fn lost(&self) -> u64 {
         self.lost.load(Relaxed)
+    }
+
+    /// Records that were removed to make room or for their age, and that nobody had released.
+    pub fn removed(&self) -> u64 {
+        self.removed.load(Relaxed)
     }
 
     /// The last failure of the disk. For control: takes a lock.

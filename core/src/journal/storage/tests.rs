@@ -350,7 +350,7 @@ fn a_read_waits_for_the_first_durable_record_and_can_be_cancelled() {
 #[test]
 fn old_records_are_read_from_the_disk_and_what_is_gone_is_told() {
     let disk = HeldDisk::new(1);
-    let (_storage, mut stores) = start_held(&disk, LOG, 1);
+    let (storage, mut stores) = start_held(&disk, LOG, 1);
     let store = &mut stores[0];
     let (a, b) = (stream(store, "a"), stream(store, "b"));
     let count = 4 * JOURNAL_CACHE_BYTES as u64 / 100_000;
@@ -366,6 +366,13 @@ fn old_records_are_read_from_the_disk_and_what_is_gone_is_told() {
     assert!(first > 0 && first == records[0].offset && all[0].offset == first);
     assert_eq!(records.iter().map(|r| r.payload.len()).sum::<usize>() / 100_009, 9, "about a MiB");
     check_order(&read_all(store, b));
+    until("what is gone is counted", || {
+        let gone = [a, b].map(|stream| match ask(store, read(1, stream, 0)) {
+            Answer::Read { first, .. } => first,
+            other => panic!("{other:?}"),
+        });
+        gone.iter().sum::<u64>() == storage.state().removed()
+    });
 }
 
 #[test]
@@ -416,6 +423,7 @@ fn too_much_is_refused_and_says_why() {
     store.flush();
     until("room", || storage.state().phase() == Phase::Ready);
     assert_eq!(ask(store, append(4, a, "x")), Answer::Durable { token: 4, offset: taken });
+    assert_eq!(storage.state().removed(), 0, "what was released is not missed");
 }
 
 /// However many reads of old records wait, each commit is followed by at most one.
