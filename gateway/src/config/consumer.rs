@@ -553,7 +553,7 @@ const CONSUMER: &[Key<Consumer>] = keys! { Consumer;
         "Where a new group starts; partitions that appear later start at their earliest record.",
         |c, v| if let Some(start) = word(v) { c.start = start },
         |c| Some(quoted(&name_of(&c.start)));
-    "" "members" Kind::Integer(1, 256), "Members of the group on this node.",
+    "" "members" Kind::Integer(1, 256), "Members of the group on this node, one a shard at most (Kafka).",
         |c, v| c.members = v.integer() as u32, |c| Some(c.members.to_string());
     "" "assignor" Kind::Choice(&["range", "roundrobin", "sticky", "cooperative-sticky", "broker"]),
         "How the group shares partitions out; its members agree on one. `broker`: as it decides.",

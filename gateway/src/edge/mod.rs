@@ -10,6 +10,7 @@ mod deliver;
 mod demo;
 mod durable;
 mod http;
+mod members;
 mod pools;
 mod reader;
 mod shard;

@@ -13,7 +13,7 @@ use rand::{RngCore, SeedableRng};
 use slab::Slab;
 use trine_core::buf;
 use trine_core::kafka::connection::Settings;
-use trine_core::kafka::{client as kafka, consumer, producer, sasl};
+use trine_core::kafka::{client as kafka, producer, sasl};
 use trine_core::metrics::{Counter, Gauge, Histogram, Writer};
 use trine_core::rt::{self, Stream, Turn, WakeHandle};
 use trine_core::shard::{Balance, Mailboxes};
@@ -27,19 +27,16 @@ use super::connection::{Connections, Face};
 use super::deliver::Deliveries;
 use super::durable::Asked;
 use super::http::Agreed;
+use super::members::{capped, member_of, member_options};
 use crate::broker::Broker;
-use crate::config::{
-    Assignor, Compression, Config, Consumer as ConsumerConfig, Kafka as KafkaConfig, LogKind, Sasl,
-    Start,
-};
+use crate::config::{Compression, Config, Kafka as KafkaConfig, LogKind, Sasl};
 use crate::data::{Names, Peers, Standings, StopSignal, Stores};
 use crate::deliver;
 use crate::hub::{Hub, Ticket, ToShard};
 use crate::ingest::{Ingest, Routes};
 use crate::limits::{
-    DRAIN_MS, GAUGES_INTERVAL_MS, GIVE_BACK_INTERVAL_MS, KAFKA_CONNECT_MS, KAFKA_REBALANCE_MS,
-    KAFKA_REQUEST_MS, KAFKA_SESSION_MS, MAILBOX_TURN, STALL_MS, SWEEP_CONNECTIONS,
-    SWEEP_INTERVAL_MS,
+    DRAIN_MS, GAUGES_INTERVAL_MS, GIVE_BACK_INTERVAL_MS, KAFKA_CONNECT_MS, KAFKA_REQUEST_MS,
+    MAILBOX_TURN, STALL_MS, SWEEP_CONNECTIONS, SWEEP_INTERVAL_MS,
 };
 use crate::log::{Embedded, Feed, FeedSpec, Kafka, Log, Main, QUEUE_GROUP, Resharding, Spool};
 use crate::session::{Session, Tick};
@@ -151,9 +148,18 @@ impl Shard {
                 let limits = (config.spool.after_ms, config.log.timeout_ms);
                 let mut kafka = Kafka::start(options, spool, topics, limits);
                 for (number, consumer) in config.consumers.iter().enumerate() {
-                    if index < consumer.members as usize && !config.drains(consumer) {
-                        kafka.join(number as u16, member_options(&config, consumer, index));
+                    if config.drains(consumer) {
+                        continue;
                     }
+                    if let Some(member) = member_of(consumer, of) {
+                        kafka.join(number as u16, member_options(&config, consumer, member));
+                    }
+                }
+                // The shards' number is the process's, so one shard speaks for all.
+                for consumer in capped(&config, of.1).filter(|_| index == 0) {
+                    let (consumer, members, shards) = (&consumer.name, consumer.members, of.1);
+                    let text = "a consumer has fewer members than it shall: one a shard at most";
+                    tracing::warn!(consumer, members, shards, "{text}");
                 }
                 Main::Kafka(Box::new(kafka))
             }
@@ -595,35 +601,6 @@ fn kafka_options(config: &Config, names: Names, mut random: StdRng) -> kafka::Op
         },
         resolve: Rc::new(names),
         random: Box::new(move || random.next_u64()),
-    }
-}
-
-/// What a member of a group on this shard is.
-fn member_options(config: &Config, consumer: &ConsumerConfig, index: usize) -> consumer::Options {
-    let assignor = match consumer.assignor {
-        Assignor::Range => consumer::Assignor::Range,
-        Assignor::Roundrobin => consumer::Assignor::RoundRobin,
-        Assignor::Sticky => consumer::Assignor::Sticky,
-        Assignor::CooperativeSticky | Assignor::Broker => consumer::Assignor::CooperativeSticky,
-    };
-    let instance = format!("{}-{index}", config.gateway);
-    consumer::Options {
-        group: consumer.group.as_str().into(),
-        topics: consumer.topics.iter().map(|topic| topic.as_str().into()).collect(),
-        protocol: match consumer.assignor {
-            Assignor::Broker => consumer::Protocol::Consumer,
-            _ => consumer::Protocol::Classic,
-        },
-        assignor,
-        start: match consumer.start {
-            Start::Latest => consumer::Start::Latest,
-            Start::Earliest => consumer::Start::Earliest,
-        },
-        instance: consumer.static_membership.then(|| instance.into()),
-        session_timeout_ms: KAFKA_SESSION_MS,
-        rebalance_timeout_ms: KAFKA_REBALANCE_MS,
-        read_committed: true,
-        started_unix_ms: wall_ms() as i64,
     }
 }
 
