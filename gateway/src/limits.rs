@@ -75,6 +75,8 @@ pub const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// Partitions in a report: with the longest names they fit a message of the link. The rest is
 /// counted.
 pub const REPORT_PARTITIONS: usize = 16_384;
+/// Partitions of other programs' groups in a report, beside those of the consumers.
+pub const REPORT_WATCHED: usize = 4_096;
 /// Damaged places of a journal in a report; their number is whole, and the log names all.
 pub const REPORT_DAMAGES: usize = 100;
 /// How long a journal may take to write what waits, at the end of the data process.
@@ -180,6 +182,9 @@ pub const KAFKA_SESSION_MS: u32 = 45_000;
 pub const LANE_FILL_MS: u64 = 500;
 /// How long a member may take to give up partitions: a slow backend's longest call.
 pub const KAFKA_REBALANCE_MS: u32 = 60_000;
+/// How often the lag of other programs' groups is asked for: brokers hardly notice, and an alarm is
+/// soon enough.
+pub const WATCH_INTERVAL_MS: u64 = 10_000;
 /// How long a broker may take to answer.
 pub const KAFKA_REQUEST_MS: u64 = 10_000;
 

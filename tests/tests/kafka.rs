@@ -12,6 +12,7 @@ use trine_tests::client::Client;
 use trine_tests::durable::{self, Plan, Progress, places, publish};
 use trine_tests::gateway::{Gateway, binary};
 use trine_tests::kafka::Kafka;
+use trine_tests::member::Member;
 use trine_tests::wait;
 
 const TOPIC: &str = "ticket.create";
@@ -102,6 +103,47 @@ fn a_gateway_that_dies_with_a_full_spool_forwards_it_later() {
 /// Records that the topic does not take, and how those are counted that left the spool.
 const TOO_LARGE: u64 = 10;
 const OUT: &[(&str, &str)] = &[("direction", "out")];
+
+#[test]
+fn operators_see_the_lag_of_groups_of_other_programs() {
+    let kafka = Kafka::start(1);
+    kafka.create_topic(TOPIC, 2);
+    let config =
+        config(&kafka).replace("[[rpc]]", "watch_groups = [\"billing\", \"nobody\"]\n[[rpc]]");
+    let gateway = Gateway::start(&config);
+    let send = |sender: &str, count| {
+        let progress = Progress::default();
+        publish(&Plan::rpc(gateway.client, "watch", sender, TOPIC), count, &progress);
+        assert_eq!(progress.acknowledged() as u64, count);
+    };
+    let open = || {
+        let progress = Progress::default();
+        publish(&Plan::rpc(gateway.client, "watch", "first", TOPIC), 1, &progress);
+        (progress.acknowledged() == 1).then_some(())
+    };
+    wait::until("a ticket is taken", open);
+    send("ann", 20);
+    let there = kafka.read(TOPIC).len();
+    let member = Member::join(&kafka, "billing", TOPIC, &[]);
+    wait::until("the group has all", || (member.records().len() >= there).then_some(()));
+    member.leave();
+    send("bob", 7);
+    let lag = |group: &str| gateway.metrics().sum("trine_group_lag", &[("group", group)]);
+    let position = || gateway.metrics().sum("trine_group_position", &[("topic", TOPIC)]);
+    let seen = || (lag("billing") == 7.0 && position() == there as f64).then_some(());
+    let seen = wait::within(Duration::from_secs(40), seen);
+    assert!(seen.is_some(), "{} behind, at {}: {}", lag("billing"), position(), gateway.log());
+    assert_eq!(lag("nobody"), 0.0);
+    let text = gateway.status();
+    let row = text.lines().find(|line| line.starts_with("-  ") && line.contains("billing"));
+    assert!(row.is_some_and(|row| row.ends_with(" 7")), "{text}");
+    // It goes on: the group's next commit is seen too.
+    let member = Member::join(&kafka, "billing", TOPIC, &[]);
+    wait::until("the group has the rest", || (member.records().len() >= 7).then_some(()));
+    member.leave();
+    let none = || (lag("billing") == 0.0 && position() == (there + 7) as f64).then_some(());
+    assert!(wait::within(Duration::from_secs(40), none).is_some(), "the lag has fallen");
+}
 
 #[test]
 fn a_record_too_large_and_topics_that_change_stop_nothing_else() {

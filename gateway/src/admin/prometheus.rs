@@ -76,6 +76,7 @@ pub fn render(view: &View) -> String {
     if let Some(report) = &view.report {
         journals(&mut text, report);
         consumers(&mut text, report);
+        watched(&mut text, report);
         upstreams(&mut text, report);
     }
     text.out
@@ -265,6 +266,25 @@ const PARTITION: [OfPartition; 4] = [
     ("trine_consumer_paused", "Whether a consumer begins nothing: it can't go on.", |at| {
         u64::from(at.paused)
     }),
+];
+
+/// Series of each partition that a group of another program reads.
+fn watched(text: &mut Text, report: &Report) {
+    for (name, help, value) in WATCHED {
+        for Consumer { group, topic, partitions, .. } in &report.watched {
+            text.family(name, "gauge", help);
+            let common = format!("{},{}", label("group", group), label("topic", topic));
+            for partition in partitions {
+                let labels = format!("{common},partition=\"{}\"", partition.partition);
+                text.sample(name, "", &labels, value(partition));
+            }
+        }
+    }
+}
+
+const WATCHED: [OfPartition; 2] = [
+    ("trine_group_lag", "Records that a group of kafka.watch_groups is behind.", Partition::lag),
+    ("trine_group_position", "What a group of kafka.watch_groups has committed.", |at| at.position),
 ];
 
 /// Series of each backend's connections.
@@ -476,6 +496,7 @@ mod tests {
                 consumer("mail", vec![partition(0, 50, false), partition(7, 20, true)]),
                 consumer("quality", vec![partition(0, 1, false)]),
             ],
+            watched: vec![consumer("", vec![partition(3, 8, false)])],
             partitions_omitted: 0,
             upstreams: vec![Upstream {
                 name: "desk".to_owned(),
@@ -605,6 +626,8 @@ mod tests {
             (&of("lag_level", "mail", 7), 1.0),
             (&of("lag_level", "mail", 0), 0.0),
             (&of("lag", "quality", 0), 49.0),
+            ("trine_group_lag{group=\"desk\",topic=\"ticket.create\",partition=\"3\"}", 42.0),
+            ("trine_group_position{group=\"desk\",topic=\"ticket.create\",partition=\"3\"}", 8.0),
             ("trine_upstream_leased{upstream=\"desk\"}", 3.0),
             ("trine_upstream_overdue{upstream=\"desk\"}", 1.0),
             ("trine_upstream_refused_total{upstream=\"desk\"}", 5.0),

@@ -154,13 +154,14 @@ fn describe_journal(text: &mut String, name: &str, what: &str, journal: &Journal
     }
 }
 
-/// A line for each consumer and topic.
+/// A line for each consumer and topic, and for each group of other programs.
 fn describe_consumers(text: &mut String, report: &Report) {
-    if report.consumers.is_empty() {
+    let all = || report.consumers.iter().chain(&report.watched);
+    if all().next().is_none() {
         return;
     }
     let width = |of: fn(&Consumer) -> &str, least: usize| {
-        report.consumers.iter().map(|consumer| of(consumer).len()).max().unwrap_or(0).max(least)
+        all().map(|consumer| of(consumer).len()).max().unwrap_or(0).max(least)
     };
     let name = width(|consumer| &consumer.name, 8);
     let group = width(|consumer| &consumer.group, 5);
@@ -169,11 +170,11 @@ fn describe_consumers(text: &mut String, report: &Report) {
         "{:<name$}  {:<group$}  {:<topic$}  partitions  paused         lag\n",
         "consumer", "group", "topic"
     ));
-    for consumer in &report.consumers {
+    for consumer in all() {
         let paused = consumer.partitions.iter().filter(|partition| partition.paused).count();
         text.push_str(&format!(
             "{:<name$}  {:<group$}  {:<topic$}  {:10}  {paused:6}  {:10}\n",
-            consumer.name,
+            if consumer.name.is_empty() { "-" } else { &consumer.name },
             consumer.group,
             consumer.topic,
             consumer.partitions.len(),
@@ -225,6 +226,12 @@ mod tests {
                 topic: "tickets".to_owned(),
                 partitions: vec![at(0, 9), at(1, 2)],
             }],
+            watched: vec![Consumer {
+                name: String::new(),
+                group: "billing".to_owned(),
+                topic: "tickets".to_owned(),
+                partitions: vec![at(0, 4)],
+            }],
             ..Report::default()
         };
         let mut status = Status { events_refused: 7, report, ..Status::default() };
@@ -236,7 +243,8 @@ mod tests {
             "damage: segment 1, bytes 2..3",
             "2 failures of the disk, 0 records lost to them; the last: write: no space",
             "refused     7 durable events",
-            "notification  desk   tickets           2       1           7",
+            "notification  desk     tickets           2       1           7",
+            "-             billing  tickets           1       0           5",
         ] {
             assert!(text.contains(line), "{line}\n---\n{text}");
         }

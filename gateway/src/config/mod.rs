@@ -308,6 +308,7 @@ impl Config {
                 batch_bytes: 256 << 10,
                 compression: Compression::None,
                 create_topics: false,
+                watch_groups: Vec::new(),
             },
             spool: Spool {
                 after_ms: 500,

@@ -243,6 +243,10 @@ pub(super) const KEYS: &[Key<Config>] = keys! { Config;
     "kafka" "create_topics" Kind::Bool,
         "Make topics that are not there, with the brokers' defaults for partitions and replicas.",
         |c, v| c.kafka.create_topics = v.bool(), |c| Some(c.kafka.create_topics.to_string());
+    "kafka" "watch_groups" Kind::Names,
+        "Groups of other programs whose lag in the gateway's topics is shown beside its own.",
+        |c, v| if let Value::Texts(groups) = v { c.kafka.watch_groups = groups.clone() },
+        |c| (!c.kafka.watch_groups.is_empty()).then(|| format!("{:?}", c.kafka.watch_groups));
     "spool" "after_ms" Kind::Integer(10, 60_000),
         "A record that Kafka has not acknowledged so long after its first send goes to disk.",
         |c, v| c.spool.after_ms = v.integer(), |c| Some(c.spool.after_ms.to_string());

@@ -65,6 +65,8 @@ fn every_key_is_read() {
         [log]
         partitions = 8
         timeout_ms = 500
+        [kafka]
+        watch_groups = ["billing"]
         [[rpc]]
         method = "create"
         topic = "tickets"
@@ -92,6 +94,7 @@ fn every_key_is_read() {
     assert_eq!(config.broker.history_limit_bytes, 16 << 20);
     assert_eq!(config.logs, Logs { level: LogLevel::Debug, format: LogFormat::Text });
     assert_eq!((config.log.partitions, config.log.timeout_ms), (8, 500));
+    assert_eq!(config.kafka.watch_groups, ["billing"]);
     let routes: Vec<_> =
         config.rpcs.iter().map(|r| (&*r.method, &*r.route.topic, &r.route.key)).collect();
     let pointer = RecordKey::Pointer("/ticket/id".to_owned());

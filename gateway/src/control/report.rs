@@ -35,6 +35,8 @@ pub struct Report {
     pub queues: Vec<(String, Journal)>,
     /// What consumers read, a topic each.
     pub consumers: Vec<Consumer>,
+    /// What groups of other programs have committed, a topic each; they have no name.
+    pub watched: Vec<Consumer>,
     /// Partitions that a report has no room for: those with the least lag.
     pub partitions_omitted: u64,
     /// Backends, in the order of the configuration.

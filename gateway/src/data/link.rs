@@ -131,7 +131,7 @@ mod tests {
     use crate::control::process::adopt;
     use crate::control::report::{Consumer, Partition, ask};
     use crate::control::wire::Identity;
-    use crate::limits::REPORT_PARTITIONS;
+    use crate::limits::{REPORT_PARTITIONS, REPORT_WATCHED};
     use trine_core::metrics::Page;
 
     fn link(name: &str) -> (Link, PathBuf) {
@@ -166,7 +166,9 @@ mod tests {
             topic: format!("{name}.dlq"),
             partitions: vec![partition],
         };
-        Report { consumers: vec![consumer; REPORT_PARTITIONS], ..Report::default() }
+        let (consumers, watched) =
+            (vec![consumer.clone(); REPORT_PARTITIONS], vec![consumer; REPORT_WATCHED]);
+        Report { consumers, watched, ..Report::default() }
     }
 
     #[test]

@@ -12,9 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::journal::Journals;
 use crate::config::{Config, LogKind};
 use crate::control::report::{Consumer, Journal, Log, Partition, Report, Upstream};
-use crate::edge::{Pool, Standing};
+use crate::edge::{Pool, Standing, Watched};
 use crate::ingest::Routes;
-use crate::limits::REPORT_PARTITIONS;
+use crate::limits::{REPORT_PARTITIONS, REPORT_WATCHED};
 
 /// Where a shard leaves how far its consumers are, and how its pools of connections are.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +26,8 @@ struct Said {
     consumers: Vec<Standing>,
     /// By upstream.
     pools: Vec<Pool>,
+    /// Of groups that other programs are in; by group, topic and partition.
+    watched: Vec<Watched>,
 }
 
 impl Standings {
@@ -40,6 +42,14 @@ impl Standings {
         said.consumers.extend(consumers);
         said.pools.clear();
         said.pools.extend(pools);
+        true
+    }
+
+    /// Replaces what is known of other programs' groups; false, and nothing is taken, when somebody
+    /// is just reading it.
+    pub fn try_replace_watched(&self, watched: &mut Vec<Watched>) -> bool {
+        let Ok(mut said) = self.0.try_lock() else { return false };
+        said.watched = std::mem::take(watched);
         true
     }
 
@@ -60,6 +70,8 @@ pub(super) struct Reporter {
     queues: Vec<String>,
     /// Names of the upstreams.
     upstreams: Vec<String>,
+    /// Groups of other programs.
+    watched: Vec<String>,
     /// One a shard.
     shards: Vec<Standings>,
 }
@@ -75,6 +87,7 @@ impl Reporter {
             topics: Routes::new(config).topics().to_vec(),
             queues: config.queue.topics.clone(),
             upstreams: config.upstreams.iter().map(|upstream| upstream.name.clone()).collect(),
+            watched: config.kafka.watch_groups.clone(),
             shards: Vec::new(),
         }
     }
@@ -95,14 +108,16 @@ impl Reporter {
             Some(LogKind::Kafka) => (None, journal),
             _ => (journal, None),
         };
-        let (consumers, partitions_omitted) = self.consumers();
+        let (consumers, omitted) = self.consumers();
+        let (watched, watched_omitted) = self.watched();
         Report {
             log: self.kind.map(|kind| Log { kind, journal }),
             spool,
             dead_letters: journals.letters().map(of),
             queues: self.queues.iter().cloned().zip(journals.queues().map(of)).collect(),
             consumers,
-            partitions_omitted,
+            watched,
+            partitions_omitted: omitted + watched_omitted,
             upstreams: self.upstreams(),
         }
     }
@@ -117,6 +132,36 @@ impl Reporter {
             }
         }
         all
+    }
+
+    /// Where other programs' groups are, and how many partitions are left out.
+    fn watched(&self) -> (Vec<Consumer>, u64) {
+        let said = |shard: &Standings| shard.read().watched.clone();
+        let mut all: Vec<Watched> = self.shards.iter().flat_map(said).collect();
+        let omitted = all.len().saturating_sub(REPORT_WATCHED);
+        if omitted > 0 {
+            all.sort_by_key(|watched| watched.lag.committed - watched.lag.end_offset);
+            all.truncate(REPORT_WATCHED);
+            let place = |of: &Watched| (of.group, of.lag.topic.clone(), of.lag.partition);
+            all.sort_by_cached_key(place);
+        }
+        let unsigned = |offset: i64| u64::try_from(offset).unwrap_or(0);
+        let mut groups: Vec<Consumer> = Vec::new();
+        for Watched { group, lag } in all {
+            let group = &self.watched[group as usize];
+            if !groups.last().is_some_and(|last| last.group == *group && last.topic == lag.topic) {
+                let (name, group, topic) = (String::new(), group.clone(), lag.topic);
+                groups.push(Consumer { name, group, topic, partitions: Vec::new() });
+            }
+            groups.last_mut().expect("one was just there").partitions.push(Partition {
+                partition: lag.partition as u32,
+                position: unsigned(lag.committed),
+                end_offset: unsigned(lag.end_offset),
+                paused: false,
+                lag_level: 0,
+            });
+        }
+        (groups, omitted as u64)
     }
 
     /// Where all consumers are, and how many partitions are left out.
@@ -163,6 +208,7 @@ mod tests {
     use super::*;
     use crate::deliver::Level;
     use crate::log::Feed;
+    use trine_core::kafka::lag::GroupLag;
 
     fn standing(consumer: u16, topic: u16, partition: u32, position: u64) -> Standing {
         let of = Feed { consumer, topic, partition };
@@ -179,6 +225,7 @@ mod tests {
             topics: vec!["tickets".into(), "chats".into()],
             queues: Vec::new(),
             upstreams: vec!["desk".into(), "crm".into()],
+            watched: vec!["billing".into(), "search".into()],
             shards: Vec::new(),
         }
     }
@@ -205,6 +252,43 @@ mod tests {
         let desk = Upstream { leased: 11, waiting: 22, connect_failures: 33, ..named("desk") };
         let crm = Upstream { connect_failures: 9, ..named("crm") };
         assert_eq!(reporter.report(&Journals::default()).upstreams, [desk, crm]);
+    }
+
+    fn watched(group: u16, topic: &str, partition: i32, committed: i64) -> Watched {
+        let topic = topic.to_owned();
+        Watched { group, lag: GroupLag { topic, partition, committed, end_offset: 100 } }
+    }
+
+    #[test]
+    fn other_programs_groups_are_told_by_group_and_topic() {
+        let mut reporter = reporter();
+        let standings = reporter.add_shard();
+        let mut all = vec![
+            watched(0, "chats", 1, 90),
+            watched(0, "tickets", 0, 100),
+            watched(0, "tickets", 3, 99),
+            watched(1, "tickets", 0, 0),
+        ];
+        let reading = standings.0.lock().unwrap();
+        assert!(!standings.try_replace_watched(&mut all) && all.len() == 4);
+        drop(reading);
+        assert!(standings.try_replace_watched(&mut all));
+        // What the consumers say replaces nothing of it.
+        assert!(leave(&standings, [standing(0, 0, 0, 0)]));
+        let groups = reporter.report(&Journals::default()).watched;
+        let rows: Vec<_> = groups.iter().map(|at| (&*at.group, &*at.topic, at.lag())).collect();
+        let expected =
+            [("billing", "chats", 10), ("billing", "tickets", 1), ("search", "tickets", 100)];
+        assert_eq!(rows, expected);
+        let tickets: Vec<_> = groups[1].partitions.iter().map(|at| at.partition).collect();
+        assert_eq!(tickets, [0, 3]);
+        let at = |partition| watched(1, "tickets", partition, if partition == 7 { 99 } else { 0 });
+        let mut many = (0..=REPORT_WATCHED as i32).map(at).collect();
+        assert!(standings.try_replace_watched(&mut many));
+        let report = reporter.report(&Journals::default());
+        let kept: Vec<u32> = report.watched[0].partitions.iter().map(|at| at.partition).collect();
+        let expected: Vec<u32> = (0..=REPORT_WATCHED as u32).filter(|at| *at != 7).collect();
+        assert_eq!((kept, report.partitions_omitted), (expected, 1));
     }
 
     #[test]

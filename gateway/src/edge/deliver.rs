@@ -126,6 +126,11 @@ impl Deliveries {
         }
     }
 
+    /// Where standings are left for control.
+    pub fn to_control(&self) -> Standings {
+        self.standings.clone()
+    }
+
     /// What became of all records.
     pub fn totals(&self) -> Totals {
         let lanes = self.running.iter().flatten().map(|running| running.lane.totals());

@@ -14,6 +14,7 @@ mod members;
 mod pools;
 mod reader;
 mod shard;
+mod watch;
 
 use std::cell::RefCell;
 use std::os::fd::OwnedFd;
@@ -34,6 +35,7 @@ pub use deliver::Standing;
 pub use pools::Pool;
 use shard::Shard;
 pub use shard::wall_ms;
+pub use watch::Watched;
 
 /// Everything a shard starts with.
 pub struct ShardStart {

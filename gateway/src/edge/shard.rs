@@ -28,6 +28,7 @@ use super::deliver::Deliveries;
 use super::durable::Asked;
 use super::http::Agreed;
 use super::members::{capped, member_of, member_options};
+use super::watch::watch;
 use crate::broker::Broker;
 use crate::config::{Compression, Config, Kafka as KafkaConfig, LogKind, Sasl};
 use crate::data::{Names, Peers, Standings, StopSignal, Stores};
@@ -160,6 +161,11 @@ impl Shard {
                     let (consumer, members, shards) = (&consumer.name, consumer.members, of.1);
                     let text = "a consumer has fewer members than it shall: one a shard at most";
                     tracing::warn!(consumer, members, shards, "{text}");
+                }
+                if index == 0 && !config.kafka.watch_groups.is_empty() {
+                    let (client, standings) = (kafka.client(), self.deliveries.to_control());
+                    let topics = routes.topics().to_vec();
+                    rt::spawn(watch(Rc::downgrade(client), config.clone(), topics, standings));
                 }
                 Main::Kafka(Box::new(kafka))
             }

@@ -167,6 +167,11 @@ impl Kafka {
         self.groups.join(consumer, &self.client, options);
     }
 
+    /// What talks to the brokers.
+    pub fn client(&self) -> &Rc<Client> {
+        &self.client
+    }
+
     /// The members of this shard.
     pub fn groups(&mut self) -> &mut Groups {
         &mut self.groups
