@@ -307,8 +307,10 @@ impl BrokerLed {
                 self.events.push(Event::Failed(api, error));
             }
             error if error.action() == Action::RefreshCoordinator => {
-                self.coordinator = None;
-                self.back_off(now_ms);
+                // A commit says it of each of its partitions.
+                if self.coordinator.take().is_some() {
+                    self.back_off(now_ms);
+                }
             }
             error if error.action() == Action::Retry || error.is_retriable() => {
                 self.back_off(now_ms);
@@ -322,6 +324,8 @@ impl BrokerLed {
 
     fn back_off(&mut self, now_ms: u64) {
         self.pause_ms = now_ms + self.retry_ms;
+        // A heartbeat that failed is sent again then, not when the next one would be due.
+        self.heartbeat_ms = self.heartbeat_ms.min(self.pause_ms);
         self.retry_ms = (self.retry_ms * 2).min(KAFKA_RETRY_MAX_MS);
     }
 
@@ -431,6 +435,30 @@ mod tests {
         assert_eq!(beat(&mut member, 160).epoch, LEAVE);
         member.beaten(&answer(ErrorCode::NONE, LEAVE, None), 170);
         assert!(member.has_ended());
+    }
+
+    #[test]
+    fn a_coordinator_that_moved_or_loads_is_asked_again_soon() {
+        let mut member = member(None);
+        beat(&mut member, 0);
+        member.beaten(&answer(ErrorCode::NONE, 3, Some(&[0])), 0);
+        let heard = beat(&mut member, 10);
+        assert_eq!(numbers(&heard.owned.unwrap()), [0]);
+        member.beaten(&answer(ErrorCode::NONE, 3, None), 20);
+        events(&mut member);
+        // Commits of many partitions are refused at once.
+        (0..16).for_each(|_| member.told(ErrorCode::NOT_COORDINATOR, 30));
+        let soon_ms = 30 + KAFKA_RETRY_MS;
+        assert_eq!((member.coordinator(), member.deadline_ms()), (None, soon_ms));
+        assert_eq!(member.poll(soon_ms, false, &name), Some(Request::FindCoordinator));
+        member.found(Ok(2), 90);
+        let sent = beat(&mut member, 90);
+        assert_eq!((sent.epoch, sent.is_full), (3, true), "it says all to the new one");
+        member.beaten(&answer(ErrorCode::COORDINATOR_LOAD_IN_PROGRESS, 0, None), 95);
+        let soon_ms = 95 + KAFKA_RETRY_MS;
+        assert!(member.poll(soon_ms - 1, true, &name).is_none());
+        assert_eq!(beat(&mut member, soon_ms).epoch, 3, "not when the next one would be due");
+        assert!(events(&mut member).is_empty(), "nothing is lost, and nothing an alarm");
     }
 
     #[test]

@@ -491,6 +491,8 @@ impl Membership {
 
     fn back_off(&mut self, now_ms: u64) {
         self.pause_ms = now_ms + self.retry_ms;
+        // A heartbeat that failed is sent again then, not when the next one would be due.
+        self.heartbeat_ms = self.heartbeat_ms.min(self.pause_ms);
         self.retry_ms = (self.retry_ms * 2).min(KAFKA_RETRY_MAX_MS);
     }
 

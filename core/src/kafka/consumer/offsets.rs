@@ -547,6 +547,38 @@ mod tests {
     }
 
     #[test]
+    fn a_commit_that_came_to_a_former_coordinator_is_sent_again_in_time() {
+        let mut offsets = with(Start::Earliest, &[0, 1]);
+        fetch(&mut offsets, &[(10, None), (20, None)], 0);
+        events(&mut offsets);
+        offsets.commit(place(0), 12);
+        offsets.commit(place(1), 22);
+        let mut now_ms = 0;
+        for error in [
+            ErrorCode::NOT_COORDINATOR,
+            ErrorCode::COORDINATOR_LOAD_IN_PROGRESS,
+            ErrorCode::COORDINATOR_NOT_AVAILABLE,
+            ErrorCode::ILLEGAL_GENERATION,
+            ErrorCode::UNKNOWN_MEMBER_ID,
+        ] {
+            let commits = offsets.next_commit(now_ms, false);
+            let sent: Vec<_> = commits.iter().map(|commit| commit.next_offset).collect();
+            assert_eq!(sent, [12, 22], "{error}");
+            offsets.answered(&[(place(0), error), (place(1), error)], now_ms);
+            assert!(events(&mut offsets).is_empty(), "{error} is no alarm");
+            assert!(!offsets.is_settled(place(0)) && offsets.committed(place(0)) == Some(10));
+            assert!(offsets.next_commit(now_ms, false).is_empty(), "not at once");
+            now_ms = offsets.deadline_ms();
+        }
+        offsets.next_commit(now_ms, false);
+        // What is not answered of it stays to be committed.
+        offsets.answered(&[(place(1), ErrorCode::NONE)], now_ms);
+        assert_eq!(events(&mut offsets), [Event::Committed(place(1), 22)]);
+        let commits = offsets.next_commit(offsets.deadline_ms(), false);
+        assert_eq!((commits.len(), commits[0].next_offset), (1, 12));
+    }
+
+    #[test]
     fn out_of_range_is_an_alarm_and_lets_the_commit_go_back() {
         let mut offsets = with(Start::Latest, &[0]);
         fetch(&mut offsets, &[(100, None)], 0);

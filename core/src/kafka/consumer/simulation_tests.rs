@@ -1,9 +1,10 @@
-//! Groups of members against a simulated coordinator, with delays, deaths, stops and lost
+//! Groups of members against a simulated coordinator that moves, with delays, deaths, stops and lost
 //! connections.
 //!
 //! **Runs on: any.** The coordinator follows the broker's rules of the classic protocol as far as
-//! members can see them. Checked at every step: no two members that are alive hold a partition; and
-//! after the faults: every partition has its member.
+//! members can see them; where it has moved it first loads, and who asks the former one is told so.
+//! Checked at every step: no two members that are alive hold a partition; and after the faults: every
+//! partition has its member, and every member is in the group.
 
 use super::assignor::Assignor;
 use super::membership::{Event, Membership, Options, Partition, Request};
@@ -21,10 +22,17 @@ const TOPICS: [&str; 2] = ["orders", "tickets"];
 type At = (usize, u32);
 
 enum Answer {
-    Found,
-    Joined { error: ErrorCode, member: String, leader: String, members: Vec<(String, Vec<u8>)> },
+    Found(Result<i32, ErrorCode>),
+    Joined {
+        error: ErrorCode,
+        member: String,
+        leader: String,
+        members: Vec<(String, Vec<u8>)>,
+    },
     Synced(ErrorCode, Vec<u8>),
     Beaten(ErrorCode),
+    /// To a commit.
+    Told(ErrorCode),
     Left,
     Disconnected,
 }
@@ -47,6 +55,8 @@ enum Phase {
 
 /// The broker's side of one group.
 struct Coordinator {
+    broker: i32,
+    loads_until_ms: u64,
     seats: BTreeMap<String, Seat>,
     generation: i32,
     phase: Phase,
@@ -69,7 +79,39 @@ impl Coordinator {
         }
     }
 
+    /// Another broker coordinates once it has loaded the group: who waits is sent away.
+    fn move_on(&mut self, now_ms: u64, load_ms: u64) {
+        (self.broker, self.loads_until_ms) = (self.broker + 1, now_ms + load_ms);
+        for (id, seat) in &mut self.seats {
+            seat.alive_ms = self.loads_until_ms;
+            let error = ErrorCode::NOT_COORDINATOR;
+            let (member, leader, members) = (id.clone(), String::new(), Vec::new());
+            let answer = match (seat.is_joining, seat.is_syncing) {
+                (true, _) => Answer::Joined { error, member, leader, members },
+                (_, true) => Answer::Synced(error, Vec::new()),
+                _ => continue,
+            };
+            (seat.is_joining, seat.is_syncing) = (false, false);
+            self.answers.push((seat.at, -1, answer));
+        }
+        if self.phase != Phase::Stable {
+            self.phase = Phase::Preparing(self.loads_until_ms + REBALANCE);
+        }
+    }
+
+    /// What is said to a member that this broker can't answer.
+    fn is_elsewhere(&self, of: &Membership, now_ms: u64) -> Option<ErrorCode> {
+        match of.coordinator() == Some(self.broker) {
+            false => Some(ErrorCode::NOT_COORDINATOR),
+            true if now_ms < self.loads_until_ms => Some(ErrorCode::COORDINATOR_LOAD_IN_PROGRESS),
+            true => None,
+        }
+    }
+
     fn look_at_clock(&mut self, now_ms: u64) {
+        if now_ms < self.loads_until_ms {
+            return;
+        }
         let before = self.seats.len();
         // A little more patient than its members' clocks, as the way of a request takes time.
         let limit_ms = SESSION + 3 * DELAY;
@@ -119,15 +161,48 @@ impl Coordinator {
         self.answers.push((node, -1, Answer::Joined { error, member, leader, members }));
     }
 
-    fn take(&mut self, node: At, of: &Membership, request: Request, now_ms: u64) {
-        let (member, generation) = (of.member().to_string(), of.generation());
-        let check = match self.seats.get(&member) {
+    fn check(&self, of: &Membership) -> ErrorCode {
+        match self.seats.get(&**of.member()) {
             None => ErrorCode::UNKNOWN_MEMBER_ID,
-            Some(_) if generation != self.generation => ErrorCode::ILLEGAL_GENERATION,
+            Some(_) if of.generation() != self.generation => ErrorCode::ILLEGAL_GENERATION,
             Some(_) => ErrorCode::NONE,
+        }
+    }
+
+    /// A commit.
+    fn take_commit(&mut self, node: At, of: &Membership, now_ms: u64) {
+        let error = match self.phase {
+            Phase::Completing if self.check(of).is_none() => ErrorCode::REBALANCE_IN_PROGRESS,
+            _ => self.check(of),
         };
+        let error = self.is_elsewhere(of, now_ms).unwrap_or(error);
+        self.answers.push((node, -1, Answer::Told(error)));
+    }
+
+    /// The answer of a broker that does not coordinate, or loads.
+    fn refuse(&mut self, node: At, of: &Membership, request: &Request, error: ErrorCode) {
+        let answer = match request {
+            Request::Join(_) => return self.refuse_join(node, error, of.member().to_string()),
+            Request::Sync(_) => Answer::Synced(error, Vec::new()),
+            Request::Heartbeat => Answer::Beaten(error),
+            _ => Answer::Left,
+        };
+        self.answers.push((node, -1, answer));
+    }
+
+    fn take(&mut self, node: At, of: &Membership, request: Request, now_ms: u64) {
+        if request == Request::FindCoordinator {
+            let is_known = !now_ms.is_multiple_of(4) || self.loads_until_ms <= now_ms;
+            let found = is_known.then_some(self.broker).ok_or(ErrorCode::COORDINATOR_NOT_AVAILABLE);
+            return self.answers.push((node, -1, Answer::Found(found)));
+        }
+        if let Some(error) = self.is_elsewhere(of, now_ms) {
+            return self.refuse(node, of, &request, error);
+        }
+        let (member, generation) = (of.member().to_string(), of.generation());
+        let check = self.check(of);
         match request {
-            Request::FindCoordinator => self.answers.push((node, -1, Answer::Found)),
+            Request::FindCoordinator => unreachable!("it is answered above"),
             Request::Join(metadata) if member.is_empty() => {
                 self.next_id += 1;
                 let id = format!("member-{}", self.next_id);
@@ -233,6 +308,8 @@ struct World {
 impl World {
     fn new(seed: u64, assignor: Assignor) -> Self {
         let coordinator = Coordinator {
+            broker: 1,
+            loads_until_ms: 0,
             seats: BTreeMap::new(),
             generation: 0,
             phase: Phase::Stable,
@@ -277,7 +354,8 @@ impl World {
         self.coordinator.look_at_clock(self.now_ms);
         for index in 0..self.nodes.len() {
             let drain_ms = self.random(300);
-            self.turn(index, drain_ms);
+            let commits = self.random(20) == 0;
+            self.turn(index, drain_ms, commits);
         }
         for (node, generation, answer) in std::mem::take(&mut self.coordinator.answers) {
             let due_ms = self.now_ms + 1 + self.random(DELAY);
@@ -288,7 +366,7 @@ impl World {
         self.check();
     }
 
-    fn turn(&mut self, index: usize, drain_ms: u64) {
+    fn turn(&mut self, index: usize, drain_ms: u64, commits: bool) {
         let (now_ms, counts) = (self.now_ms, self.counts);
         let node = &mut self.nodes[index];
         if node.is_dead || node.stopped_until_ms > now_ms {
@@ -301,6 +379,9 @@ impl World {
             |topic: &str| TOPICS.iter().position(|known| *known == topic).map(|at| counts[at]);
         if let Some(request) = node.membership.poll(now_ms, true, &count) {
             self.coordinator.take((index, node.connection), &node.membership, request, now_ms);
+        }
+        if commits && node.membership.may_commit() {
+            self.coordinator.take_commit((index, node.connection), &node.membership, now_ms);
         }
         node.events(now_ms + drain_ms);
         let due = node.releasing.extract_if(.., |next| next.0 <= now_ms);
@@ -322,7 +403,7 @@ impl World {
 
     fn fault(&mut self) {
         let index = self.random(self.nodes.len() as u64) as usize;
-        match self.random(8) {
+        match self.random(10) {
             0 if self.nodes.len() < 9 => self.join(),
             1 => self.nodes[index].is_dead = true,
             2 => self.nodes[index].membership.leave(self.now_ms),
@@ -336,6 +417,10 @@ impl World {
                 node.inbox.push_back((due_ms, -1, Answer::Disconnected));
             }
             6 => self.counts[0] += 1,
+            7 | 8 => {
+                let load_ms = self.random(300);
+                self.coordinator.move_on(self.now_ms, load_ms);
+            }
             _ => {}
         }
     }
@@ -344,7 +429,7 @@ impl World {
 impl Node {
     fn answer(&mut self, generation: i32, answer: Answer, protocol: &str, now_ms: u64) {
         match answer {
-            Answer::Found => self.membership.found(Ok(1), now_ms),
+            Answer::Found(found) => self.membership.found(found, now_ms),
             Answer::Joined { error, member, leader, members } => {
                 let of =
                     |(member, metadata): &'_ (String, Vec<u8>)| (member.clone(), metadata.clone());
@@ -375,6 +460,7 @@ impl Node {
                 self.membership.synced(&response, now_ms);
             }
             Answer::Beaten(error) => self.membership.beaten(error, now_ms),
+            Answer::Told(error) => self.membership.told(error, now_ms),
             Answer::Left => self.membership.left(),
             Answer::Disconnected => self.membership.disconnected(now_ms),
         }
@@ -420,13 +506,38 @@ fn run(seed: u64, assignor: Assignor) {
     world.join();
     let settled = (0..4000).any(|_| {
         world.step();
-        let held: usize =
-            world.nodes.iter().filter(|node| !node.is_dead).map(|node| node.held.len()).sum();
-        held as u32 == world.counts.iter().sum::<u32>()
+        let is_there = |node: &&Node| !node.is_dead && !node.membership.has_ended();
+        let there: Vec<_> = world.nodes.iter().filter(is_there).collect();
+        let held: usize = there.iter().map(|node| node.held.len()).sum();
+        there.len() == world.coordinator.seats.len()
+            && held as u32 == world.counts.iter().sum::<u32>()
             && world.coordinator.phase == Phase::Stable
             && world.coordinator.seats.values().all(|seat| !world.nodes[seat.at.0].is_dead)
     });
     assert!(settled, "{assignor:?} does not settle");
+}
+
+/// A session is long enough for a coordinator to move and load, whenever it does.
+#[test]
+fn a_coordinator_that_moves_takes_nothing_from_a_member() {
+    for seed in 0..100 {
+        let mut world = World::new(seed, Assignor::Range);
+        world.join();
+        let all = world.counts.iter().sum::<u32>() as usize;
+        let is_settled = (0..100 + seed).fold(false, |_, _| {
+            world.step();
+            world.nodes[0].held.len() == all
+        });
+        assert!(is_settled, "seed {seed}");
+        let generation = world.coordinator.generation;
+        world.coordinator.move_on(world.now_ms, SESSION * 2 / 5);
+        while world.now_ms < world.coordinator.loads_until_ms + 2 * SESSION {
+            world.step();
+            assert_eq!(world.nodes[0].held.len(), all, "seed {seed}");
+        }
+        let is_found = world.nodes[0].membership.coordinator() == Some(world.coordinator.broker);
+        assert!(is_found && world.coordinator.generation == generation, "seed {seed}");
+    }
 }
 
 proptest! {
