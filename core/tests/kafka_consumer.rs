@@ -3,8 +3,8 @@
 //! **Runs on: any.** Runs only where `TRINE_KAFKA` names a broker (`host:port`); another client writes
 //! what is read. With `TRINE_KAFKA_MEMBER` (a Python with confluent-kafka) a foreign member joins too;
 //! `TRINE_KAFKA_RESTART` is a command that kills a broker and brings one back, of a cluster in which
-//! topics have `TRINE_KAFKA_REPLICAS`. Older versions are those of the program that `TRINE_KFAKE` names,
-//! from `tests/services/kfake`.
+//! topics have `TRINE_KAFKA_REPLICAS`. Older versions and errors of coordinators are those of the
+//! program that `TRINE_KFAKE` names, from `tests/services/kfake`.
 
 mod kafka;
 
@@ -128,6 +128,11 @@ impl Member {
 
     fn end(self, how: u8) {
         self.command.store(how, Ordering::SeqCst);
+        let deadline = Instant::now() + PATIENCE;
+        while !self.thread.is_finished() {
+            assert!(Instant::now() < deadline, "the member ends");
+            std::thread::sleep(Duration::from_millis(10));
+        }
         self.thread.join().expect("the member ended well");
     }
 }
@@ -281,6 +286,12 @@ fn spec(broker: SocketAddr, what: &str, options: Change) -> Spec {
     Spec { broker, group, topic, options, commit_every: 3, only_counts: false }
 }
 
+/// Members that read what is in memory.
+fn spec_on(kfake: &Kfake, options: Change) -> Spec {
+    let (broker, group, topic) = (kfake.address, unique("group"), kfake::TOPIC.to_owned());
+    Spec { broker, group, topic, options, commit_every: 3, only_counts: false }
+}
+
 fn owners(seen: &Seen) -> BTreeMap<usize, usize> {
     let mut owners = BTreeMap::new();
     for (owner, _) in seen.assigned.values() {
@@ -330,9 +341,7 @@ fn older_brokers_are_spoken_to_by_their_versions() {
     for version in kfake::OLDER {
         let Some(mut kfake) = Kfake::start(version, PARTITIONS) else { return };
         println!("{version}");
-        let (broker, group, topic) = (kfake.address, unique("group"), kfake::TOPIC.to_owned());
-        let spec =
-            Spec { broker, group, topic, options: |_| {}, commit_every: 3, only_counts: false };
+        let spec = spec_on(&kfake, |_| {});
         let seen = Arc::new(Mutex::new(Seen::default()));
         let (first, second) = (Member::start(&spec, 0, &seen), Member::start(&spec, 1, &seen));
         until("both have a part", &seen, |seen| owners(seen) == BTreeMap::from([(0, 8), (1, 8)]));
@@ -346,6 +355,102 @@ fn older_brokers_are_spoken_to_by_their_versions() {
         let committed: i64 = seen.lock().unwrap().committed.values().sum();
         assert_eq!(committed, 6_400, "{version}");
     }
+}
+
+/// Who asks a coordinator of the classic protocol.
+const CLASSIC: [&str; 5] = ["OffsetCommit", "Heartbeat", "JoinGroup", "SyncGroup", "OffsetFetch"];
+
+/// What a coordinator says that has moved, is not there yet, or has another view of the group.
+const OF_CLASSIC: [&str; 7] = [
+    "NOT_COORDINATOR",
+    "COORDINATOR_LOAD_IN_PROGRESS",
+    "COORDINATOR_NOT_AVAILABLE",
+    "ILLEGAL_GENERATION",
+    "UNKNOWN_MEMBER_ID",
+    "REBALANCE_IN_PROGRESS",
+    // The broker answers an OffsetCommit so that it has carried out.
+    "REQUEST_TIMED_OUT",
+];
+
+/// What is committed now is nowhere behind what was committed before.
+fn advance(commits: &mut BTreeMap<u32, i64>, now: BTreeMap<u32, i64>) {
+    for (partition, before) in &*commits {
+        let now = now.get(partition);
+        assert!(now >= Some(before), "partition {partition}: {before} and then {now:?}");
+    }
+    *commits = now;
+}
+
+/// Each of the APIs fails three times in a row with each of the errors, each error on a broker of its
+/// own, since it is waiting for sessions to end that takes the time.
+fn withstands(apis: &[&str], errors: &[&str], options: Change) {
+    std::thread::scope(|scope| {
+        for error in errors {
+            let Some(kfake) = Kfake::start("", PARTITIONS) else { return };
+            scope.spawn(move || withstands_one(kfake, apis, error, options));
+        }
+    });
+}
+
+/// One member stays, others join and leave, so that each of the APIs is asked.
+fn withstands_one(mut kfake: Kfake, apis: &[&str], error: &str, options: Change) {
+    let spec = Spec { commit_every: 1, ..spec_on(&kfake, options) };
+    let seen = Arc::new(Mutex::new(Seen::default()));
+    let stays = Member::start(&spec, 0, &seen);
+    until("one has all", &seen, |seen| owners(seen) == BTreeMap::from([(0, 16)]));
+    let (mut commits, mut end) = (kfake.commits(&spec.group), 0);
+    for (number, api) in (1..).zip(apis) {
+        println!("{api}: {error}");
+        assert_eq!(kfake.ask(&format!("fault {api} {error} 1 3")), "ok");
+        let joins = Member::start(&spec, number, &seen);
+        kfake.write(end..end + 320);
+        end += 320;
+        let mut is_committed = |kfake: &mut Kfake| {
+            advance(&mut commits, kfake.commits(&spec.group));
+            commits.values().sum::<i64>() == end as i64
+        };
+        until(&format!("{api} has failed three times, {error}"), &seen, |_| {
+            is_committed(&mut kfake);
+            kfake.ask("hits") == "3"
+        });
+        until(&format!("{api} failed, and all is well, {error}"), &seen, |seen| {
+            let is_shared = owners(seen) == BTreeMap::from([(0, 8), (number, 8)]);
+            is_committed(&mut kfake) && is_shared && seen.tokens.len() as u64 == end
+        });
+        joins.end(LEAVE);
+        until("one has all again", &seen, |seen| {
+            is_committed(&mut kfake);
+            owners(seen) == BTreeMap::from([(0, 16)])
+        });
+    }
+    stays.end(LEAVE);
+    advance(&mut commits, kfake.commits(&spec.group));
+    let seen = seen.lock().unwrap();
+    let each = end as i64 / i64::from(PARTITIONS);
+    assert!(commits.len() == 16 && commits.values().all(|at| *at == each), "{commits:?}");
+    assert_eq!(seen.committed, commits, "members know what is committed, {error}");
+    assert_eq!(seen.failures, [""; 0], "what passes is no alarm, {error}");
+}
+
+#[test]
+fn what_coordinators_say_to_a_cooperative_group_loses_nothing() {
+    withstands(&CLASSIC, &OF_CLASSIC, |_| {});
+}
+
+#[test]
+fn what_coordinators_say_to_an_eager_group_loses_nothing() {
+    withstands(&CLASSIC, &OF_CLASSIC, |options| options.assignor = Assignor::Range);
+}
+
+#[test]
+fn what_coordinators_say_to_a_group_that_they_lead_loses_nothing() {
+    let options: Change = |options| options.protocol = Protocol::Consumer;
+    let moves = ["NOT_COORDINATOR", "COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE"];
+    let all = ["OffsetCommit", "ConsumerGroupHeartbeat", "OffsetFetch"];
+    withstands(&all, &moves, options);
+    withstands(&all, &["UNKNOWN_MEMBER_ID", "REQUEST_TIMED_OUT"], options);
+    withstands(&["ConsumerGroupHeartbeat"], &["FENCED_MEMBER_EPOCH"], options);
+    withstands(&["OffsetCommit", "OffsetFetch"], &["STALE_MEMBER_EPOCH"], options);
 }
 
 #[test]
@@ -408,8 +513,9 @@ fn a_static_member_comes_back_to_what_it_had() {
 
 #[test]
 fn a_broker_that_is_killed_and_comes_back_costs_nothing() {
-    let (Some(broker), Ok(restart)) = (broker(), std::env::var("TRINE_KAFKA_RESTART")) else {
-        println!("skipped: TRINE_KAFKA_RESTART has no command that kills the broker and starts it");
+    let Some(broker) = broker() else { return };
+    let Ok(restart) = std::env::var("TRINE_KAFKA_RESTART") else {
+        println!("SKIPPED: TRINE_KAFKA_RESTART has no command that kills the broker and starts it");
         return;
     };
     let all: [Change; 2] = [|_| {}, |options| options.protocol = Protocol::Consumer];
@@ -430,7 +536,9 @@ fn a_broker_that_is_killed_and_comes_back_costs_nothing() {
         }
         until("and what comes then", &seen, |seen| seen.tokens.len() == 44_000);
         members.into_iter().for_each(|member| member.end(LEAVE));
-        println!("failures: {:?}", seen.lock().unwrap().failures);
+        let seen = seen.lock().unwrap();
+        println!("failures: {:?}", seen.failures);
+        assert_eq!(seen.committed.values().sum::<i64>(), 44_000, "everything is committed");
     }
 }
 
@@ -438,7 +546,7 @@ fn a_broker_that_is_killed_and_comes_back_costs_nothing() {
 fn a_foreign_member_shares_the_group_by_each_assignor() {
     let Some(broker) = broker() else { return };
     let Ok(python) = std::env::var("TRINE_KAFKA_MEMBER") else {
-        println!("skipped: TRINE_KAFKA_MEMBER names no Python");
+        println!("SKIPPED: TRINE_KAFKA_MEMBER names no Python");
         return;
     };
     let all: [(&str, Change); 3] = [
@@ -550,7 +658,7 @@ for number in range(10):
 fn records_of_aborted_transactions_are_not_seen() {
     let Some(broker) = broker() else { return };
     let Ok(python) = std::env::var("TRINE_KAFKA_MEMBER") else {
-        println!("skipped: TRINE_KAFKA_MEMBER names no Python");
+        println!("SKIPPED: TRINE_KAFKA_MEMBER names no Python");
         return;
     };
     let spec = spec(broker, "aborted", |_| {});

@@ -241,7 +241,7 @@ const PASSING: [&str; 13] = [
 fn errors_that_pass_lose_nothing_and_keep_the_order() {
     for error in PASSING {
         let Some(mut kfake) = Kfake::start("", PARTITIONS) else { return };
-        assert_eq!(kfake.ask(&format!("fault {error} 3 20")), "ok", "{error}");
+        assert_eq!(kfake.ask(&format!("fault Produce {error} 3 20")), "ok", "{error}");
         let (load, report) = on(&kfake, 20_000);
         assert_eq!(kfake.ask("hits"), "20", "{error}");
         println!("{error}: {:?}", report.totals);
@@ -254,7 +254,7 @@ fn errors_that_pass_lose_nothing_and_keep_the_order() {
 fn errors_that_stay_are_told_and_the_rest_flows() {
     for error in ["TOPIC_AUTHORIZATION_FAILED", "POLICY_VIOLATION", "INVALID_REQUIRED_ACKS"] {
         let Some(mut kfake) = Kfake::start("", PARTITIONS) else { return };
-        assert_eq!(kfake.ask(&format!("fault {error} 3 5")), "ok", "{error}");
+        assert_eq!(kfake.ask(&format!("fault Produce {error} 3 5")), "ok", "{error}");
         let (load, report) = on(&kfake, 20_000);
         let found = kfake.read();
         let there: HashMap<u64, i64> = found.iter().map(|found| (found.3, found.1)).collect();

@@ -2,6 +2,7 @@
 //!
 //! **Runs on: any.** Only where `TRINE_KFAKE` names the program of `tests/services/kfake`.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -60,6 +61,18 @@ impl Kfake {
     #[allow(dead_code, reason = "not each test file writes")]
     pub fn write(&mut self, tokens: std::ops::Range<u64>) {
         assert_eq!(self.ask(&format!("write {} {}", tokens.start, tokens.end)), "ok");
+    }
+
+    /// What a group has committed of each partition, as the broker itself has it.
+    #[allow(dead_code, reason = "not each test file commits")]
+    pub fn commits(&mut self, group: &str) -> BTreeMap<u32, i64> {
+        let line = self.ask(&format!("commits {group}"));
+        let commit = |word: &str| {
+            let (partition, offset) = word.split_once(':')?;
+            Some((partition.parse().ok()?, offset.parse().ok()?))
+        };
+        let commits = line.split_whitespace().map(|word| commit(word).expect("PARTITION:OFFSET"));
+        commits.collect()
     }
 
     /// What franz-go reads: partition, offset, key and token of each record.

@@ -3,12 +3,14 @@
 // Prints its addresses on the first line, then answers the commands on its standard input, each with one line,
 // and ends when that ends:
 //
-//	fault ERROR EVERY COUNT   fail each EVERYth produce request, COUNT times, with an error by its Kafka name
-//	hits                      how many requests were failed since the last fault
-//	clear                     fail no more
-//	write FROM TO             write such tokens as values of 100 bytes, to the partitions in turn
-//	read                      how many records there are, and then a line for each: partition, offset, key, and
-//	                          the token that its value begins with
+//	fault API ERROR EVERY COUNT   fail COUNT requests of an API with an error, both by their Kafka names: each
+//	                              EVERYth one, where partitions that a request names count one by one
+//	hits                          how many requests were failed since the last fault
+//	clear                         fail no more
+//	write FROM TO                 write such tokens as values of 100 bytes, to the partitions in turn
+//	read                          how many records there are, and then a line for each: partition, offset, key,
+//	                              and the token that its value begins with
+//	commits GROUP                 what a group has committed, as the broker has it: PARTITION:OFFSET of each
 //
 // What writes and reads is franz-go's client.
 package main
@@ -40,6 +42,10 @@ func main() {
 		kfake.SeedTopics(int32(*partitions), *topic),
 		// Tests have short sessions.
 		kfake.GroupMinSessionTimeout(time.Second),
+		kfake.BrokerConfigs(map[string]string{
+			"group.consumer.session.timeout.ms":    "3000",
+			"group.consumer.heartbeat.interval.ms": "500",
+		}),
 	}
 	if *version != "" {
 		versions := kversion.FromString("v" + *version)
@@ -63,8 +69,8 @@ func serve(cluster *kfake.Cluster, topic string) {
 	for lines.Scan() {
 		words := strings.Fields(lines.Text())
 		switch {
-		case len(words) == 4 && words[0] == "fault":
-			fault, err := produceFault(words[1], words[2], words[3])
+		case len(words) == 5 && words[0] == "fault":
+			fault, err := faultOf(words[1], words[2], words[3], words[4])
 			if err != nil {
 				fmt.Println(err)
 				continue
@@ -92,16 +98,24 @@ func serve(cluster *kfake.Cluster, topic string) {
 				continue
 			}
 			fmt.Printf("%d\n%s", len(records), strings.Join(records, ""))
+		case len(words) == 2 && words[0] == "commits":
+			fmt.Println(strings.Join(commits(cluster, topic, words[1]), " "))
 		default:
 			fmt.Println("not understood")
 		}
 	}
 }
 
-func produceFault(name, every, count string) (kfake.Fault, error) {
+func faultOf(api, name, every, count string) (kfake.Fault, error) {
 	var each, times int
 	if _, err := fmt.Sscan(every+" "+count, &each, &times); err != nil || each < 1 {
 		return kfake.Fault{}, fmt.Errorf("EVERY and COUNT are numbers")
+	}
+	key := int16(0)
+	for ; kmsg.NameForKey(key) != api; key++ {
+		if key == kmsg.MaxKey {
+			return kfake.Fault{}, fmt.Errorf("there is no API %s", api)
+		}
 	}
 	for code := int16(-1); code < 200; code++ {
 		failure := kerr.TypedErrorForCode(code)
@@ -110,7 +124,7 @@ func produceFault(name, every, count string) (kfake.Fault, error) {
 		}
 		seen := 0
 		return kfake.Fault{
-			Keys:  []kmsg.Key{kmsg.Produce},
+			Keys:  []kmsg.Key{kmsg.Key(key)},
 			Err:   failure,
 			Count: times,
 			When: func(kmsg.Request) bool {
@@ -120,6 +134,16 @@ func produceFault(name, every, count string) (kfake.Fault, error) {
 		}, nil
 	}
 	return kfake.Fault{}, fmt.Errorf("there is no error %s", name)
+}
+
+func commits(cluster *kfake.Cluster, topic, group string) []string {
+	var lines []string
+	if info := cluster.GroupInfo(group); info != nil {
+		for partition, commit := range info.Commits[topic] {
+			lines = append(lines, fmt.Sprintf("%d:%d", partition, commit.Offset))
+		}
+	}
+	return lines
 }
 
 // How long a client may take for all of its records.
