@@ -14,7 +14,7 @@ use rskafka::client::ClientBuilder;
 use rskafka::client::partition::{Compression, UnknownTopicHandling};
 use rskafka::record::Record;
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
@@ -612,6 +612,66 @@ fn shares(broker: SocketAddr, python: &str, assignor: &str, options: Change, for
     until("ours has all again", &seen, |seen| seen.assigned.len() == 16);
     ours.end(LEAVE);
     println!("{assignor}, foreign first: {foreign_first}: shared");
+}
+
+fn held_by(seen: &Seen, number: usize) -> BTreeSet<u32> {
+    let own = seen.assigned.iter().filter(|(_, owner)| owner.0 == number);
+    own.map(|(partition, _)| *partition).collect()
+}
+
+/// By a sticky assignor a member keeps what it said it had, whoever of both leads and reads that.
+#[test]
+fn a_member_of_franz_go_and_ours_keep_what_they_say_they_had() {
+    let all: [(&str, Change); 2] =
+        [("sticky", |options| options.assignor = Assignor::Sticky), ("cooperative-sticky", |_| {})];
+    for (assignor, options) in all {
+        // The first one of the group leads.
+        for foreign_first in [false, true] {
+            println!("{assignor}, foreign first: {foreign_first}");
+            keeps(assignor, options, foreign_first);
+        }
+    }
+}
+
+fn keeps(assignor: &str, options: Change, foreign_first: bool) {
+    let Some(mut kfake) = Kfake::start("", PARTITIONS) else { return };
+    let spec = spec_on(&kfake, options);
+    kfake.write(0..1600);
+    let seen = Arc::new(Mutex::new(Seen::default()));
+    let ours = (!foreign_first).then(|| Member::start(&spec, 0, &seen));
+    if ours.is_some() {
+        until("ours has all", &seen, |seen| seen.assigned.len() == 16);
+    }
+    kfake.join(assignor, &spec.group);
+    if foreign_first {
+        until("the foreign one has all", &seen, |_| kfake.held().1.len() == 16);
+    }
+    let ours = ours.unwrap_or_else(|| Member::start(&spec, 0, &seen));
+    let mut had = [BTreeSet::new(), BTreeSet::new()];
+    until("both have half", &seen, |seen| {
+        had = [held_by(seen, 0), kfake.held().1];
+        had[0].len() == 8 && had[1].len() == 8 && had[0].is_disjoint(&had[1])
+    });
+    let third = Member::start(&spec, 1, &seen);
+    let mut have = Vec::new();
+    until("each of three has a third", &seen, |seen| {
+        have = vec![held_by(seen, 0), kfake.held().1, held_by(seen, 1)];
+        let all: BTreeSet<u32> = have.iter().flatten().copied().collect();
+        all.len() == 16 && have.iter().all(|have| (5..=6).contains(&have.len()))
+    });
+    assert!(have[0].is_subset(&had[0]), "{had:?}, then {have:?}");
+    // An eager member of franz-go does not say what it had: it forgets that when it gives it up.
+    let says_it = assignor.starts_with("cooperative");
+    assert!(!says_it || have[1].is_subset(&had[1]), "{had:?}, then {have:?}");
+    kfake.write(1600..3200);
+    until("all is read", &seen, |seen| seen.tokens.len() as u64 + kfake.held().0 >= 3200);
+    assert_eq!(kfake.ask("leave"), "ok");
+    until("ours have half each", &seen, |seen| owners(seen) == BTreeMap::from([(0, 8), (1, 8)]));
+    for (number, had) in [(0, &have[0]), (1, &have[2])] {
+        assert!(held_by(&seen.lock().unwrap(), number).is_superset(had), "{number} had {had:?}");
+    }
+    ours.end(LEAVE);
+    third.end(LEAVE);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! **Runs on: any.** Only where `TRINE_KFAKE` names the program of `tests/services/kfake`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -73,6 +73,21 @@ impl Kfake {
         };
         let commits = line.split_whitespace().map(|word| commit(word).expect("PARTITION:OFFSET"));
         commits.collect()
+    }
+
+    /// Lets franz-go be a member of a group.
+    #[allow(dead_code, reason = "not each test file has groups")]
+    pub fn join(&mut self, assignor: &str, group: &str) {
+        assert_eq!(self.ask(&format!("join {assignor} {group}")), "ok");
+    }
+
+    /// How many records that member has read, and what it holds.
+    #[allow(dead_code, reason = "not each test file has groups")]
+    pub fn held(&mut self) -> (u64, BTreeSet<u32>) {
+        let line = self.ask("held");
+        let mut numbers = line.split(' ').map(|word| word.parse().expect("a number"));
+        let records = numbers.next().expect("records read");
+        (records, numbers.map(|partition| partition as u32).collect())
     }
 
     /// What franz-go reads: partition, offset, key and token of each record.

@@ -11,8 +11,11 @@
 //	read                          how many records there are, and then a line for each: partition, offset, key,
 //	                              and the token that its value begins with
 //	commits GROUP                 what a group has committed, as the broker has it: PARTITION:OFFSET of each
+//	join ASSIGNOR GROUP           be a member of a group, one at a time, that reads and commits
+//	held                          how many records the member has read, and which partitions it holds
+//	leave                         end the member in an orderly way
 //
-// What writes and reads is franz-go's client.
+// What writes, reads and is a member is franz-go's client.
 package main
 
 import (
@@ -23,6 +26,7 @@ import (
 	"log"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -65,6 +69,7 @@ func main() {
 
 func serve(cluster *kfake.Cluster, topic string) {
 	var faults *kfake.FaultHandle
+	var joined *member
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
 		words := strings.Fields(lines.Text())
@@ -100,6 +105,19 @@ func serve(cluster *kfake.Cluster, topic string) {
 			fmt.Printf("%d\n%s", len(records), strings.Join(records, ""))
 		case len(words) == 2 && words[0] == "commits":
 			fmt.Println(strings.Join(commits(cluster, topic, words[1]), " "))
+		case len(words) == 3 && words[0] == "join" && joined == nil:
+			var err error
+			if joined, err = join(cluster, topic, words[1], words[2]); err != nil {
+				fmt.Println(err)
+				continue
+			}
+			fmt.Println("ok")
+		case len(words) == 1 && words[0] == "held" && joined != nil:
+			fmt.Println(joined.state())
+		case len(words) == 1 && words[0] == "leave" && joined != nil:
+			joined.leave()
+			joined = nil
+			fmt.Println("ok")
 		default:
 			fmt.Println("not understood")
 		}
@@ -203,4 +221,92 @@ func read(cluster *kfake.Cluster, topic string) ([]string, error) {
 		})
 	}
 	return lines, nil
+}
+
+var assignors = map[string]kgo.GroupBalancer{
+	"range":              kgo.RangeBalancer(),
+	"roundrobin":         kgo.RoundRobinBalancer(),
+	"sticky":             kgo.StickyBalancer(),
+	"cooperative-sticky": kgo.CooperativeStickyBalancer(),
+}
+
+// A member of a group.
+type member struct {
+	client *kgo.Client
+	stop   context.CancelFunc
+	over   chan struct{}
+
+	mutex   sync.Mutex
+	held    map[int32]bool
+	records int
+}
+
+func join(cluster *kfake.Cluster, topic, assignor, group string) (*member, error) {
+	balancer := assignors[assignor]
+	if balancer == nil {
+		return nil, fmt.Errorf("there is no assignor %s", assignor)
+	}
+	joined := &member{over: make(chan struct{}), held: map[int32]bool{}}
+	hold := func(holds bool) func(context.Context, *kgo.Client, map[string][]int32) {
+		return func(_ context.Context, _ *kgo.Client, topics map[string][]int32) {
+			joined.mutex.Lock()
+			defer joined.mutex.Unlock()
+			for _, partition := range topics[topic] {
+				if holds {
+					joined.held[partition] = true
+				} else {
+					delete(joined.held, partition)
+				}
+			}
+		}
+	}
+	client, err := kgo.NewClient(
+		kgo.SeedBrokers(cluster.ListenAddrs()...),
+		kgo.ConsumerGroup(group),
+		kgo.ConsumeTopics(topic),
+		kgo.Balancers(balancer),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.SessionTimeout(3*time.Second),
+		kgo.HeartbeatInterval(300*time.Millisecond),
+		kgo.DisableAutoCommit(),
+		kgo.OnPartitionsAssigned(hold(true)),
+		kgo.OnPartitionsRevoked(hold(false)),
+		kgo.OnPartitionsLost(hold(false)),
+	)
+	if err != nil {
+		return nil, err
+	}
+	var until context.Context
+	until, joined.stop = context.WithCancel(context.Background())
+	joined.client = client
+	go joined.run(until)
+	return joined, nil
+}
+
+func (joined *member) run(until context.Context) {
+	defer close(joined.over)
+	for until.Err() == nil {
+		fetched := joined.client.PollFetches(until)
+		joined.mutex.Lock()
+		joined.records += fetched.NumRecords()
+		joined.mutex.Unlock()
+		// What is refused is another's by now, or is committed with what comes next.
+		_ = joined.client.CommitUncommittedOffsets(until)
+	}
+}
+
+func (joined *member) state() string {
+	joined.mutex.Lock()
+	defer joined.mutex.Unlock()
+	line := fmt.Sprint(joined.records)
+	for partition := range joined.held {
+		line += fmt.Sprintf(" %d", partition)
+	}
+	return line
+}
+
+func (joined *member) leave() {
+	joined.stop()
+	<-joined.over
+	joined.client.Close()
 }

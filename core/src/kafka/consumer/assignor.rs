@@ -435,6 +435,19 @@ mod tests {
                 _ => assert_eq!((read.owned, read.generation), (had.to_vec(), 7)),
             }
         }
+        // What franz-go 1.22 writes of the same: as the sticky assignor, and with the same user data
+        // as the cooperative one.
+        let start = b"\0\x03\0\0\0\x02\0\x01a\0\x01b\0\0\0\x22";
+        let said = b"\0\0\0\x02\0\x01a\0\0\0\x02\0\0\0\x01\0\0\0\x02\0\x01b\0\0\0\x01\0\0\0\0";
+        let generation = b"\0\0\0\x07";
+        let sticky = [start, &said[..], generation, b"\0\0\0\0", generation, b"\xff\xff"].concat();
+        let cooperative = [start, &said[..], generation, said, generation, b"\xff\xff"].concat();
+        for (assignor, metadata) in
+            [(Assignor::Sticky, sticky), (Assignor::CooperativeSticky, cooperative)]
+        {
+            let read = Member::parse(assignor, "m0", None, &metadata).unwrap();
+            assert_eq!((read.owned, read.generation), (had.to_vec(), 7), "{assignor:?}");
+        }
         // A cooperative member before version 2 says its generation in the user data.
         let mut metadata = Vec::new();
         let data = 9i32.to_be_bytes();
