@@ -14,6 +14,15 @@ use serde_json::{Value, json};
 /// How many findings of a kind are described; all are counted.
 const EXAMPLES: usize = 5;
 
+/// The smallest `kafka.batch_bytes`: tests with outages take it, so that little is in doubt at once.
+pub const BATCH_BYTES: usize = 1_024;
+
+/// Bytes that a record of a test takes in a batch at least: its headers alone are half of them.
+const RECORD_BYTES: usize = 128;
+
+/// Batches of a partition that a producer sends before the first is answered.
+const BATCHES: usize = 5;
+
 /// The headers that every record of a gateway carries.
 const MARKS: [&str; 3] = ["trine-gateway", "trine-epoch", "trine-sequence"];
 
@@ -98,6 +107,15 @@ pub struct Allowed {
     pub without_marks: bool,
 }
 
+impl Allowed {
+    /// What so many outages may leave twice, each with all that its producers can have in doubt: one
+    /// for every shard, with five batches of [`BATCH_BYTES`] for every partition.
+    pub fn outages(outages: usize, shards: usize, partitions: usize) -> Self {
+        let records = BATCHES * (BATCH_BYTES / RECORD_BYTES);
+        Self { duplicates: outages * shards * partitions * records, ..Self::default() }
+    }
+}
+
 /// Findings of one kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
@@ -158,6 +176,11 @@ impl Report {
         let promised: usize = self.promised();
         if promised == 0 || self.records == 0 {
             wrong.push("nothing was checked".to_owned());
+        }
+        let duplicates = allowed.duplicates;
+        if duplicates > 0 && duplicates >= self.records {
+            let records = self.records;
+            wrong.push(format!("{duplicates} duplicates are allowed among {records} records"));
         }
         for (name, findings) in self.findings() {
             let bound = match name {
@@ -519,6 +542,22 @@ mod tests {
         found(&report, "duplicates", 3);
         assert!(report.verdict(Allowed { duplicates: 3, ..Allowed::default() }).is_ok());
         assert!(report.verdict(Allowed { duplicates: 2, ..Allowed::default() }).is_err());
+    }
+
+    #[test]
+    fn a_bound_that_cannot_fail_does_not_pass() {
+        let (sent, records) = clean();
+        let report = check(RUN, &sent, &records);
+        let allowing = |duplicates| report.verdict(Allowed { duplicates, ..Allowed::default() });
+        assert!(allowing(records.len() - 1).is_ok());
+        assert!(allowing(records.len()).is_err_and(|said| said.contains("are allowed among 1000")));
+        assert!(check(RUN, &sent[..1], &records[..1]).verdict(Allowed::default()).is_ok());
+    }
+
+    #[test]
+    fn an_outage_may_leave_five_batches_of_a_partition_twice() {
+        assert_eq!(Allowed::outages(1, 1, 1).duplicates, 5 * 8);
+        assert_eq!(Allowed::outages(3, 2, 8).duplicates, 3 * 2 * 8 * 5 * 8);
     }
 
     #[test]
