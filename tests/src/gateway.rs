@@ -76,6 +76,21 @@ impl Gateway {
         })
     }
 
+    /// Starts one with a file that is made for people: `config` gives its text, with addresses of
+    /// clients and of the administration in it; it keeps everything beside itself.
+    #[track_caller]
+    pub fn start_file(config: impl Fn(SocketAddr, SocketAddr) -> String) -> Self {
+        retried(|| {
+            let [client, admin] = free_addresses();
+            let folder = folder();
+            let file = folder.join("trine.toml");
+            fs::write(&file, config(client, admin)).expect("the config is written");
+            let data_dir = folder.join("data");
+            let arguments = ["run".into(), "-c".into(), file.display().to_string()].into();
+            Self::try_start([client, admin, client, client], folder, data_dir, arguments)
+        })
+    }
+
     /// Starts the embedded default, as a newcomer does, but for the address. It has no echo
     /// listener.
     #[track_caller]

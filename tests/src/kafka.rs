@@ -205,7 +205,8 @@ impl Kafka {
         wait::until("the topic is described", || self.try_describe(topic))
     }
 
-    fn try_describe(&self, topic: &str) -> Option<Vec<Partition>> {
+    /// The same, or nothing while there is no such topic.
+    pub fn try_describe(&self, topic: &str) -> Option<Vec<Partition>> {
         self.try_admin(&["describe", topic]).ok()?.lines().map(partition).collect()
     }
 

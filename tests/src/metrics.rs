@@ -23,12 +23,21 @@ impl Metrics {
 
     /// The sum of all series of `name` that carry all of `labels`; 0 when there are none.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        let carries = |of: &Labels| {
+        // A sum of nothing is -0 in Rust.
+        self.carrying(name, labels).sum::<f64>() + 0.0
+    }
+
+    fn carrying(&self, name: &str, labels: &[(&str, &str)]) -> impl Iterator<Item = f64> {
+        let carries = move |of: &Labels| {
             labels.iter().all(|(key, value)| of.get(*key).is_some_and(|found| found == value))
         };
-        let named = self.series.iter().filter(|((found, of), _)| found == name && carries(of));
-        // A sum of nothing is -0 in Rust.
-        named.map(|(_, value)| value).sum::<f64>() + 0.0
+        let named = self.series.iter().filter(move |((found, of), _)| found == name && carries(of));
+        named.map(|(_, value)| *value)
+    }
+
+    /// How many series of `name` carry all of `labels`.
+    pub fn count(&self, name: &str, labels: &[(&str, &str)]) -> usize {
+        self.carrying(name, labels).count()
     }
 
     /// `name` summed for each value of `label`.
@@ -115,6 +124,8 @@ mod tests {
         assert_eq!(metrics.sum("trine_io_bytes_total", &[("direction", "in")]), 15.0);
         assert_eq!(metrics.sum("trine_io_bytes_total", &[("shard", "1")]), 5.0);
         assert_eq!(metrics.sum("trine_up", &[]), 1.0);
+        assert_eq!(metrics.count("trine_io_bytes_total", &[("direction", "in")]), 2);
+        assert_eq!(metrics.count("trine_up", &[("shard", "0")]), 0);
         assert_eq!(metrics.by("trine_io_bytes_total", "shard").len(), 2);
     }
 

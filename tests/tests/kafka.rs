@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use trine_tests::backend::{Answer, Backend};
 use trine_tests::checker::{self, Allowed, BATCH_BYTES, Outcome, Sent};
 use trine_tests::client::Client;
@@ -362,6 +363,103 @@ fn a_ticket_reaches_every_group_through_kafka() {
     checker::check("flow", &sent, &records).assert(Allowed::default());
 }
 
+/// The groups of the example, and how long its tickets may take to reach them all.
+const GROUPS: [&str; 3] = ["notification", "log", "quality"];
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// The example that the README tells people to start, with addresses of its own.
+fn example(kafka: &Kafka) -> Gateway {
+    let text = include_str!("../../gateway/examples/customer-service.toml");
+    let listen = "\n[listen]\nclient = \"127.0.0.1:8000\"\n";
+    let brokers = "brokers = [\"127.0.0.1:9092\"]\n";
+    let endpoints = "endpoints = [\"127.0.0.1:8000\"]\n";
+    let paths = ["\nruntime_dir = \"run\"\n", "\ndata_dir = \"data\"\n"];
+    for part in [listen, brokers, endpoints, paths[0], paths[1]] {
+        assert_eq!(text.matches(part).count(), 1, "{part}");
+    }
+    Gateway::start_file(|client, admin| {
+        text.replace(listen, &format!("{listen}admin = \"{admin}\"\n"))
+            .replace("127.0.0.1:8000", &client.to_string())
+            .replace("127.0.0.1:9092", &kafka.bootstrap())
+    })
+}
+
+/// Waits until every group of the example has delivered and committed so many records, lags behind by
+/// none, and the gateway says so.
+#[track_caller]
+fn await_delivered(kafka: &Kafka, gateway: &Gateway, count: usize) {
+    for group in GROUPS {
+        let done = || {
+            let metrics = gateway.metrics();
+            let [position, lag] = ["trine_consumer_position", "trine_consumer_lag"]
+                .map(|name| metrics.sum(name, &[("group", group)]));
+            let committed = kafka.committed(group).values().sum::<i64>() as f64;
+            ((committed, position, lag) == (count as f64, count as f64, 0.0)).then_some(())
+        };
+        assert!(wait::within(LIMIT, done).is_some(), "{group}: {}", gateway.status());
+    }
+    let said = || {
+        let status = gateway.status();
+        let lines = status.lines().filter(|line| line.contains(TOPIC) && line.ends_with(" 0"));
+        let groups: Vec<_> = lines.filter_map(|line| line.split_whitespace().nth(1)).collect();
+        GROUPS.iter().all(|group| groups.contains(group)).then_some(())
+    };
+    assert!(wait::within(LIMIT, said).is_some(), "{}", gateway.status());
+}
+
+#[test]
+fn the_readmes_ticket_reaches_every_group_through_kafka() {
+    let kafka = Kafka::start(1);
+    let gateway = example(&kafka);
+    // Groups that nobody knows yet begin with what comes once they have their partitions.
+    let ready = || {
+        let partitions = kafka.try_describe(TOPIC)?.len();
+        let of = |group| gateway.metrics().count("trine_consumer_lag", &[("group", group)]);
+        GROUPS.iter().all(|group| of(group) == partitions).then_some(())
+    };
+    assert!(wait::within(LIMIT, ready).is_some(), "all groups read: {}", gateway.status());
+    let mut agent = Client::connect(gateway.client, "agent").unwrap();
+    let outputs = ["desk:tickets", "log:ticket.create", "desk:quality"];
+    for channel in outputs {
+        agent.subscribe(channel, None).unwrap();
+    }
+    let mut customer = Client::connect(gateway.client, "ann").unwrap();
+    let tickets = [
+        json!({"id": "T-1", "customer": "ann", "subject": "Printer", "text": "it is out of ink"}),
+        json!({"id": "T-2", "customer": "bob", "subject": "Phone", "text": "broken"}),
+    ];
+    let mut open = |ticket: &Value| {
+        let reply = customer.call("rpc", json!({"method": TOPIC, "data": ticket})).unwrap();
+        let place = ["partition", "log_offset"].map(|part| reply["data"][part].as_i64());
+        assert_eq!(reply["data"]["at"], "kafka", "{reply}");
+        (place[0].expect("its partition") as i32, place[1].expect("its offset"))
+    };
+    let opened = tickets.each_ref().map(&mut open);
+    assert_eq!(open(&tickets[0]), opened[0], "sent again, it is not opened twice");
+    let mut seen = BTreeMap::new();
+    for _ in 0..outputs.len() * tickets.len() {
+        let push = agent.push(LIMIT).expect("each group puts out each ticket");
+        let channel = push["channel"].as_str().expect("its channel").to_owned();
+        seen.entry(channel).or_insert_with(Vec::new).push(push["pub"]["data"].clone());
+    }
+    let id = |data: &Value| data["id"].as_str().or(data["ticket"].as_str()).map(str::to_owned);
+    for channel in outputs {
+        let mut ids: Vec<_> = seen[channel].iter().filter_map(id).collect();
+        ids.sort();
+        assert_eq!(ids, ["T-1", "T-2"], "{channel}");
+    }
+    assert!(outputs[..2].iter().all(|channel| seen[*channel].contains(&tickets[0])), "{seen:?}");
+    let verdicts: Vec<_> = seen[outputs[2]].iter().map(|of| of["verdict"].to_string()).collect();
+    assert!(verdicts.iter().any(|verdict| verdict.contains("too little")), "{verdicts:?}");
+    await_delivered(&kafka, &gateway, tickets.len());
+    let records = kafka.read(TOPIC);
+    let mut places: Vec<_> = records.iter().map(|of| (of.partition, of.log_offset)).collect();
+    places.sort();
+    let mut promised = opened.to_vec();
+    promised.sort();
+    assert_eq!(places, promised);
+}
+
 #[test]
 fn topics_that_are_not_there_are_made() {
     let kafka = Kafka::start(1);
@@ -370,7 +468,7 @@ fn topics_that_are_not_there_are_made() {
         &config(&kafka).replace(&brokers, &format!("{brokers}create_topics = true\n")),
     );
     let mut client = Client::connect(gateway.client, "ann").unwrap();
-    let call = serde_json::json!({"method": TOPIC, "data": {"key": "k"}});
+    let call = json!({"method": TOPIC, "data": {"key": "k"}});
     let stored = || client.call("rpc", call.clone()).ok();
     wait::within(Duration::from_secs(30), stored).expect("the topic is made");
     assert_eq!(kafka.read(TOPIC).len(), 1);
@@ -395,7 +493,7 @@ fn a_gateway_proves_who_it_is() {
         );
         let gateway = Gateway::start(&config);
         let mut client = Client::connect(gateway.client, "ann").unwrap();
-        let call = serde_json::json!({"method": TOPIC, "data": {"key": "k"}});
+        let call = json!({"method": TOPIC, "data": {"key": "k"}});
         let mut stored =
             || client.call("rpc", call.clone()).ok().map(|reply| reply["data"]["at"] == "kafka");
         let limit = Duration::from_secs(if fine { 20 } else { 2 });
