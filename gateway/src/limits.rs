@@ -175,7 +175,8 @@ pub const SPOOL_LOOK_MS: u64 = 16;
 pub const EPOCH_RAISE_MS: u64 = 500;
 /// How long a connection to a broker may take to open.
 pub const KAFKA_CONNECT_MS: u64 = 2_000;
-/// How long a group waits for a sign of life of a member: what Kafka's own clients take.
+/// How long a group waits for a sign of life of a member, unless the consumer says so: what Kafka's
+/// own clients take.
 pub const KAFKA_SESSION_MS: u32 = 45_000;
 /// How long a consumer that gives up a partition begins what later records have overtaken: enough
 /// for quick targets, and a slow one holds up nobody's rebalance for it.

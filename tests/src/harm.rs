@@ -12,14 +12,11 @@ pub struct Harm {
     pub outage: Duration,
     /// How often a gateway is killed.
     pub kills: usize,
-    /// How long a member of a group is stopped.
-    pub stopped: Duration,
 }
 
 /// What this run does; `TRINE_FULL` asks for all.
 pub fn harm() -> Harm {
-    let (outage_s, kills, stopped_s) =
-        if std::env::var_os("TRINE_FULL").is_some() { (60, 30, 15) } else { (10, 5, 0) };
-    let (outage, stopped) = (Duration::from_secs(outage_s), Duration::from_secs(stopped_s));
-    Harm { outage, kills, stopped }
+    let (outage_s, kills) =
+        if std::env::var_os("TRINE_FULL").is_some() { (60, 30) } else { (10, 5) };
+    Harm { outage: Duration::from_secs(outage_s), kills }
 }

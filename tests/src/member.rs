@@ -5,7 +5,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use serde_json::Value;
 
@@ -24,6 +24,7 @@ struct Events {
 pub struct Member {
     child: Child,
     input: Option<ChildStdin>,
+    listener: Option<JoinHandle<()>>,
     events: Arc<Mutex<Events>>,
 }
 
@@ -39,8 +40,8 @@ impl Member {
         let output = child.stdout.take().expect("it is piped");
         let events = Arc::new(Mutex::new(Events::default()));
         let of_thread = events.clone();
-        thread::spawn(move || listen(output, &of_thread));
-        Self { input: child.stdin.take(), child, events }
+        let listener = Some(thread::spawn(move || listen(output, &of_thread)));
+        Self { input: child.stdin.take(), child, listener, events }
     }
 
     /// The partitions that it holds now, in order.
@@ -68,6 +69,15 @@ impl Member {
     pub fn leave(mut self) -> Vec<(i32, i64)> {
         self.input = None;
         wait::until("the member has left", || self.events().has_left.then_some(()));
+        self.records()
+    }
+
+    /// Kills it; the records that it got, among them all that it committed.
+    #[track_caller]
+    pub fn die(mut self) -> Vec<(i32, i64)> {
+        self.child.kill().expect("it is our child");
+        let listener = self.listener.take().expect("it is joined once");
+        listener.join().expect("the listener is content");
         self.records()
     }
 

@@ -33,6 +33,13 @@ const RATE_PER_S: u32 = 500;
 /// How far a durable cursor may lag behind.
 const CURSOR_LAG: Duration = Duration::from_millis(100);
 
+/// How long a group waits for a sign of life of a member, and how long members are stopped.
+const SESSION_MS: u32 = 6_000;
+const STOPPED: Duration = Duration::from_secs(15);
+
+/// How long an expulsion may take: less than the 45 s of a member that was told no `session_ms`.
+const EXPULSION: Duration = Duration::from_secs(35);
+
 /// How long an effect may take on a busy machine with brokers that start.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -459,56 +466,63 @@ fn groups_in_unrest_deliver_everything() {
     }
 }
 
-/// Two gateways and a foreign member share a group; the member comes and goes, a gateway stops.
-fn unrest(kafka: &Kafka, assignor: &str) {
-    const COUNT: u64 = 1_500;
-    let (group, topic) = (assignor, format!("events-{assignor}"));
-    kafka.create_topic(&topic, PARTITIONS);
-    let legacy = Backend::start();
-    let config = format!(
+/// What two gateways share with foreign members.
+fn group_config(kafka: &Kafka, assignor: &str, topic: &str, legacy: &Backend) -> String {
+    format!(
         "shards.count = 1\n[log]\nkind = \"kafka\"\n[kafka]\nbrokers = [\"{}\"]\n[[consumer]]\n\
-         name = \"all\"\ngroup = \"{group}\"\nassignor = \"{assignor}\"\nstart = \"earliest\"\n\
-         topics = [\"{topic}\"]\ndead_letter = false\ncommit_interval_ms = 100\n[consumer.to]\nupstream = \"legacy\"\n\
+         name = \"all\"\ngroup = \"{assignor}\"\nassignor = \"{assignor}\"\nsession_ms = {SESSION_MS}\n\
+         start = \"earliest\"\ntopics = [\"{topic}\"]\ndead_letter = false\n\
+         commit_interval_ms = 100\n[consumer.to]\nupstream = \"legacy\"\n\
          [[upstream]]\nname = \"legacy\"\nendpoints = [\"{}\"]\n",
         kafka.bootstrap(),
         legacy.address()
-    );
-    let (first, mut second) = (Gateway::start(&config), Gateway::start(&config));
-    let partitions = |gateway: &Gateway| gateway.metrics().sum("trine_consumer_partitions", &[]);
-    let shared = || (partitions(&first) + partitions(&second) == PARTITIONS as f64).then_some(());
+    )
+}
+
+/// Partitions that a gateway's member holds, as far as control was told.
+fn held(gateway: &Gateway) -> usize {
+    gateway.metrics().sum("trine_consumer_partitions", &[]) as usize
+}
+
+/// Two gateways and two foreign members share a group, which goes through [`storm`].
+fn unrest(kafka: &Kafka, assignor: &str) {
+    const COUNT: u64 = 3_000;
+    let (group, topic) = (assignor, format!("events-{assignor}"));
+    kafka.create_topic(&topic, PARTITIONS);
+    let legacy = Backend::start();
+    let config = group_config(kafka, assignor, &topic, &legacy);
+    let (mut first, mut second) = (Gateway::start(&config), Gateway::start(&config));
+    let shared = || (held(&first) + held(&second) == PARTITIONS).then_some(());
     assert!(wait::within(PATIENCE, shared).is_some(), "all partitions are read");
     let writer = kafka.write(&topic, "unrest", COUNT, 150);
     let arguments: &[&str] =
         if assignor == "broker" { &["--protocol", "consumer"] } else { &["--assignor", assignor] };
-    let member = Member::join(kafka, group, &topic, arguments);
-    let holds = || (!member.held().is_empty()).then_some(());
-    assert!(wait::within(PATIENCE, holds).is_some(), "the member is given partitions");
-    let mut elsewhere: BTreeSet<(i32, i64)> = member.leave().into_iter().collect();
-    let data = second.data();
-    process::signal(data, Signal::STOP);
-    let until = Instant::now() + harm().stopped;
-    let member = Member::join(kafka, group, &topic, arguments);
+    let join = || Member::join(kafka, group, &topic, arguments);
+    let (doomed, member) = (join(), join());
+    let hold = || (!doomed.held().is_empty() && !member.held().is_empty()).then_some(());
+    assert!(wait::within(PATIENCE, hold).is_some(), "the members are given partitions");
+    let mut elsewhere: BTreeSet<_> = storm(&mut first, &mut second, doomed, &member);
+    let back = || {
+        let held = [held(&first), held(&second), member.held().len()];
+        (!held.contains(&0) && held.iter().sum::<usize>() == PARTITIONS).then_some(())
+    };
+    assert!(wait::within(PATIENCE, back).is_some(), "who was expelled comes back");
     let sent = writer.finish();
-    // The stop is to last so long; nothing is waited for.
-    std::thread::sleep(until.saturating_duration_since(Instant::now()));
-    process::signal(data, Signal::CONT);
     let records = kafka.read(&topic);
     let everywhere = |foreign: &BTreeSet<(i32, i64)>| {
         let mut seen: BTreeSet<_> = legacy.requests().iter().map(place).collect();
         seen.extend(foreign);
         seen
     };
-    let all = || {
+    let come = || {
         let mut foreign = elsewhere.clone();
         foreign.extend(member.records());
-        (everywhere(&foreign).len() == records.len()).then_some(())
+        everywhere(&foreign).len()
     };
+    let all = || (come() == records.len()).then_some(());
     let limit = Duration::from_secs(90);
-    if wait::within(limit, all).is_none() {
-        let mut foreign = elsewhere.clone();
-        foreign.extend(member.records());
-        panic!("{} of {} came", everywhere(&foreign).len(), records.len());
-    }
+    let is_whole = wait::within(limit, all).is_some();
+    assert!(is_whole, "{} of {} came", come(), records.len());
     elsewhere.extend(member.leave());
     for mut gateway in [first, second] {
         assert!(gateway.terminate(Duration::from_secs(10)).is_some_and(|of| of.success()));
@@ -521,6 +535,29 @@ fn unrest(kafka: &Kafka, assignor: &str) {
         let before = (0..committed).filter(|offset| !delivered.contains(&(partition, *offset)));
         assert_eq!(before.count(), 0, "committed, not delivered in partition {partition}");
     }
+}
+
+/// One foreign member dies, the other and the second gateway's data process are stopped for longer
+/// than the group waits for them, and the gateway that has everything then is killed before they
+/// go on. What the dead one got.
+fn storm(
+    first: &mut Gateway,
+    second: &mut Gateway,
+    doomed: Member,
+    member: &Member,
+) -> BTreeSet<(i32, i64)> {
+    let stopped = [second.data(), member.id()];
+    stopped.iter().for_each(|id| process::signal(*id, Signal::STOP));
+    let until = Instant::now() + STOPPED;
+    let elsewhere = doomed.die().into_iter().collect();
+    let alone = || (held(first) == PARTITIONS).then_some(());
+    assert!(wait::within(EXPULSION, alone).is_some(), "who gives no sign of life is expelled");
+    let old = first.kill_data();
+    wait::until("another data process", || (first.data() != old).then_some(()));
+    // The stop is to last so long; nothing is waited for.
+    std::thread::sleep(until.saturating_duration_since(Instant::now()));
+    stopped.iter().for_each(|id| process::signal(*id, Signal::CONT));
+    elsewhere
 }
 
 /// When a record of a key is first delivered, all before it were, here or to the foreign member.

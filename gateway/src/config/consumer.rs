@@ -17,7 +17,7 @@ use super::file::Reader;
 use super::schema::{Key, Kind, Value, keys, list, name_of, quoted, time_of_day, word, write_key};
 use super::{Config, LogKind};
 use crate::deliver::Template;
-use crate::limits::YEAR_MS;
+use crate::limits::{KAFKA_SESSION_MS, YEAR_MS};
 
 /// A consumer group's member, or several, on each node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +36,9 @@ pub struct Consumer {
     pub assignor: Assignor,
     /// A member that comes back within its session keeps its partitions (KIP-345).
     pub static_membership: bool,
+    /// How long the group waits for a sign of life of a member before others get its partitions; a
+    /// group that the broker leads (KIP-848) is told so by the broker.
+    pub session_ms: u32,
     /// Records of one partition that may wait in memory, and their bytes.
     pub prefetch_records: usize,
     /// Their bytes; the last batch fetched may exceed it.
@@ -203,6 +206,7 @@ impl Default for Consumer {
             members: 1,
             assignor: Assignor::CooperativeSticky,
             static_membership: false,
+            session_ms: KAFKA_SESSION_MS,
             prefetch_records: 1_000,
             prefetch_bytes: 4 << 20,
             concurrency: 16,
@@ -562,6 +566,9 @@ const CONSUMER: &[Key<Consumer>] = keys! { Consumer;
     "" "static_membership" Kind::Bool,
         "A member that comes back within its session keeps its partitions; gateways need own names.",
         |c, v| c.static_membership = v.bool(), |c| Some(c.static_membership.to_string());
+    "" "session_ms" Kind::Integer(1_000, 1_800_000),
+        "Silence of a member after which others get its partitions; the brokers bound or set it.",
+        |c, v| c.session_ms = v.integer() as u32, |c| Some(c.session_ms.to_string());
     "" "concurrency" Kind::Integer(1, 1024),
         "Deliveries of one partition under way at once; records of one key never are.",
         |c, v| c.concurrency = v.size(), |c| Some(c.concurrency.to_string());
@@ -695,6 +702,7 @@ topics = ["tickets", "notes"]
 start = "earliest"
 members = 2
 assignor = "range"
+session_ms = 6_000
 prefetch.records = 10
 prefetch.limit_bytes = 2048
 concurrency = 3
@@ -736,6 +744,7 @@ timeout_ms = 2
             members: 2,
             assignor: Assignor::Range,
             static_membership: false,
+            session_ms: 6_000,
             prefetch_records: 10,
             prefetch_bytes: 2048,
             concurrency: 3,
@@ -793,6 +802,7 @@ timeout_ms = 2
             ("[[consumer]]\nname = \"a\"\ntopics = [\"t\"]".to_owned(), "nowhere to go"),
             (format!("{GOOD}topcs = 1"), "did you mean `topics`?"),
             (format!("{GOOD}lag = 1"), "[consumer.lag]"),
+            (format!("{GOOD}session_ms = 999"), "1000"),
             (format!("{GOOD}retry.trise = 1"), "did you mean `tries`?"),
             (format!("{GOOD}retry.max_ms = 1"), "shorter than the first"),
             (format!("{GOOD}lag = {{ warn = 2, critical = 1 }}"), "before the warning"),

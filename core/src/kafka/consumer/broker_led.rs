@@ -125,7 +125,7 @@ impl BrokerLed {
         // Who is not polled for a session takes itself for dead.
         let session_ms = match self.owned.is_empty() {
             true => u64::MAX,
-            false => self.polled_ms + u64::from(self.options.session_timeout_ms) / 3,
+            false => self.polled_ms + self.session_ms() / 3,
         };
         let due_ms = match self.coordinator {
             _ if self.has_ended => return u64::MAX,
@@ -180,12 +180,18 @@ impl BrokerLed {
     }
 
     fn look_at_clock(&mut self, now_ms: u64) {
-        let session_ms = u64::from(self.options.session_timeout_ms);
+        let session_ms = self.session_ms();
         let last_ms = std::mem::replace(&mut self.polled_ms, now_ms);
         let is_over = [self.alive_ms, last_ms].iter().any(|at_ms| at_ms + session_ms <= now_ms);
         if !self.owned.is_empty() && (is_over || self.drain_ms <= now_ms) {
             self.forget_epoch();
         }
+    }
+
+    /// How long it takes itself for a member without an answer. How often it may ask is the broker's
+    /// to say: two heartbeats must fit in, or it would lose everything between them.
+    fn session_ms(&self) -> u64 {
+        u64::from(self.options.session_timeout_ms).max(2 * self.interval_ms)
     }
 
     /// Goes towards what the member is to have.
@@ -459,6 +465,22 @@ mod tests {
         assert!(member.poll(soon_ms - 1, true, &name).is_none());
         assert_eq!(beat(&mut member, soon_ms).epoch, 3, "not when the next one would be due");
         assert!(events(&mut member).is_empty(), "nothing is lost, and nothing an alarm");
+    }
+
+    #[test]
+    fn a_session_is_never_shorter_than_two_heartbeats() {
+        let mut member = member(None);
+        beat(&mut member, 0);
+        let seldom =
+            Response { heartbeat_interval_ms: 2_000, ..answer(ErrorCode::NONE, 3, Some(&[0])) };
+        member.beaten(&seldom, 0);
+        beat(&mut member, 10);
+        member.beaten(&Response { assignment: None, ..seldom }, 10);
+        assert_eq!(events(&mut member), [('+', vec![0])]);
+        beat(&mut member, 2_010);
+        assert_eq!(events(&mut member), [], "a session of 1,000 ms is over, but nothing was due");
+        assert!(member.poll(4_010, true, &name).is_none(), "unanswered");
+        assert_eq!(events(&mut member), [('!', vec![0])]);
     }
 
     #[test]
