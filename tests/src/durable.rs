@@ -30,9 +30,6 @@ const RECONNECT_LIMIT: Duration = Duration::from_secs(60);
 /// How long an effect may take on a busy machine with brokers that start.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Messages that one publisher sends before the first is answered.
-pub const IN_FLIGHT: usize = 32;
-
 /// How messages are sent.
 #[derive(Clone, Debug)]
 pub enum Route {
@@ -81,7 +78,7 @@ impl Plan {
             keys: 10,
             fill_bytes: 0,
             rate_per_s: 100,
-            in_flight: IN_FLIGHT,
+            in_flight: 32,
             answer_limit: Duration::from_secs(10),
         }
     }
