@@ -277,6 +277,30 @@ impl Kafka {
         records
     }
 
+    /// Partition and offset of each record of a topic, as kcat reads them; nothing without it.
+    #[track_caller]
+    pub fn places_by_kcat(&self, topic: &str) -> Option<Vec<(i32, i64)>> {
+        let bootstrap = self.bootstrap();
+        let mut command = Command::new("kcat");
+        command.args(["-C", "-q", "-e", "-o", "beginning", "-b", &bootstrap, "-t", topic]);
+        let output = match command.args(["-f", "%p %o\n"]).output() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                println!("SKIPPED: there is no kcat");
+                return None;
+            }
+            output => output.expect("kcat is started"),
+        };
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).expect("numbers");
+        let place = |line: &str| {
+            let (partition, offset) = line.split_once(' ').expect("two numbers");
+            (partition.parse().expect("a partition"), offset.parse().expect("an offset"))
+        };
+        let mut places: Vec<_> = text.lines().map(place).collect();
+        places.sort_unstable();
+        Some(places)
+    }
+
     /// Starts `tests/kafka/write.py`: messages 0 to `count` of `run` in a topic, at `rate_per_s`, or as fast
     /// as it goes when that is 0.
     #[track_caller]

@@ -59,6 +59,9 @@ fn kafka_has_what_was_acknowledged() {
     let places = places(&sent);
     assert!(places.get("kafka").is_some_and(|&count| count > 500), "{places:?}");
     checker::check("plain", &sent, &records).assert(Allowed::default());
+    // Clients in two languages see the same.
+    let read: Vec<_> = records.iter().map(|of| (of.partition, of.log_offset)).collect();
+    assert!(kafka.places_by_kcat(TOPIC).is_none_or(|places| places == read));
 }
 
 #[test]

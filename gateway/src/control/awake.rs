@@ -109,14 +109,18 @@ impl Awake {
         }
         self.cpus.entry(number).or_default().before = Some(before);
         self.write_note()?;
-        fs::write(&file, NO_DELAY)
+        fs::write(&file, NO_DELAY).inspect_err(|_| {
+            self.cpus.entry(number).or_default().before = None;
+            let _ = self.write_note();
+        })
     }
 
     fn release(&mut self, number: usize) -> io::Result<()> {
         let file = self.file(number);
         let Some(cpu) = self.cpus.get_mut(&number) else { return Ok(()) };
-        let Some(before) = cpu.before.take() else { return Ok(()) };
+        let Some(before) = &cpu.before else { return Ok(()) };
         fs::write(&file, before)?;
+        cpu.before = None;
         self.write_note()
     }
 
@@ -128,7 +132,10 @@ impl Awake {
             }
         }
         match text.is_empty() {
-            true => fs::remove_file(&self.note),
+            true => fs::remove_file(&self.note).or_else(|error| match error.kind() {
+                io::ErrorKind::NotFound => Ok(()),
+                _ => Err(error),
+            }),
             false => fs::write(&self.note, text),
         }
     }
@@ -265,5 +272,7 @@ mod tests {
         let mut awake = folder.awake();
         awake.look(&BTreeMap::from([(0, 1)])).unwrap();
         assert!(awake.look(&BTreeMap::from([(0, 1 + AWAKE_TURNS)])).is_err());
+        drop(awake);
+        assert!(!folder.note().exists(), "nothing was changed");
     }
 }

@@ -4,7 +4,7 @@
 //! records without a key are free. A record has up to three parts to deliver, channel, upstream and
 //! topic, and a retry repeats the parts that are not acknowledged. Invariants: the position never
 //! passes a record that is not finished; each record is finished once; none is begun before its
-//! consumer's schedule lets it; after [`Lane::revoke`] nothing new is begun.
+//! consumer's schedule lets it; after [`Lane::revoke`] nothing is begun but what was overtaken.
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
@@ -767,19 +767,23 @@ impl Lane {
         Effect::Commit { next_offset }
     }
 
-    /// After a revoke: begins a record that a later one has overtaken, if there is time.
+    /// After a revoke: begins a record that a later one has overtaken, if there is time. One for a
+    /// channel is left: who follows it may have gone already, to where it is delivered next.
     fn fill(&mut self, now_ms: u64) -> bool {
         let until_ms = *self.fill_until_ms.get_or_insert(now_ms + LANE_FILL_MS);
         let route = self.route.clone();
         let settings = route.consumer();
         let may_begin = now_ms < until_ms
             && settings.batch.records == 1
+            && settings.to.channel.is_none()
             && self.ready.peek().is_some_and(|Reverse(serial)| serial + 1 < self.newest)
             && !self.full
             && !self.is_paused()
             && self.may_begin(settings)
             && self.is_open(now_ms);
         if may_begin && let Some(Reverse(serial)) = self.ready.pop() {
+            let offset = self.entry(serial).offset;
+            self.schedule.began(offset, settings, now_ms);
             self.begin(serial, settings, now_ms);
             self.trim(now_ms);
         }

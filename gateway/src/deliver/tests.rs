@@ -516,9 +516,13 @@ fn a_revoked_lane_waits_commits_and_ends() {
 
 #[test]
 fn a_revoked_lane_leaves_nothing_that_was_overtaken() {
-    let mut settings = to_channel();
-    settings.concurrency = 2;
-    for (late_ms, end) in [(0, "commit 3"), (crate::limits::LANE_FILL_MS, "commit 1")] {
+    for (mut settings, late_ms, end) in [
+        (to_upstream(), 0, "commit 3"),
+        (to_upstream(), crate::limits::LANE_FILL_MS, "commit 1"),
+        (to_channel(), 0, "commit 1"),
+    ] {
+        settings.concurrency = 2;
+        let is_filled = end == "commit 3";
         let mut lane = lane_of(settings.clone());
         lane.fetched(records(&["a", "a", "b", "c"]), 4, 0);
         // The second of "a" waits for the first, and "b" overtakes it.
@@ -528,7 +532,7 @@ fn a_revoked_lane_leaves_nothing_that_was_overtaken() {
         lane.done(token(&effects[1]), Outcome::Delivered, 0, 0);
         lane.done(token(&effects[0]), Outcome::Delivered, 0, 0);
         let mut effects = all(&mut lane, late_ms);
-        if late_ms == 0 {
+        if is_filled {
             assert_eq!(effects.len(), 1, "the overtaken one, and not the last: {effects:?}");
             lane.done(token(&effects[0]), Outcome::Delivered, 0, 0);
             effects = all(&mut lane, 0);

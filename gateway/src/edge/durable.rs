@@ -165,11 +165,15 @@ impl Shard {
         let info = publication.info.as_deref().map(|info| info.as_ref());
         let channel = (&*publication.channel, publication.namespace as usize);
         let name = publication.name.as_deref().map(|name| (channel.0, name));
-        let position = match name {
-            Some(name) if publication.is_repeat => {
-                self.hub.broker().published(Named::Durable, name, now_ms).flatten()
-            }
-            name => {
+        // The log may have forgotten a name that was published, and never the other way round.
+        let known = name.and_then(|name| {
+            let broker = self.hub.broker();
+            broker.published(Named::Durable, name, now_ms)
+        });
+        let position = match known {
+            Some(position) => position,
+            None if publication.is_repeat => None,
+            None => {
                 let message = Message { data: &data, info, options: &publication.options };
                 let position = self.hub.publish_owned(&mut self.clients, channel, message, now_ms);
                 if let Some(name) = name {

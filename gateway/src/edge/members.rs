@@ -8,7 +8,7 @@ use trine_proto::hash;
 
 use super::shard::wall_ms;
 use crate::config::{Assignor, Config, Consumer, Start};
-use crate::limits::KAFKA_REBALANCE_MS;
+use crate::limits::{KAFKA_REBALANCE_MS, KAFKA_SESSION_MS};
 
 /// The number of the member of `consumer` that shard `index` of so many has, if it has one. Members
 /// are on shards in a row, from one that the consumer's name picks: not all on the first ones.
@@ -47,7 +47,11 @@ pub(super) fn member_options(config: &Config, consumer: &Consumer, number: usize
             Start::Earliest => consumer::Start::Earliest,
         },
         instance: consumer.static_membership.then(|| instance.into()),
-        session_timeout_ms: consumer.session_ms,
+        session_timeout_ms: match consumer.assignor {
+            // The broker has a session of its own, and a member must not outlive it.
+            Assignor::Broker => consumer.session_ms.min(KAFKA_SESSION_MS),
+            _ => consumer.session_ms,
+        },
         rebalance_timeout_ms: KAFKA_REBALANCE_MS,
         read_committed: true,
         started_unix_ms: wall_ms() as i64,

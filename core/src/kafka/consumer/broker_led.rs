@@ -245,6 +245,7 @@ impl BrokerLed {
                 (self.coordinator, self.retry_ms) = (Some(broker), KAFKA_RETRY_MS);
                 self.heartbeat_ms = now_ms;
             }
+            Err(error) if error.is_retriable() => self.back_off(now_ms),
             Err(error) => self.failed("FindCoordinator", error, now_ms),
         }
     }
@@ -457,11 +458,16 @@ mod tests {
         let soon_ms = 30 + KAFKA_RETRY_MS;
         assert_eq!((member.coordinator(), member.deadline_ms()), (None, soon_ms));
         assert_eq!(member.poll(soon_ms, false, &name), Some(Request::FindCoordinator));
-        member.found(Ok(2), 90);
-        let sent = beat(&mut member, 90);
+        // Nobody coordinates yet: it is not asked for at once, nor ever faster.
+        member.found(Err(ErrorCode::COORDINATOR_NOT_AVAILABLE), 80);
+        let later_ms = member.deadline_ms();
+        assert!(later_ms >= 80 + KAFKA_RETRY_MS && member.poll(80, false, &name).is_none());
+        assert_eq!(member.poll(later_ms, false, &name), Some(Request::FindCoordinator));
+        member.found(Ok(2), later_ms);
+        let sent = beat(&mut member, later_ms);
         assert_eq!((sent.epoch, sent.is_full), (3, true), "it says all to the new one");
-        member.beaten(&answer(ErrorCode::COORDINATOR_LOAD_IN_PROGRESS, 0, None), 95);
-        let soon_ms = 95 + KAFKA_RETRY_MS;
+        member.beaten(&answer(ErrorCode::COORDINATOR_LOAD_IN_PROGRESS, 0, None), later_ms);
+        let soon_ms = later_ms + KAFKA_RETRY_MS;
         assert!(member.poll(soon_ms - 1, true, &name).is_none());
         assert_eq!(beat(&mut member, soon_ms).epoch, 3, "not when the next one would be due");
         assert!(events(&mut member).is_empty(), "nothing is lost, and nothing an alarm");

@@ -254,6 +254,7 @@ impl Watched {
     /// After a revoke only what a later record has overtaken is begun.
     fn is_overtaken(&mut self, offset: u64) {
         if self.revoked {
+            assert!(self.consumer.to.channel.is_none());
             assert!(self.newest.is_some_and(|newest| offset < newest));
         } else {
             self.newest = self.newest.max(Some(offset));
