@@ -38,8 +38,6 @@ ROWS = [
     Row("rpc-open", "rpc echo, open loop", "reply", RPC, saturation="rpc"),
     Row("chat-open", "chat 500 × 2, open loop", "delivery", CHAT, saturation="chat"),
     Row("fanout-open", "fan-out 1 → 1,000, open loop", "delivery", FANOUT, saturation="fanout-1"),
-    Row("fanout-8-open", "fan-out 1 → 1,000, open loop at a rate for eight in flight", "delivery", FANOUT,
-        saturation="fanout-8"),
     Row("publish-open", "publish with reply, open loop", "reply", PUBLISH, saturation="publish"),
     Row("churn-open", "connect, subscribe, close, open loop", "life",
         ("--row", "churn", "--connections", "64"), saturation="churn"),

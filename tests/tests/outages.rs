@@ -39,6 +39,9 @@ const STOPPED: Duration = Duration::from_secs(15);
 /// How long an expulsion may take: less than the 45 s of a member that was told no `session_ms`.
 const EXPULSION: Duration = Duration::from_secs(35);
 
+/// After how long a process that has begun has told what its spool has.
+const KNOWN: Duration = Duration::from_secs(3);
+
 /// How long an effect may take on a busy machine with brokers that start.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -72,8 +75,19 @@ fn spooled(gateway: &Gateway) -> f64 {
 /// Waits until something is spooled, or nothing is.
 #[track_caller]
 fn await_spool(gateway: &Gateway, is_empty: bool) {
-    let there = || ((spooled(gateway) == 0.0) == is_empty).then_some(());
-    if wait::within(PATIENCE, there).is_none() {
+    let mut since = None;
+    let there = || {
+        if (spooled(gateway) == 0.0) != is_empty {
+            since = None;
+            return None;
+        }
+        // A process that has just begun does not know yet what it has.
+        let since = *since.get_or_insert_with(Instant::now);
+        (!is_empty || since.elapsed() >= KNOWN).then_some(())
+    };
+    // Each kill may have left a share that is forwarded at no more than the spool's rate.
+    let limit = if is_empty { PATIENCE * harm().kills as u32 / 5 } else { PATIENCE };
+    if wait::within(limit, there).is_none() {
         let metrics = gateway.metrics();
         let of = |direction| metrics.sum("trine_spool_records_total", &[("direction", direction)]);
         let (left, taken, forwarded) = (spooled(gateway), of("in"), of("out"));
