@@ -14,7 +14,8 @@ use trine_core::metrics::{
 };
 
 use crate::control::State;
-use crate::control::report::{Consumer, Journal, PHASES, Partition, Recovery, Report, Upstream};
+use crate::control::report::{Consumer, Journal, PHASES, Partition, Recovery, Report};
+use crate::edge::Pool;
 
 /// The format's media type.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -292,36 +293,34 @@ fn upstreams(text: &mut Text, report: &Report) {
     for (name, kind, help, value) in UPSTREAM {
         for upstream in &report.upstreams {
             text.family(name, kind, help);
-            text.sample(name, "", &label("upstream", &upstream.name), value(upstream));
+            text.sample(name, "", &label("upstream", &upstream.name), value(&upstream.pool));
         }
     }
 }
 
 /// Name, kind, help and value of an upstream's series.
-type OfUpstream = (&'static str, &'static str, &'static str, fn(&Upstream) -> u64);
+type OfUpstream = (&'static str, &'static str, &'static str, fn(&Pool) -> u64);
 
 /// Totals are of the data process's life.
 const UPSTREAM: [OfUpstream; 7] = [
-    ("trine_upstream_leased", "gauge", "Connections in use.", |upstream| upstream.leased),
-    ("trine_upstream_idle", "gauge", "Connections kept for later.", |upstream| upstream.idle),
-    ("trine_upstream_waiting", "gauge", "Calls that wait for a connection.", |upstream| {
-        upstream.waiting
-    }),
+    ("trine_upstream_leased", "gauge", "Connections in use.", |pool| pool.leased),
+    ("trine_upstream_idle", "gauge", "Connections kept for later.", |pool| pool.idle),
+    ("trine_upstream_waiting", "gauge", "Calls that wait for a connection.", |pool| pool.waiting),
     (
         "trine_upstream_overdue",
         "gauge",
         "Connections in use for longer than any call may take: the log names who has them.",
-        |upstream| upstream.overdue,
+        |pool| pool.overdue,
     ),
     (
         "trine_upstream_refused_total",
         "counter",
         "Calls refused since too many waited, or for too long.",
-        |upstream| upstream.refused,
+        |pool| pool.refused,
     ),
-    ("trine_upstream_connects_total", "counter", "Connects tried.", |upstream| upstream.connects),
-    ("trine_upstream_connect_failures_total", "counter", "Connects that failed.", |upstream| {
-        upstream.connect_failures
+    ("trine_upstream_connects_total", "counter", "Connects tried.", |pool| pool.connects),
+    ("trine_upstream_connect_failures_total", "counter", "Connects that failed.", |pool| {
+        pool.connect_failures
     }),
 ];
 
@@ -431,6 +430,7 @@ mod tests {
     use super::*;
     use crate::config::LogKind;
     use crate::control::report::Log;
+    use crate::control::report::Upstream;
     use std::collections::{HashMap, HashSet};
     use trine_core::metrics::Writer;
 
@@ -500,10 +500,7 @@ mod tests {
             partitions_omitted: 0,
             upstreams: vec![Upstream {
                 name: "desk".to_owned(),
-                leased: 3,
-                overdue: 1,
-                refused: 5,
-                ..Upstream::default()
+                pool: Pool { leased: 3, overdue: 1, refused: 5, ..Pool::default() },
             }],
         }
     }

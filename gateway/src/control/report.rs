@@ -145,26 +145,15 @@ pub struct Partition {
     pub lag_level: u8,
 }
 
-/// A backend: the pools of all shards together, and totals since the data process started.
+/// A backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Upstream {
     /// Its name.
     pub name: String,
-    /// Connections in use, those being made included.
-    pub leased: u64,
-    /// Connections kept for later.
-    pub idle: u64,
-    /// Calls that wait for a connection.
-    pub waiting: u64,
-    /// Connections in use for longer than any call may take; the log names who has them.
-    pub overdue: u64,
-    /// Calls refused since too many waited, or for too long.
-    pub refused: u64,
-    /// Connects tried.
-    pub connects: u64,
-    /// Connects that failed.
-    pub connect_failures: u64,
+    /// The pools of all shards together; totals since the data process started.
+    #[serde(flatten)]
+    pub pool: Pool,
 }
 
 /// The words for what a journal does with records.
@@ -232,23 +221,6 @@ impl Partition {
     /// Records that are not delivered.
     pub fn lag(&self) -> u64 {
         self.end_offset.saturating_sub(self.position)
-    }
-}
-
-impl Upstream {
-    /// Adds a shard's pool.
-    pub fn add(&mut self, pool: &Pool) {
-        for (sum, more) in [
-            (&mut self.leased, pool.leased),
-            (&mut self.idle, pool.idle),
-            (&mut self.waiting, pool.waiting),
-            (&mut self.overdue, pool.overdue),
-            (&mut self.refused, pool.refused),
-            (&mut self.connects, pool.connects),
-            (&mut self.connect_failures, pool.connect_failures),
-        ] {
-            *sum += more;
-        }
     }
 }
 

@@ -124,11 +124,11 @@ impl Reporter {
 
     /// Each upstream with what all shards have of it.
     fn upstreams(&self) -> Vec<Upstream> {
-        let named = |name: &String| Upstream { name: name.clone(), ..Upstream::default() };
+        let named = |name: &String| Upstream { name: name.clone(), pool: Pool::default() };
         let mut all: Vec<Upstream> = self.upstreams.iter().map(named).collect();
         for shard in &self.shards {
             for (upstream, pool) in all.iter_mut().zip(&shard.read().pools) {
-                upstream.add(pool);
+                upstream.pool.add(pool);
             }
         }
         all
@@ -248,10 +248,9 @@ mod tests {
         let none = std::iter::empty::<Standing>;
         assert!(one.try_replace(none(), [pool(1, 2, 3), pool(0, 0, 9)].into_iter()));
         assert!(other.try_replace(none(), [pool(10, 20, 30), pool(0, 0, 0)].into_iter()));
-        let named = |name: &str| Upstream { name: name.to_owned(), ..Upstream::default() };
-        let desk = Upstream { leased: 11, waiting: 22, connect_failures: 33, ..named("desk") };
-        let crm = Upstream { connect_failures: 9, ..named("crm") };
-        assert_eq!(reporter.report(&Journals::default()).upstreams, [desk, crm]);
+        let named = |name: &str, pool| Upstream { name: name.to_owned(), pool };
+        let expected = [named("desk", pool(11, 22, 33)), named("crm", pool(0, 0, 9))];
+        assert_eq!(reporter.report(&Journals::default()).upstreams, expected);
     }
 
     fn watched(group: u16, topic: &str, partition: i32, committed: i64) -> Watched {

@@ -2,10 +2,12 @@
 //!
 //! **Runs on: shard.**
 
+use serde::{Deserialize, Serialize};
 use trine_core::upstream::Upstream;
 
-/// A shard's pool of connections to one upstream.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// A pool of connections to one upstream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Pool {
     /// Connections in use, those being made included.
     pub leased: u64,
@@ -13,7 +15,7 @@ pub struct Pool {
     pub idle: u64,
     /// Calls that wait for a connection.
     pub waiting: u64,
-    /// Connections in use for longer than any call may take.
+    /// Connections in use for longer than any call may take; the log names who has them.
     pub overdue: u64,
     /// Calls refused since too many waited, or for too long, since the start.
     pub refused: u64,
@@ -35,6 +37,21 @@ impl Pool {
             refused: report.totals.refused,
             connects: report.totals.connects,
             connect_failures: report.totals.connect_failures,
+        }
+    }
+
+    /// Adds another shard's.
+    pub fn add(&mut self, other: &Pool) {
+        for (sum, more) in [
+            (&mut self.leased, other.leased),
+            (&mut self.idle, other.idle),
+            (&mut self.waiting, other.waiting),
+            (&mut self.overdue, other.overdue),
+            (&mut self.refused, other.refused),
+            (&mut self.connects, other.connects),
+            (&mut self.connect_failures, other.connect_failures),
+        ] {
+            *sum += more;
         }
     }
 }
