@@ -166,6 +166,9 @@ pub const LAG_INTERVAL_MS: u64 = 1_000;
 pub const FETCH_RECORDS: usize = 512;
 /// Spooled records of one partition that Kafka was given and has not acknowledged.
 pub const SPOOL_FORWARD_RECORDS: usize = 4_096;
+/// How old what Kafka acknowledged may be before its cursor is durable: nothing more is forwarded
+/// then, since a crash would repeat it.
+pub const SPOOL_CURSOR_LAG_MS: u64 = 100;
 /// Pause before Kafka is given records of the spool again, after it did not answer.
 pub const SPOOL_PAUSE_MS: u64 = 250;
 /// How often the producer is looked at for records that the spool must take over: with the turn

@@ -114,6 +114,21 @@ impl Allowed {
         let records = BATCHES * (BATCH_BYTES / RECORD_BYTES);
         Self { duplicates: outages * shards * partitions * records, ..Self::default() }
     }
+
+    /// What so many kills may leave twice beside that where they meet the forwarding of spools: what
+    /// Kafka acknowledged in the 100 ms that a durable cursor may lag behind. Each shard may forward
+    /// a second's records at once after an outage, then goes on at its rate, and at the publishers'.
+    pub fn and_forwarding(
+        mut self,
+        kills: usize,
+        shards: usize,
+        forward_per_s: usize,
+        published_per_s: usize,
+    ) -> Self {
+        let forwarded = shards * (forward_per_s + forward_per_s / 10);
+        self.duplicates += kills * (forwarded + published_per_s / 10);
+        self
+    }
 }
 
 /// Findings of one kind.

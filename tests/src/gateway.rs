@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
@@ -26,6 +26,9 @@ const OPEN: &str = "channel.subscribe = \"anonymous\"\nchannel.publish = \"anony
 
 /// How much history a channel has unless the test says so.
 const HISTORY: &str = "channel.history_size = 1000\n";
+
+/// In what time at most a shard's gauges tell what it was given before.
+const GAUGES: Duration = Duration::from_millis(1_000);
 
 /// A running gateway.
 pub struct Gateway {
@@ -155,6 +158,37 @@ impl Gateway {
     #[track_caller]
     pub fn metrics(&self) -> Metrics {
         wait::until("metrics are served", || self.scrape())
+    }
+
+    /// Waits until every shard knows what it has spooled, and has nothing of it left.
+    #[track_caller]
+    pub fn await_empty_spool(&self, limit: Duration) {
+        let mut since = None;
+        let is_empty = || {
+            let metrics = self.metrics();
+            let open = metrics.sum("trine_spool_open", &[]);
+            let left = metrics.sum("trine_spool_records", &[]);
+            if open != metrics.sum("trine_shards", &[]) || left > 0.0 {
+                since = None;
+                return None;
+            }
+            (since.get_or_insert_with(Instant::now).elapsed() >= GAUGES).then_some(())
+        };
+        if wait::within(limit, is_empty).is_none() {
+            let metrics = self.metrics();
+            let records =
+                |direction| metrics.sum("trine_spool_records_total", &[("direction", direction)]);
+            let of = |name| metrics.sum(name, &[]);
+            panic!(
+                "not within {limit:?}: the spool is empty; open on {} shards, {} left, {} taken, {} \
+                 forwarded, {} take-overs",
+                of("trine_spool_open"),
+                of("trine_spool_records"),
+                records("in"),
+                records("out"),
+                of("trine_spool_take_overs_total")
+            );
+        }
     }
 
     fn scrape(&self) -> Option<Metrics> {

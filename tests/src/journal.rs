@@ -1,5 +1,5 @@
-//! What the embedded log has, read from its files by `trine journal`, beside a running gateway or
-//! after it.
+//! What a gateway's journals have, read from their files by `trine journal`, beside a running
+//! gateway or after it.
 //!
 //! **Runs on: any.**
 
@@ -13,17 +13,29 @@ use serde_json::Value;
 use crate::checker::Record;
 use crate::gateway;
 
-/// All records of a topic, partition by partition.
+/// All records that the embedded log has of a topic, partition by partition.
 #[track_caller]
 pub fn read(data_dir: &Path, topic: &str, partitions: u32) -> Vec<Record> {
-    (0..partitions).flat_map(|partition| read_partition(data_dir, topic, partition)).collect()
+    read_all(&data_dir.join("log"), topic, partitions)
 }
 
-fn read_partition(data_dir: &Path, topic: &str, partition: u32) -> Vec<Record> {
+/// All records of a topic that Kafka refused for good after they were spooled.
+#[track_caller]
+pub fn read_dead_letters(data_dir: &Path, topic: &str, partitions: u32) -> Vec<Record> {
+    read_all(&data_dir.join("dead-letters"), topic, partitions)
+}
+
+#[track_caller]
+fn read_all(folder: &Path, topic: &str, partitions: u32) -> Vec<Record> {
+    (0..partitions).flat_map(|partition| read_partition(folder, topic, partition)).collect()
+}
+
+#[track_caller]
+fn read_partition(folder: &Path, topic: &str, partition: u32) -> Vec<Record> {
     let stream = format!("{topic}/{partition}");
     let output = Command::new(gateway::binary())
         .args(["journal", "dump", "--json"])
-        .arg(data_dir.join("log"))
+        .arg(folder)
         .arg(&stream)
         .output()
         .expect("the gateway's binary runs");

@@ -39,9 +39,6 @@ const STOPPED: Duration = Duration::from_secs(15);
 /// How long an expulsion may take: less than the 45 s of a member that was told no `session_ms`.
 const EXPULSION: Duration = Duration::from_secs(35);
 
-/// After how long a process that has begun has told what its spool has.
-const KNOWN: Duration = Duration::from_secs(3);
-
 /// How long an effect may take on a busy machine with brokers that start.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -75,25 +72,12 @@ fn spooled(gateway: &Gateway) -> f64 {
 /// Waits until something is spooled, or nothing is.
 #[track_caller]
 fn await_spool(gateway: &Gateway, is_empty: bool) {
-    let mut since = None;
-    let there = || {
-        if (spooled(gateway) == 0.0) != is_empty {
-            since = None;
-            return None;
-        }
-        // A process that has just begun does not know yet what it has.
-        let since = *since.get_or_insert_with(Instant::now);
-        (!is_empty || since.elapsed() >= KNOWN).then_some(())
-    };
-    // Each kill may have left a share that is forwarded at no more than the spool's rate.
-    let limit = if is_empty { PATIENCE * harm().kills as u32 / 5 } else { PATIENCE };
-    if wait::within(limit, there).is_none() {
-        let metrics = gateway.metrics();
-        let of = |direction| metrics.sum("trine_spool_records_total", &[("direction", direction)]);
-        let (left, taken, forwarded) = (spooled(gateway), of("in"), of("out"));
-        let take_overs = metrics.sum("trine_spool_take_overs_total", &[]);
-        panic!("spool: {left} left, {taken} taken, {forwarded} forwarded, {take_overs} take-overs");
+    if is_empty {
+        // Each kill may have left a share that is forwarded at no more than the spool's rate.
+        return gateway.await_empty_spool(PATIENCE * harm().kills as u32 / 5);
     }
+    let there = || (spooled(gateway) > 0.0).then_some(());
+    assert!(wait::within(PATIENCE, there).is_some(), "something is spooled");
 }
 
 /// Waits until the spool is empty and says what Kafka has.
@@ -106,14 +90,6 @@ fn settled(gateway: &Gateway, kafka: &Kafka) -> Vec<Record> {
 /// What so many outages may leave twice.
 fn allowed(outages: usize) -> Allowed {
     Allowed::outages(outages, SHARDS, PARTITIONS)
-}
-
-/// What a kill while records are forwarded may leave twice beside those in doubt: what Kafka acknowledged
-/// in the 100 ms that a durable cursor may lag behind. Each shard may forward a second's records at
-/// once after an outage, then goes on at its rate, and at the publishers'.
-fn lag() -> usize {
-    let published_per_s = SENDERS * RATE_PER_S as usize;
-    SHARDS * (FORWARD_RATE + FORWARD_RATE / 10) + published_per_s / 10
 }
 
 #[track_caller]
@@ -324,11 +300,12 @@ fn kills_at_random_during_outages_lose_nothing() {
         progress.acknowledge(4_000);
     });
     // An outage and a kill each time, of which every other one meets the forwarding.
-    let duplicates = allowed(2 * kills).duplicates + kills.div_ceil(2) * lag();
+    let published_per_s = SENDERS * RATE_PER_S as usize;
+    let allowed =
+        allowed(2 * kills).and_forwarding(kills.div_ceil(2), SHARDS, FORWARD_RATE, published_per_s);
     let records = settled(&gateway, &kafka);
-    println!("{:?}, at most {duplicates} twice", places(&sent));
-    let report = checker::check("kills", &sent, &records);
-    report.assert(Allowed { duplicates, ..Allowed::default() });
+    println!("{:?}, at most {} twice", places(&sent), allowed.duplicates);
+    checker::check("kills", &sent, &records).assert(allowed);
 }
 
 /// A small filesystem of its own, unmounted when it goes out of scope.

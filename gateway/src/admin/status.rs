@@ -37,6 +37,9 @@ pub struct Status {
     /// Spooled records that Kafka has not acknowledged.
     #[serde(default)]
     pub spool_records: u64,
+    /// Whether every shard has read what was spooled before it began; until then there may be more.
+    #[serde(default)]
+    pub spool_open: bool,
     /// Milliseconds since the oldest of them was spooled.
     #[serde(default)]
     pub spool_age_ms: u64,
@@ -111,6 +114,7 @@ impl Status {
             shards: seen.iter().enumerate().map(shard).collect(),
             events_refused: seen.iter().map(refused).sum(),
             spool_records: seen.iter().map(|seen| seen.gauge(Gauge::SpoolRecords)).sum(),
+            spool_open: seen.iter().all(|seen| seen.gauge(Gauge::SpoolOpen) == 1),
             spool_age_ms: seen.iter().map(|s| s.gauge(Gauge::SpoolAge)).max().unwrap_or(0),
             report: state.report.as_deref().cloned().unwrap_or_default(),
         }

@@ -94,6 +94,7 @@ fn describe_log(text: &mut String, status: &Status) {
     if let Some(spool) = &status.report.spool {
         let age_s = status.spool_age_ms as f64 / 1e3;
         let waiting = match status.spool_records {
+            _ if !status.spool_open => "is being read, ".to_owned(),
             0 => "empty, ".to_owned(),
             records => format!("{records} records for Kafka, the oldest {age_s:.1} s old, "),
         };
@@ -254,6 +255,8 @@ mod tests {
         let letters = Journal { removed_records: 5, ..journal.clone().unwrap_or_default() };
         (status.report.spool, status.report.dead_letters) = (journal, Some(letters));
         (status.spool_records, status.spool_age_ms) = (12, 3_400);
+        assert!(describe(&status).contains("spool       is being read, failing, 3.0 MiB of"));
+        status.spool_open = true;
         let text = describe(&status);
         let waiting = "spool       12 records for Kafka, the oldest 3.4 s old, failing, 3.0 MiB of";
         assert!(text.contains("log         kafka\n") && text.contains(waiting), "{text}");

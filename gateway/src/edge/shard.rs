@@ -510,6 +510,7 @@ impl Shard {
                 let (records, age_ms) = log.spool().backlog(now_ms);
                 metrics.set(Gauge::SpoolRecords, records);
                 metrics.set(Gauge::SpoolAge, age_ms);
+                metrics.set(Gauge::SpoolOpen, u64::from(log.spool().is_open()));
                 let (before, now) = (self.spooled, log.totals());
                 let dead = log.spool().dead_letters();
                 metrics.add(Counter::SpoolTaken, now.spooled - before.0);

@@ -8,11 +8,13 @@
 //! its number of partitions is the one that they were spooled with, so that a key stays where it is.
 
 mod givers;
+mod lag;
 #[cfg(test)]
 mod tests;
 
 use bytes::Bytes;
 use givers::Giver;
+use lag::Lag;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -82,8 +84,9 @@ pub struct Line {
     /// When its oldest record came; 0: it has none.
     since_ms: u64,
     cursor_moved: bool,
-    /// Where its dead letters go, and those that wait until that is known.
+    /// Where its dead letters go, whether that was asked for, and those that wait for it.
     dead: Option<StreamId>,
+    dead_asked: bool,
     dead_waiting: VecDeque<Bytes>,
     /// The dead letter that the journal has not answered.
     letter: Option<Bytes>,
@@ -120,7 +123,12 @@ impl Line {
 
     /// Whether something is to be forwarded or written, now or later.
     fn has_work(&self) -> bool {
-        self.cursor_moved || !self.dead_waiting.is_empty() || self.next < self.end
+        self.cursor_moved || self.has_letters() || self.next < self.end
+    }
+
+    /// Whether dead letters are not durable yet.
+    fn has_letters(&self) -> bool {
+        !self.dead_waiting.is_empty() || self.letter.is_some()
     }
 }
 
@@ -141,10 +149,12 @@ enum About {
     Letter,
     /// The number of a topic's partitions.
     Partitions,
+    /// Cursors that moved.
+    Moved,
 }
 
 impl About {
-    const ALL: [About; 11] = [
+    const ALL: [About; 12] = [
         About::Append,
         About::List,
         About::Stream,
@@ -156,6 +166,7 @@ impl About {
         About::Dead,
         About::Letter,
         About::Partitions,
+        About::Moved,
     ];
 
     fn token(self, number: usize) -> u64 {
@@ -215,6 +226,7 @@ pub struct Spool {
     appends: std::collections::HashMap<u32, usize>,
     opening: usize,
     is_open: bool,
+    lag: Lag,
     /// Records that may be forwarded now.
     allowance: u64,
     allowed_ms: u64,
@@ -262,6 +274,7 @@ impl Spool {
             appends: std::collections::HashMap::new(),
             opening: 0,
             is_open: false,
+            lag: Lag::default(),
             allowance: 0,
             allowed_ms: 0,
             rate,
@@ -335,6 +348,7 @@ impl Spool {
             since_ms: 0,
             cursor_moved: false,
             dead: None,
+            dead_asked: false,
             dead_waiting: VecDeque::new(),
             letter: None,
             is_listed: false,
@@ -443,14 +457,7 @@ impl Spool {
 
     /// Kafka refuses a record for good: it is kept apart, and its line goes on.
     pub fn refused(&mut self, line: usize, offset: u64, body: Bytes) {
-        let state = &mut self.all[line];
-        state.dead_waiting.push_back(body);
-        if state.dead.is_none() && state.dead_waiting.len() == 1 {
-            let topic = &self.topics[state.topic as usize].name;
-            let name = format!("{topic}/{}", state.partition).into();
-            let token = About::Dead.token(line);
-            self.letters.1.push_back(Request::Open { token, name, cursor: false });
-        }
+        self.all[line].dead_waiting.push_back(body);
         // The cursor moves only once the dead letter is durable.
         self.acknowledged(line, offset);
     }
@@ -458,6 +465,12 @@ impl Spool {
     /// Sends the next dead letter, one at a time.
     fn write_dead(&mut self, line: usize) {
         let state = &mut self.all[line];
+        if !state.dead_waiting.is_empty() && !std::mem::replace(&mut state.dead_asked, true) {
+            let topic = &self.topics[state.topic as usize].name;
+            let name = format!("{topic}/{}", state.partition).into();
+            let token = About::Dead.token(line);
+            self.letters.1.push_back(Request::Open { token, name, cursor: false });
+        }
         if let (Some(stream), None) = (state.dead, &state.letter)
             && let Some(payload) = state.dead_waiting.pop_front()
         {
@@ -511,13 +524,16 @@ impl Spool {
             if now_ms >= self.all[line].not_before_ms {
                 self.write_dead(line);
             }
-            self.move_cursor(line);
+            self.move_cursor(line, now_ms);
             self.forward(line, now_ms);
             let state = &mut self.all[line];
             state.is_listed = state.has_work();
             state.is_listed
         });
         self.busy = busy;
+        if self.lag.ask(now_ms) {
+            self.send(Request::Flush { token: About::Moved.token(0) });
+        }
         let (letters, waiting) = &mut self.letters;
         for (store, waiting) in [(&mut self.store, &mut self.waiting), (letters, waiting)] {
             while let Some(request) = waiting.pop_front() {
@@ -530,11 +546,11 @@ impl Spool {
         }
     }
 
-    fn move_cursor(&mut self, line: usize) {
+    fn move_cursor(&mut self, line: usize, now_ms: u64) {
         let state = &mut self.all[line];
         let (Some(stream), Some(cursor)) = (state.stream, state.cursor) else { return };
-        let letters = !state.dead_waiting.is_empty() || state.letter.is_some();
-        if !letters && std::mem::take(&mut state.cursor_moved) {
+        if !state.has_letters() && std::mem::take(&mut state.cursor_moved) {
+            self.lag.moved(now_ms);
             let (value, offset) = (state.done, state.done);
             self.send(Request::MoveCursor { cursor, value });
             self.send(Request::Release { stream, offset });
@@ -545,6 +561,10 @@ impl Spool {
         let state = &mut self.all[line];
         let Some(stream) = state.stream else { return };
         if self.must_resume || state.giver > self.giver {
+            return;
+        }
+        // A crash repeats what is forwarded while no cursor becomes durable.
+        if state.has_letters() || self.lag.is_late(now_ms) {
             return;
         }
         let room = SPOOL_FORWARD_RECORDS.saturating_sub(state.given);
@@ -631,6 +651,7 @@ impl Spool {
                     "the spool can't be read"
                 );
             }
+            Answer::Flushed { token } if About::of(token).0 == About::Moved => self.lag.flushed(),
             Answer::Flushed { .. } => self.events.push_back(SpoolEvent::Identity),
         }
     }
@@ -650,6 +671,13 @@ impl Spool {
                 state.dead_waiting.extend(state.letter.take());
                 state.not_before_ms = now_ms + SPOOL_PAUSE_MS;
             }
+            (About::Dead, line) => {
+                let state = &mut self.all[line];
+                state.dead_asked = false;
+                state.not_before_ms = now_ms + SPOOL_PAUSE_MS;
+                tracing::error!(line, ?why, "a dead letter can't be kept; its line waits");
+            }
+            (About::Moved, _) => self.lag.refused(now_ms),
             (about, number) => {
                 tracing::error!(?about, number, ?why, "not in the spool");
                 let is_givers = about == About::Producer && number > 1;
