@@ -52,6 +52,8 @@ pub struct BrokerLed {
     sent_ms: u64,
     pause_ms: u64,
     retry_ms: u64,
+    /// It was sent away, and no heartbeat of a member was taken since.
+    was_sent_away: bool,
     events: Vec<Event>,
 }
 
@@ -81,6 +83,7 @@ impl BrokerLed {
             sent_ms: 0,
             pause_ms: 0,
             retry_ms: KAFKA_RETRY_MS,
+            was_sent_away: false,
             events: Vec::new(),
         }
     }
@@ -265,7 +268,10 @@ impl BrokerLed {
         if !answer.error.is_none() {
             return self.failed("ConsumerGroupHeartbeat", answer.error, now_ms);
         }
-        self.retry_ms = KAFKA_RETRY_MS;
+        // Not on joining: a coordinator may take that each time and refuse what follows.
+        if self.epoch > JOIN {
+            (self.retry_ms, self.was_sent_away) = (KAFKA_RETRY_MS, false);
+        }
         if answer.member_epoch < JOIN {
             self.has_ended = true;
             return;
@@ -307,7 +313,10 @@ impl BrokerLed {
                 self.forget_epoch();
                 self.has_ended = true;
             }
-            ErrorCode::UNKNOWN_MEMBER_ID | ErrorCode::FENCED_MEMBER_EPOCH => self.forget_epoch(),
+            ErrorCode::UNKNOWN_MEMBER_ID | ErrorCode::FENCED_MEMBER_EPOCH => {
+                self.forget_epoch();
+                self.sent_away(now_ms);
+            }
             ErrorCode::FENCED_INSTANCE_ID => {
                 self.forget_epoch();
                 self.has_ended = true;
@@ -326,6 +335,14 @@ impl BrokerLed {
                 self.events.push(Event::Failed(api, error));
                 self.pause_ms = now_ms + KAFKA_REFUSED_MS;
             }
+        }
+    }
+
+    /// It has to join again: at once, as is the protocol's ordinary course, but after a pause if that
+    /// has only brought it here again.
+    fn sent_away(&mut self, now_ms: u64) {
+        if std::mem::replace(&mut self.was_sent_away, true) {
+            self.back_off(now_ms);
         }
     }
 
@@ -471,6 +488,41 @@ mod tests {
         assert!(member.poll(soon_ms - 1, true, &name).is_none());
         assert_eq!(beat(&mut member, soon_ms).epoch, 3, "not when the next one would be due");
         assert!(events(&mut member).is_empty(), "nothing is lost, and nothing an alarm");
+    }
+
+    /// Being sent away is the protocol's ordinary course, but not again and again: whether the broker
+    /// refuses each member that joins, or takes it and refuses what it says next.
+    #[test]
+    fn who_is_sent_away_over_and_over_asks_ever_less_often() {
+        for takes_joins in [false, true] {
+            for error in [ErrorCode::UNKNOWN_MEMBER_ID, ErrorCode::FENCED_MEMBER_EPOCH] {
+                let mut member = member(None);
+                let mut now_ms = 0;
+                let mut pauses = Vec::new();
+                for _ in 0..8 {
+                    if takes_joins {
+                        assert_eq!(beat(&mut member, now_ms).epoch, JOIN);
+                        member.beaten(&answer(ErrorCode::NONE, 3, Some(&[0])), now_ms);
+                    }
+                    beat(&mut member, now_ms);
+                    member.beaten(&answer(error, 0, None), now_ms);
+                    let pause_ms = member.deadline_ms().saturating_sub(now_ms);
+                    assert!(pause_ms == 0 || member.poll(now_ms, true, &name).is_none());
+                    now_ms += pause_ms;
+                    pauses.push(pause_ms);
+                }
+                assert_eq!(pauses, [0, 50, 100, 200, 400, 800, 1000, 1000], "{error}");
+                // Once it is taken and was heard as a member, the next time is a first one again.
+                beat(&mut member, now_ms);
+                member.beaten(&answer(ErrorCode::NONE, 3, Some(&[0])), now_ms);
+                beat(&mut member, now_ms);
+                member.beaten(&answer(ErrorCode::NONE, 3, None), now_ms);
+                member.told(error, now_ms);
+                assert_eq!(beat(&mut member, now_ms).epoch, JOIN, "at once");
+                member.beaten(&answer(error, 0, None), now_ms);
+                assert_eq!(member.deadline_ms(), now_ms + KAFKA_RETRY_MS, "{error}");
+            }
+        }
     }
 
     #[test]

@@ -116,6 +116,8 @@ pub struct Membership {
     /// Nothing is sent before.
     pause_ms: u64,
     retry_ms: u64,
+    /// It was sent away, and no heartbeat was taken since.
+    was_sent_away: bool,
     /// If it leads: how many partitions it gave out of each topic.
     led: BTreeMap<String, u32>,
     events: Vec<Event>,
@@ -141,6 +143,7 @@ impl Membership {
             heartbeat_ms: 0,
             pause_ms: 0,
             retry_ms: KAFKA_RETRY_MS,
+            was_sent_away: false,
             led: BTreeMap::new(),
             events: Vec::new(),
         }
@@ -365,7 +368,6 @@ impl Membership {
         if !response.error.is_none() {
             return self.failed("JoinGroup", response.error, now_ms);
         }
-        self.retry_ms = KAFKA_RETRY_MS;
         self.member = response.member.into();
         self.generation = response.generation;
         self.protocol = response.protocol.to_owned();
@@ -431,7 +433,8 @@ impl Membership {
         self.is_unanswered = false;
         if error.is_none() || error == ErrorCode::REBALANCE_IN_PROGRESS {
             self.alive_ms = self.alive_ms.max(self.sent_ms);
-            self.retry_ms = KAFKA_RETRY_MS;
+            // Not before: a coordinator may take each JoinGroup and refuse what follows.
+            (self.retry_ms, self.was_sent_away) = (KAFKA_RETRY_MS, false);
         }
         match error {
             ErrorCode::NONE => {}
@@ -469,14 +472,18 @@ impl Membership {
             ErrorCode::UNKNOWN_MEMBER_ID => {
                 self.member = "".into();
                 self.forget_generation();
+                self.sent_away(now_ms);
             }
-            ErrorCode::ILLEGAL_GENERATION => self.forget_generation(),
+            ErrorCode::ILLEGAL_GENERATION => {
+                self.forget_generation();
+                self.sent_away(now_ms);
+            }
             ErrorCode::FENCED_INSTANCE_ID => {
                 self.forget_generation();
                 self.state = State::Ended;
                 self.events.push(Event::Failed(api, error));
             }
-            ErrorCode::REBALANCE_IN_PROGRESS => {}
+            ErrorCode::REBALANCE_IN_PROGRESS => self.sent_away(now_ms),
             error if error.action() == Action::RefreshCoordinator => self.coordinator_moved(now_ms),
             error if error.is_retriable() => self.back_off(now_ms),
             error => self.refused(api, error, now_ms),
@@ -487,6 +494,14 @@ impl Membership {
     fn refused(&mut self, api: &'static str, error: ErrorCode, now_ms: u64) {
         self.events.push(Event::Failed(api, error));
         self.pause_ms = now_ms + KAFKA_REFUSED_MS;
+    }
+
+    /// It has to join again: at once, as is the protocol's ordinary course, but after a pause if that
+    /// has only brought it here again.
+    fn sent_away(&mut self, now_ms: u64) {
+        if std::mem::replace(&mut self.was_sent_away, true) {
+            self.back_off(now_ms);
+        }
     }
 
     fn back_off(&mut self, now_ms: u64) {

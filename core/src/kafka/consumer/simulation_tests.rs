@@ -8,6 +8,7 @@
 
 use super::assignor::Assignor;
 use super::membership::{Event, Membership, Options, Partition, Request};
+use crate::limits::KAFKA_RETRY_MAX_MS;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use trine_proto::kafka::{ErrorCode, join_group, sync_group};
@@ -46,6 +47,14 @@ struct Seat {
     assignment: Vec<u8>,
 }
 
+/// What a member asks of its coordinator that this may refuse although all is in order.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Asked {
+    Join,
+    Sync,
+    Commit,
+}
+
 #[derive(PartialEq)]
 enum Phase {
     Stable,
@@ -64,6 +73,9 @@ struct Coordinator {
     next_id: u32,
     protocol: &'static str,
     answers: Vec<(At, i32, Answer)>,
+    /// What is refused, and with what.
+    refuses: Option<(Asked, ErrorCode)>,
+    refused_ms: Vec<u64>,
 }
 
 impl Coordinator {
@@ -169,12 +181,23 @@ impl Coordinator {
         }
     }
 
+    /// Whether, and with what, this is refused although all is in order.
+    fn refuses(&mut self, asked: Asked, member: &str, now_ms: u64) -> Option<ErrorCode> {
+        let (_, error) = self.refuses.filter(|refused| refused.0 == asked)?;
+        self.refused_ms.push(now_ms);
+        if error == ErrorCode::UNKNOWN_MEMBER_ID {
+            self.seats.remove(member);
+        }
+        Some(error)
+    }
+
     /// A commit.
     fn take_commit(&mut self, node: At, of: &Membership, now_ms: u64) {
         let error = match self.phase {
             Phase::Completing if self.check(of).is_none() => ErrorCode::REBALANCE_IN_PROGRESS,
             _ => self.check(of),
         };
+        let error = self.refuses(Asked::Commit, of.member(), now_ms).unwrap_or(error);
         let error = self.is_elsewhere(of, now_ms).unwrap_or(error);
         self.answers.push((node, -1, Answer::Told(error)));
     }
@@ -197,6 +220,15 @@ impl Coordinator {
             return self.answers.push((node, -1, Answer::Found(found)));
         }
         if let Some(error) = self.is_elsewhere(of, now_ms) {
+            return self.refuse(node, of, &request, error);
+        }
+        let asked = match request {
+            // Who has no id yet is always given one.
+            Request::Join(_) if !of.member().is_empty() => Some(Asked::Join),
+            Request::Sync(_) => Some(Asked::Sync),
+            _ => None,
+        };
+        if let Some(error) = asked.and_then(|asked| self.refuses(asked, of.member(), now_ms)) {
             return self.refuse(node, of, &request, error);
         }
         let (member, generation) = (of.member().to_string(), of.generation());
@@ -317,6 +349,8 @@ impl World {
             next_id: 0,
             protocol: assignor.name(),
             answers: Vec::new(),
+            refuses: None,
+            refused_ms: Vec::new(),
         };
         let counts = [7, 5];
         Self { now_ms: 0, seed: seed | 1, assignor, coordinator, nodes: Vec::new(), counts }
@@ -364,6 +398,28 @@ impl World {
             }
         }
         self.check();
+    }
+
+    /// The first member's time up to then, with answers that take none. It commits while that is
+    /// refused.
+    fn run_first(&mut self, until_ms: u64) {
+        let commits = self.coordinator.refuses.is_some_and(|refused| refused.0 == Asked::Commit);
+        for _ in 0..1000 {
+            self.coordinator.look_at_clock(self.now_ms);
+            self.turn(0, 0, commits);
+            self.coordinator.look_at_clock(self.now_ms);
+            let node = &mut self.nodes[0];
+            let answers = std::mem::take(&mut self.coordinator.answers);
+            if answers.is_empty() {
+                self.now_ms = node.membership.deadline_ms().max(self.now_ms + 1).min(until_ms);
+            }
+            let arrives = |(_, generation, answer)| (self.now_ms, generation, answer);
+            node.inbox.extend(answers.into_iter().map(arrives));
+            if self.now_ms == until_ms {
+                return;
+            }
+        }
+        panic!("it asks all the time: {:?}", self.coordinator.refused_ms);
     }
 
     fn turn(&mut self, index: usize, drain_ms: u64, commits: bool) {
@@ -538,6 +594,42 @@ fn a_coordinator_that_moves_takes_nothing_from_a_member() {
         let is_found = world.nodes[0].membership.coordinator() == Some(world.coordinator.broker);
         assert!(is_found && world.coordinator.generation == generation, "seed {seed}");
     }
+}
+
+/// Being sent away is the protocol's ordinary course, but not again and again.
+#[test]
+fn who_is_sent_away_over_and_over_asks_ever_less_often() {
+    use ErrorCode as Code;
+    let rejoins = [Code::UNKNOWN_MEMBER_ID, Code::REBALANCE_IN_PROGRESS, Code::ILLEGAL_GENERATION];
+    let cases = [Asked::Join, Asked::Sync].map(|asked| rejoins.map(|error| (asked, error)));
+    let commits = rejoins.map(|error| (Asked::Commit, error));
+    let commits = commits.into_iter().filter(|case| case.1 != Code::REBALANCE_IN_PROGRESS);
+    for (asked, error) in cases.into_iter().flatten().chain(commits) {
+        let case = format!("{asked:?}: {error}");
+        let mut world = World::new(1, Assignor::CooperativeSticky);
+        world.join();
+        world.coordinator.refuses = Some((asked, error));
+        world.run_first(6000);
+        let pauses = pauses(&mut world);
+        assert_eq!(pauses[..6], [0, 50, 100, 200, 400, 800], "{case}");
+        assert!(pauses[6..].iter().all(|pause| *pause == KAFKA_RETRY_MAX_MS), "{case}");
+        // Once it is taken it becomes a member, and the next refusal is a first one again.
+        world.coordinator.refuses = None;
+        world.run_first(6000 + KAFKA_RETRY_MAX_MS + SESSION);
+        let all = world.counts.iter().sum::<u32>() as usize;
+        assert_eq!(world.nodes[0].held.len(), all, "{case}");
+        world.coordinator.refuses = Some((asked, error));
+        world.coordinator.seats.clear();
+        world.run_first(world.now_ms + SESSION);
+        let again = self::pauses(&mut world).into_iter().filter(|pause| *pause > 0);
+        assert_eq!(again.take(3).collect::<Vec<_>>(), [50, 100, 200], "{case}");
+    }
+}
+
+/// Milliseconds between refusals.
+fn pauses(world: &mut World) -> Vec<u64> {
+    let refused_ms = std::mem::take(&mut world.coordinator.refused_ms);
+    refused_ms.windows(2).map(|pair| pair[1] - pair[0]).collect()
 }
 
 proptest! {
