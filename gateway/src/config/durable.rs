@@ -50,7 +50,8 @@ pub struct Kafka {
     pub compression: Compression,
     /// Topics that are not there are made, with the brokers' own defaults.
     pub create_topics: bool,
-    /// Groups of other programs whose lag in this gateway's topics operators see.
+    /// Groups of other programs whose lag in this gateway's topics operators see: only where Kafka
+    /// is the log.
     pub watch_groups: Vec<String>,
 }
 

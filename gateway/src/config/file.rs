@@ -11,7 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::schema::{KEYS, Key, Kind, NAMESPACE_KEYS, ROUTE_KEYS, RPC_KEYS, Value};
-use super::{Config, Namespace, Partitioner, RecordKey, Rpc};
+use super::{Config, LogKind, Namespace, Partitioner, RecordKey, Rpc};
 use crate::deliver::Template;
 use crate::limits::SHARDS_MAX;
 
@@ -328,6 +328,12 @@ impl Reader {
             let key = format!("rpc[{index}].key");
             self.rule(keyless(rpc), &[&key], "an rpc has no channel", "take another key");
         }
+        self.rule(
+            config.kafka.watch_groups.is_empty() || config.log.kind == LogKind::Kafka,
+            &["kafka.watch_groups"],
+            "`watch_groups` means nothing",
+            "it needs log.kind = \"kafka\": set that, or take it out",
+        );
         self.check_consumers(config);
         for (index, namespace) in config.namespaces.iter().enumerate() {
             let place = match index {

@@ -244,7 +244,7 @@ pub(super) const KEYS: &[Key<Config>] = keys! { Config;
         "Make topics that are not there, with the brokers' defaults for partitions and replicas.",
         |c, v| c.kafka.create_topics = v.bool(), |c| Some(c.kafka.create_topics.to_string());
     "kafka" "watch_groups" Kind::Names,
-        "Groups of other programs whose lag in the gateway's topics is shown beside its own.",
+        "Groups of other programs whose lag in the gateway's topics is shown beside its own; needs `log.kind = \"kafka\"`.",
         |c, v| if let Value::Texts(groups) = v { c.kafka.watch_groups = groups.clone() },
         |c| (!c.kafka.watch_groups.is_empty()).then(|| format!("{:?}", c.kafka.watch_groups));
     "spool" "after_ms" Kind::Integer(10, 60_000),

@@ -63,6 +63,7 @@ fn every_key_is_read() {
         level = "debug"
         format = "text"
         [log]
+        kind = "kafka"
         partitions = 8
         timeout_ms = 500
         [kafka]
@@ -152,6 +153,7 @@ fn the_examples_of_the_default_file_are_right() {
 
 #[test]
 fn mistakes_of_each_kind_are_refused() {
+    const WATCHED: &str = "[kafka]\nwatch_groups = [\"billing\"]\n";
     for (text, part) in [
         ("listen = 1", "write [listen]"),
         ("namespace = 1", "write [[namespace]]"),
@@ -168,6 +170,9 @@ fn mistakes_of_each_kind_are_refused() {
         ("[channel]\nmessage_limit_bytes = 70000", "at most client.message_limit_bytes"),
         ("[[namespace]]\nname = \"a b\"", "1 to 64"),
         ("[[namespace]]\nname = \"a\"\n[[namespace]]\nname = \"a\"", "there already"),
+        (WATCHED, "it needs log.kind = \"kafka\""),
+        (&format!("[log]\nkind = \"embedded\"\n{WATCHED}"), "trine.toml:4:16"),
+        (&format!("{WATCHED}[log]\nkind = \"embedded\""), "^^^^^^^^^^^ it needs"),
         ("a = ", "this is not TOML"),
         ("[logs]\nlevel = \"info\"\nlevel = \"info\"", "this is not TOML"),
     ] {
