@@ -228,6 +228,17 @@ impl Gateway {
         self.control.wait().expect("control is our child");
     }
 
+    /// `SIGKILL` for both, as when power is lost; they are gone when it returns.
+    #[track_caller]
+    pub fn kill(&mut self) {
+        self.kill_control();
+        for data in &self.data_seen {
+            process::signal(*data, Signal::KILL);
+        }
+        let is_gone = || self.data_seen.iter().all(|&data| process::is_gone(data)).then_some(());
+        wait::until("they are gone", is_gone);
+    }
+
     /// Starts control again with the same config and listeners, and waits until it has metrics.
     #[track_caller]
     pub fn start_control(&mut self) {

@@ -10,6 +10,7 @@ pub mod client;
 pub mod door;
 pub mod durable;
 pub mod fault;
+pub mod faulty_disk;
 pub mod follower;
 pub mod gateway;
 pub mod harm;

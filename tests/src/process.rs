@@ -18,6 +18,12 @@ pub fn is_alive(id: u32) -> bool {
     status(id).is_some_and(|(state, _)| state != 'Z')
 }
 
+/// Whether nothing of `id` is left: no thread of it holds a file any more.
+pub fn is_gone(id: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{id}/task")).map_or(0, Iterator::count);
+    threads <= 1 && !is_alive(id)
+}
+
 /// Sends `signal`; a process that is gone already is none of the caller's trouble.
 pub fn signal(id: u32, signal: Signal) {
     if let Some(pid) = Pid::from_raw(id as i32) {

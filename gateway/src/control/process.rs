@@ -181,11 +181,23 @@ pub fn greet(socket: &Path) -> io::Result<(UnixStream, Hello)> {
 }
 
 /// Asks the data process behind `socket`, if one lives, for its listeners and pages. Blocks for
-/// at most four times [`LINK_TIMEOUT`].
+/// at most four times [`LINK_TIMEOUT`], and a second more if the process is dying just then.
 ///
 /// # Errors
 /// [`Error::OtherLayout`] and [`Error::Adopt`].
 pub fn adopt(socket: &Path) -> Result<Option<Adopted>, Error> {
+    match ask_for_all(socket) {
+        Err(Error::Adopt { pid: Some(pid), .. }) if ends_soon(pid) => ask_for_all(socket),
+        answer => answer,
+    }
+}
+
+/// Whether a process has ended, or does within a second.
+fn ends_soon(pid: u32) -> bool {
+    pidfd(pid).map_or(true, |pidfd| await_end(&pidfd))
+}
+
+fn ask_for_all(socket: &Path) -> Result<Option<Adopted>, Error> {
     let stream = match connect(socket) {
         Ok(stream) => stream,
         // A process too busy to take connections is there all the same.
@@ -234,10 +246,14 @@ pub fn fresh_pages(old: &[Page], shards: usize) -> io::Result<Vec<Page>> {
 
 /// The status of a child that closed its socket, if it ends within a second.
 fn status_soon(child: &mut Child) -> Option<ExitStatus> {
-    let pidfd = pidfd(child.id()).ok()?;
-    let second = Timespec { tv_sec: 1, tv_nsec: 0 };
-    let _ = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&second));
+    await_end(&pidfd(child.id()).ok()?);
     child.try_wait().ok()?
+}
+
+/// Waits until a process ends, for a second at most; whether it has.
+fn await_end(pidfd: &OwnedFd) -> bool {
+    let second = Timespec { tv_sec: 1, tv_nsec: 0 };
+    poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&second)).is_ok_and(|ready| ready > 0)
 }
 
 /// Blocks until the process ends: its pidfd becomes readable then.
