@@ -182,6 +182,9 @@ pub struct Journal {
     /// The newest sealed segment with something synced, and how far.
     pub(super) previous: Mark,
     pub(super) next_segment: u64,
+    /// The newest segment with something synced since the start: it names every stream and cursor, so
+    /// that older ones can be removed.
+    carrier: u64,
     current: Option<Current>,
     pending: VecDeque<Waiting>,
     pending_bytes: usize,
@@ -192,6 +195,8 @@ pub struct Journal {
     doing: Doing,
     truncate: Vec<(u64, u64)>,
     failures: u32,
+    /// The disk was full: what can be given back comes before the next try.
+    make_room: bool,
     /// Until then nothing is tried; 0: nothing is wrong.
     retry_ms: u64,
     closing: bool,
@@ -214,6 +219,7 @@ impl Journal {
             segments_bytes: 0,
             previous: Mark::default(),
             next_segment: 1,
+            carrier: 0,
             current: None,
             pending: VecDeque::new(),
             pending_bytes: 0,
@@ -224,6 +230,7 @@ impl Journal {
             doing: Doing::Nothing,
             truncate: Vec::new(),
             failures: 0,
+            make_room: false,
             retry_ms: 0,
             closing: false,
             taken: Moment::default(),
@@ -411,12 +418,23 @@ impl Journal {
             return None;
         }
         self.retry_ms = 0;
+        // Once for each try: an operation that fails must not hold up commits for ever.
+        if std::mem::take(&mut self.make_room)
+            && let Some(operation) = self.give_back(now_ms)
+        {
+            return Some(operation);
+        }
         if self.commit.is_none() {
             self.begin_commit(now_ms);
         }
         if self.commit.is_some() {
             return Some(self.commit_operation(now_ms));
         }
+        self.give_back(now_ms)
+    }
+
+    /// What leaves the disk more room.
+    fn give_back(&mut self, now_ms: u64) -> Option<Operation> {
         if let Some((segment, bytes)) = self.truncate.pop() {
             self.doing = Doing::Truncating { segment, bytes };
             return Some(Operation::Truncate { segment, bytes });
@@ -621,7 +639,7 @@ impl Journal {
         if commit.records.is_empty() && commit.cursors.is_empty() {
             current.marked = current.position;
         }
-        (self.written, self.failures) = (false, 0);
+        (self.written, self.failures, self.carrier) = (false, 0, segment);
         if let Some(kept) = self.segments.back_mut() {
             kept.last_ms = commit.time_ms;
         }
@@ -661,7 +679,7 @@ impl Journal {
         if self.failures < JOURNAL_RETRIES && !full {
             return;
         }
-        self.failures = 0;
+        (self.failures, self.make_room) = (0, full);
         self.retry_ms = now_ms + JOURNAL_RETRY_MS;
         let commit = self.commit.take().unwrap_or_default();
         // Cursors wait for the next commit that succeeds.
@@ -679,9 +697,6 @@ impl Journal {
 
     fn removable(&self, now_ms: u64) -> Option<u64> {
         let oldest = self.segments.front()?;
-        if self.current.is_some_and(|current| current.segment == oldest.segment) {
-            return None;
-        }
         let remove = match self.options.retention {
             Retention::Oldest { age_ms } => {
                 let old = age_ms > 0 && oldest.last_ms + age_ms < now_ms;
@@ -690,8 +705,7 @@ impl Journal {
             Retention::Released => self.streams.is_released(oldest.segment),
         };
         // What the names and cursors in it say is in every later segment that was written to.
-        (remove && self.current.is_some_and(|current| current.position > 0))
-            .then_some(oldest.segment)
+        (remove && oldest.segment < self.carrier).then_some(oldest.segment)
     }
 
     /// The commit with the record at `offset` or the next one that is there; `None`: it is not

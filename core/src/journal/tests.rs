@@ -318,6 +318,31 @@ fn a_full_disk_refuses_and_keeps_what_it_has() {
 }
 
 #[test]
+fn a_full_disk_has_room_again_once_records_are_released() {
+    let mut world = World::new(1, SPOOL);
+    world.disk.faults.capacity_bytes = 7 << 20;
+    while world.lost == 0 {
+        world.append("a", vec![7; 100_000]).expect("the quota is larger than the disk");
+        world.settle();
+    }
+    let cursor = world.journal.cursor("forwarded").expect("few cursors");
+    let taken = world.durable.len() as u64;
+    world.journal.move_cursor(cursor, taken, world.now_ms);
+    let stream = world.journal.stream("a").expect("few streams");
+    world.journal.release(stream, taken);
+    for _ in 0..8 {
+        world.now_ms += 2_000;
+        world.settle();
+    }
+    assert_eq!(world.append("a", "again"), Ok(taken));
+    world.settle();
+    let mut world = world.reopen(SPOOL);
+    assert_eq!(world.read("a").last(), Some(&(taken, Bytes::from("again"))));
+    let cursor = world.journal.cursor("forwarded").expect("few cursors");
+    assert_eq!(world.journal.cursor_value(cursor), taken);
+}
+
+#[test]
 fn a_full_spool_refuses_until_records_are_released() {
     let mut world = World::new(1, SPOOL);
     let refused = loop {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::thread;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::de::IgnoredAny;
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -253,7 +254,8 @@ fn status_soon(child: &mut Child) -> Option<ExitStatus> {
 /// Waits until a process ends, for a second at most; whether it has.
 fn await_end(pidfd: &OwnedFd) -> bool {
     let second = Timespec { tv_sec: 1, tv_nsec: 0 };
-    poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&second)).is_ok_and(|ready| ready > 0)
+    let ready = retry_on_intr(|| poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&second)));
+    ready.is_ok_and(|count| count > 0)
 }
 
 /// Blocks until the process ends: its pidfd becomes readable then.

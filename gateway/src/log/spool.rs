@@ -18,7 +18,7 @@ use lag::Lag;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use trine_core::journal::storage::{Answer, ReadFailure, Request, Store};
+use trine_core::journal::storage::{Answer, Phase, ReadFailure, Request, Store};
 use trine_core::journal::{Refused, StreamId};
 
 use crate::limits::{FETCH_BYTES, SPOOL_FORWARD_RECORDS, SPOOL_PAUSE_MS};
@@ -563,8 +563,10 @@ impl Spool {
         if self.must_resume || state.giver > self.giver {
             return;
         }
-        // A crash repeats what is forwarded while no cursor becomes durable.
-        if state.has_letters() || self.lag.is_late(now_ms) {
+        // A crash repeats what is forwarded while no cursor becomes durable. A disk that fails or is
+        // full keeps no cursor anyhow, and is helped by what needs it no more.
+        let keeps_cursors = self.store.state().phase() == Phase::Ready;
+        if state.has_letters() || (keeps_cursors && self.lag.is_late(now_ms)) {
             return;
         }
         let room = SPOOL_FORWARD_RECORDS.saturating_sub(state.given);
@@ -668,14 +670,17 @@ impl Spool {
             }
             (About::Letter, line) => {
                 let state = &mut self.all[line];
-                state.dead_waiting.extend(state.letter.take());
+                if let Some(letter) = state.letter.take() {
+                    state.dead_waiting.push_front(letter);
+                }
                 state.not_before_ms = now_ms + SPOOL_PAUSE_MS;
+                tracing::error!(line, ?why, "a dead letter can't be written; its line waits");
             }
             (About::Dead, line) => {
                 let state = &mut self.all[line];
                 state.dead_asked = false;
                 state.not_before_ms = now_ms + SPOOL_PAUSE_MS;
-                tracing::error!(line, ?why, "a dead letter can't be kept; its line waits");
+                tracing::error!(line, ?why, "there is no place for dead letters; their line waits");
             }
             (About::Moved, _) => self.lag.refused(now_ms),
             (about, number) => {

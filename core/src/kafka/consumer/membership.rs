@@ -362,6 +362,10 @@ impl Membership {
         }
         self.state = State::Unjoined;
         if response.error == ErrorCode::MEMBER_ID_REQUIRED {
+            // A member that had an id already was not to be told this.
+            if !self.member.is_empty() {
+                self.sent_away(now_ms);
+            }
             self.member = response.member.into();
             return;
         }
