@@ -171,6 +171,11 @@ enum Doing {
     Removing { segment: u64 },
 }
 
+/// Whether an operation failed for want of room.
+pub(super) fn no_room(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// An open journal.
 #[derive(Debug)]
 pub struct Journal {
@@ -186,6 +191,8 @@ pub struct Journal {
     /// that older ones can be removed.
     carrier: u64,
     current: Option<Current>,
+    /// Segments that failed before anything in them was synced: they go once a later one has something.
+    voids: Vec<u64>,
     pending: VecDeque<Waiting>,
     pending_bytes: usize,
     pending_since_ms: u64,
@@ -197,6 +204,8 @@ pub struct Journal {
     failures: u32,
     /// The disk was full: what can be given back comes before the next try.
     make_room: bool,
+    /// … and segments are as small as they may be until one was written to.
+    small: bool,
     /// Until then nothing is tried; 0: nothing is wrong.
     retry_ms: u64,
     closing: bool,
@@ -221,6 +230,7 @@ impl Journal {
             next_segment: 1,
             carrier: 0,
             current: None,
+            voids: Vec::new(),
             pending: VecDeque::new(),
             pending_bytes: 0,
             pending_since_ms: 0,
@@ -231,6 +241,7 @@ impl Journal {
             truncate: Vec::new(),
             failures: 0,
             make_room: false,
+            small: false,
             retry_ms: 0,
             closing: false,
             taken: Moment::default(),
@@ -517,7 +528,7 @@ impl Journal {
     fn new_segment_bytes(&self) -> u64 {
         let names: usize = self.streams.ids().map(|id| self.name_bytes(id)).sum();
         let least = (2 * names + COMMIT_BYTES + COMMIT_HEADER_BYTES).next_multiple_of(BLOCK_BYTES);
-        self.options.segment_bytes().max(least as u64)
+        if self.small { least as u64 } else { self.options.segment_bytes().max(least as u64) }
     }
 
     /// The current segment gets nothing more and keeps `bytes`.
@@ -598,6 +609,10 @@ impl Journal {
             (Doing::Removing { segment }, Ok(())) => {
                 self.segments.retain(|kept| kept.segment != segment);
                 self.count_segments();
+                if self.voids.first() == Some(&segment) {
+                    self.voids.remove(0);
+                    return;
+                }
                 let unreleased = self.streams.unreleased(segment);
                 self.streams.forget(segment);
                 events.push(Event::Removed { segment, unreleased });
@@ -617,6 +632,9 @@ impl Journal {
     /// The segment failed: it keeps what was synced and is not touched any more, not even cut,
     /// since nothing is known of its tail.
     fn abandon(&mut self, current: Current) {
+        if current.position == 0 {
+            self.voids.push(current.segment);
+        }
         self.remember(current);
         self.current = None;
     }
@@ -640,6 +658,7 @@ impl Journal {
             current.marked = current.position;
         }
         (self.written, self.failures, self.carrier) = (false, 0, segment);
+        self.small = false;
         if let Some(kept) = self.segments.back_mut() {
             kept.last_ms = commit.time_ms;
         }
@@ -674,12 +693,12 @@ impl Journal {
         events: &mut Vec<Event>,
     ) {
         self.failures += 1;
-        let full = error.kind() == io::ErrorKind::StorageFull;
+        let full = no_room(&error);
         events.push(Event::Failed { operation, segment, error });
         if self.failures < JOURNAL_RETRIES && !full {
             return;
         }
-        (self.failures, self.make_room) = (0, full);
+        (self.failures, self.make_room, self.small) = (0, full, full);
         self.retry_ms = now_ms + JOURNAL_RETRY_MS;
         let commit = self.commit.take().unwrap_or_default();
         // Cursors wait for the next commit that succeeds.
@@ -696,9 +715,15 @@ impl Journal {
     }
 
     fn removable(&self, now_ms: u64) -> Option<u64> {
+        // Room that nothing is in comes before any record.
+        if let Some(&void) = self.voids.first().filter(|&&void| void < self.carrier) {
+            return Some(void);
+        }
         let oldest = self.segments.front()?;
         let remove = match self.options.retention {
             Retention::Oldest { age_ms } => {
+                // What is unreleased makes room for records alone, and so not while none are written.
+                self.current.filter(|current| current.position > 0)?;
                 let old = age_ms > 0 && oldest.last_ms + age_ms < now_ms;
                 self.segments_bytes > self.options.quota_bytes || old
             }

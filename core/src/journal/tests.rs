@@ -343,6 +343,59 @@ fn a_full_disk_has_room_again_once_records_are_released() {
 }
 
 #[test]
+fn a_start_on_a_full_disk_takes_what_room_there_is() {
+    let mut world = World::new(1, SPOOL);
+    for _ in 0..70 {
+        world.append("a", vec![7; 100_000]).expect("there is room");
+        world.settle();
+    }
+    let taken = world.durable.len() as u64;
+    let mut world = world.reopen(SPOOL);
+    world.settle();
+    let used: u64 = at_once(world.disk.list()).expect("readable").iter().map(|l| l.bytes).sum();
+    world.disk.faults.capacity_bytes = used + COMMIT_BYTES as u64 + (64 << 10);
+    world.append("a", "next").expect("it is tried");
+    world.settle();
+    assert_eq!(world.lost, 1, "a whole segment has no room");
+    world.now_ms += 2_000;
+    assert_eq!(world.append("a", "again"), Ok(taken));
+    world.settle();
+    assert!(world.durable.contains_key(&("a".to_owned(), taken)));
+    world.reopen(SPOOL).check();
+}
+
+/// Segments that failed count in the quota, and nothing that was acknowledged makes room for them.
+#[test]
+fn a_failing_disk_costs_the_log_no_record() {
+    for faults in
+        [Faults { write: 1000, ..Faults::default() }, Faults { sync: 1000, ..Faults::default() }]
+    {
+        let mut world = World::new(1, LOG);
+        for _ in 0..70 {
+            world.append("a", vec![7; 100_000]).expect("there is room");
+            world.settle();
+        }
+        world.disk.faults = faults;
+        for _ in 0..20 {
+            world.now_ms += 2_000;
+            world.append("a", "not now").expect("it is tried");
+            world.settle();
+        }
+        assert!(world.lost == 20 && world.failed >= 60, "{} failed", world.failed);
+        world.disk.faults = Faults::default();
+        world.now_ms += 2_000;
+        world.append("a", "again").expect("it is well");
+        world.settle();
+        let stream = world.journal.stream("a").expect("few streams");
+        assert_eq!(world.journal.range(stream).start, 0);
+        let all: u64 = at_once(world.disk.list()).expect("readable").iter().map(|l| l.bytes).sum();
+        assert!(all <= LOG.quota_bytes, "{all}: what failed is gone");
+        world.check();
+        world.reopen(LOG).check();
+    }
+}
+
+#[test]
 fn a_full_spool_refuses_until_records_are_released() {
     let mut world = World::new(1, SPOOL);
     let refused = loop {
@@ -520,7 +573,7 @@ fn a_number_is_given_once_though_nothing_was_kept() {
     assert!(empty > 0, "mostly the write is cut");
 }
 
-/// Not even when a segment in which nothing became durable still names it.
+/// Not even where a segment in which nothing became durable was between.
 #[test]
 fn what_retention_removed_is_not_missed() {
     let mut world = World::new(1, Options { quota_bytes: 24 << 20, ..LOG });
@@ -534,7 +587,7 @@ fn what_retention_removed_is_not_missed() {
         world.append("a", vec![7; 100_000]).expect("old records make room");
         world.settle();
     }
-    assert_eq!(at_once(world.disk.list()).expect("readable")[0].segment, 2);
+    assert_eq!(at_once(world.disk.list()).expect("readable")[0].segment, 3);
     let world = world.reopen(LOG);
     assert_eq!((&world.opened.missing_segments[..], world.opened.missing_records), (&[][..], 0));
 }

@@ -18,7 +18,7 @@ use lag::Lag;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use trine_core::journal::storage::{Answer, Phase, ReadFailure, Request, Store};
+use trine_core::journal::storage::{Answer, ReadFailure, Request, Store};
 use trine_core::journal::{Refused, StreamId};
 
 use crate::limits::{FETCH_BYTES, SPOOL_FORWARD_RECORDS, SPOOL_PAUSE_MS};
@@ -563,10 +563,10 @@ impl Spool {
         if self.must_resume || state.giver > self.giver {
             return;
         }
-        // A crash repeats what is forwarded while no cursor becomes durable. A disk that fails or is
-        // full keeps no cursor anyhow, and is helped by what needs it no more.
-        let keeps_cursors = self.store.state().phase() == Phase::Ready;
-        if state.has_letters() || (keeps_cursors && self.lag.is_late(now_ms)) {
+        // A crash repeats what is forwarded while no cursor becomes durable. A disk that fails or has
+        // no room keeps none anyhow, and is helped by what needs it no more.
+        let is_late = self.lag.is_late(now_ms) && !self.store.state().disk_fails();
+        if state.has_letters() || is_late {
             return;
         }
         let room = SPOOL_FORWARD_RECORDS.saturating_sub(state.given);

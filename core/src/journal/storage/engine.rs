@@ -9,7 +9,7 @@ use std::io;
 
 use bytes::Bytes;
 
-use super::super::machine::{Event, Journal, Moment, Operation, Refused};
+use super::super::machine::{Event, Journal, Moment, Operation, Refused, no_room};
 use super::super::streams::StreamId;
 use super::message::{Answer, ReadFailure, Request};
 use super::reading::{Collected, Fetch, Fetched, Wanted, collect, offset_behind};
@@ -332,7 +332,7 @@ impl Engine {
                     self.answer(shard, Answer::Refused { token, why: Refused::Lost });
                 }
                 Event::Failed { operation, segment, error } => {
-                    self.no_room = error.kind() == io::ErrorKind::StorageFull;
+                    self.no_room = no_room(&error);
                     state.failed(format!("{operation} of segment {segment:x}: {error}"));
                 }
                 Event::Removed { unreleased, .. } => add(&state.removed, unreleased),
@@ -398,6 +398,7 @@ impl Engine {
         state.used_bytes.store(self.journal.used_bytes(), Relaxed);
         state.pending_bytes.store(self.journal.pending_bytes() as u64, Relaxed);
         let failing = self.journal.is_failing(now_ms);
+        state.disk_fails.store(failing, Relaxed);
         state.set_phase(match () {
             () if failing && self.no_room => Phase::Full,
             () if failing => Phase::Failing,

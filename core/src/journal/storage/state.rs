@@ -5,7 +5,7 @@
 //! storage thread and control take.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 
 use super::super::open::Opened;
 
@@ -53,6 +53,7 @@ pub struct Recovery {
 #[derive(Debug, Default)]
 pub struct State {
     phase: AtomicU8,
+    pub(super) disk_fails: AtomicBool,
     pub(super) used_bytes: AtomicU64,
     pub(super) quota_bytes: AtomicU64,
     pub(super) pending_bytes: AtomicU64,
@@ -81,6 +82,11 @@ pub(super) fn add(number: &AtomicU64, more: u64) {
 }
 
 impl State {
+    /// Whether the disk takes nothing now, be it that it fails or that it has no room.
+    pub fn disk_fails(&self) -> bool {
+        self.disk_fails.load(Relaxed)
+    }
+
     /// What the journal does with appends.
     pub fn phase(&self) -> Phase {
         PHASES[self.phase.load(Relaxed) as usize]
