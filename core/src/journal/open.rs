@@ -49,6 +49,25 @@ pub struct Opened {
     pub torn_bytes: u64,
     /// Segments of which no copy could be kept, and why.
     pub not_kept: Vec<(u64, String)>,
+    /// A segment that can't be read, and why, with none behind it that names the streams: where they end
+    /// is not known, so that nothing may be appended.
+    pub unread: Option<(u64, io::Error)>,
+}
+
+impl Opened {
+    /// The journal to append to, and all that was found.
+    ///
+    /// # Errors
+    /// When the end of its streams can't be read.
+    pub fn whole(mut self) -> io::Result<Self> {
+        match self.unread.take() {
+            None => Ok(self),
+            Some((segment, error)) => {
+                let text = format!("segment {segment:016x}, the newest, can't be read: {error}");
+                Err(io::Error::new(error.kind(), text))
+            }
+        }
+    }
 }
 
 /// Reads all segments. Nothing is changed but what can't be of use: empty segments are removed, all but
@@ -69,6 +88,7 @@ pub async fn open<D: Disk>(disk: &mut D, options: Options) -> io::Result<Opened>
         missing_segments: Vec::new(),
         torn_bytes: 0,
         not_kept: Vec::new(),
+        unread: None,
     };
     let mut buffer = Vec::new();
     let mut before = 0;
@@ -77,8 +97,9 @@ pub async fn open<D: Disk>(disk: &mut D, options: Options) -> io::Result<Opened>
         let mark = mark_of(disk, segment, &listed[index + 1..], &mut buffer).await;
         let read = disk.read(segment, 0, bytes as usize, &mut buffer).await;
         if let Err(error) = read {
-            let (at, error) = (0..bytes, Some(error.to_string()));
-            opened.damaged.push(Damage { segment, at, error });
+            let (at, text) = (0..bytes, error.to_string());
+            opened.unread = Some((segment, error));
+            opened.damaged.push(Damage { segment, at, error: Some(text) });
             opened.keep_copy(disk, segment).await;
             opened.journal.segments.push_back(Segment { segment, bytes, last_ms: 0 });
             before = segment;
@@ -111,6 +132,7 @@ pub async fn open<D: Disk>(disk: &mut D, options: Options) -> io::Result<Opened>
             disk.sync(segment).await?;
         }
         opened.keep(segment, bytes, &scanned);
+        opened.unread = None;
         before = segment;
     }
     opened.journal.count_segments();

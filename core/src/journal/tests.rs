@@ -396,6 +396,26 @@ fn a_failing_disk_costs_the_log_no_record() {
 }
 
 #[test]
+fn only_the_newest_segment_must_be_read() {
+    let mut world = World::new(1, LOG);
+    world.append("a", "first").expect("there is room");
+    world.settle();
+    let mut world = world.reopen(LOG);
+    world.append("a", "second").expect("there is room");
+    world.settle();
+    for (unreadable, is_whole) in [(1, true), (2, false)] {
+        world.disk.unreadable = Some(unreadable);
+        let opened = at_once(open(&mut world.disk, LOG)).expect("the folder can be read");
+        assert_eq!(opened.damaged.len(), 1);
+        let end = opened.whole().map(|mut opened| {
+            let stream = opened.journal.stream("a").expect("few streams");
+            opened.journal.range(stream).end
+        });
+        assert_eq!(end.ok(), is_whole.then_some(2), "{unreadable}");
+    }
+}
+
+#[test]
 fn a_full_spool_refuses_until_records_are_released() {
     let mut world = World::new(1, SPOOL);
     let refused = loop {

@@ -44,6 +44,8 @@ pub struct SimulatedDisk {
     old: Option<Vec<u8>>,
     /// The faults to come.
     pub faults: Faults,
+    /// A segment that can't be read.
+    pub unreadable: Option<u64>,
     /// The power fails in this many operations.
     pub power_in: Option<u32>,
     /// Outcomes asked for, before any by chance: `false` fails.
@@ -59,6 +61,7 @@ impl SimulatedDisk {
             quarantined: Vec::new(),
             old: None,
             faults: Faults::default(),
+            unreadable: None,
             power_in: None,
             script: VecDeque::new(),
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
@@ -209,6 +212,9 @@ impl Disk for SimulatedDisk {
         buffer: &mut Vec<u8>,
     ) -> io::Result<()> {
         buffer.clear();
+        if self.unreadable == Some(segment) {
+            return Err(io::Error::other("it can't be read"));
+        }
         let file = self.file(segment)?;
         let begin = (position as usize).min(file.now.len());
         let end = (begin + bytes).min(file.now.len());

@@ -177,7 +177,7 @@ impl Desks {
         loop {
             let began_ns = rt::clock_ns();
             let opened = open().and_then(|mut disk| {
-                let opened = at_once(open_journal(&mut disk, self.options))?;
+                let opened = at_once(open_journal(&mut disk, self.options))?.whole()?;
                 Ok((disk, opened))
             });
             match opened {

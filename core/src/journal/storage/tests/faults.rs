@@ -75,6 +75,25 @@ fn a_folder_that_cannot_be_opened_is_tried_again() {
     assert!(storage.stop(PATIENCE).is_err_and(|error| error.to_string().contains("nothing")));
 }
 
+/// Where its streams end is not known, so that a new record would get the place of one that is there.
+#[test]
+fn a_journal_whose_end_cannot_be_read_is_tried_again() {
+    let disk = HeldDisk::new(1);
+    let (storage, mut stores) = start_held(&disk, LOG, 1);
+    let a = stream(&mut stores[0], "a");
+    assert_eq!(ask(&mut stores[0], append(1, a, "one")), Answer::Durable { token: 1, offset: 0 });
+    storage.stop(PATIENCE).unwrap();
+    disk.with(|disk| disk.unreadable = Some(1));
+    let (storage, mut stores) = start_held(&disk, LOG, 1);
+    until("the failure", || storage.state().phase() == Phase::Failing);
+    let error = storage.state().error();
+    assert!(error.as_ref().is_some_and(|error| error.contains("the newest, can't")), "{error:?}");
+    disk.with(|disk| disk.unreadable = None);
+    let a = stream(&mut stores[0], "a");
+    assert_eq!(ask(&mut stores[0], append(2, a, "two")), Answer::Durable { token: 2, offset: 1 });
+    storage.stop(PATIENCE).unwrap();
+}
+
 #[test]
 fn a_stop_has_a_deadline_and_a_failing_disk_no_final_mark() {
     let disk = HeldDisk::new(1);
