@@ -28,7 +28,26 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(10);
 const RECONNECT_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long an effect may take on a busy machine with brokers that start.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where the fault tests' events go.
+pub const TOPIC: &str = "ticket.create";
+
+/// Shards of their gateways.
+pub const SHARDS: usize = 2;
+
+/// The route to it, by a key in the payload.
+pub const RPC: &str =
+    "[[rpc]]\nmethod = \"ticket.create\"\ntopic = \"ticket.create\"\nkey = \"/key\"\n";
+
+/// Publishers that they have.
+pub const SENDERS: usize = 4;
+
+/// What each of these sends.
+pub const RATE_PER_S: u32 = 500;
+
+/// Records a second that a shard forwards beside live ones, where kills meet the forwarding.
+pub const FORWARD_RATE: usize = 500;
 
 /// How messages are sent.
 #[derive(Clone, Debug)]

@@ -6,7 +6,9 @@
 use std::time::Duration;
 
 use trine_tests::checker::{self, Allowed, BATCH_BYTES, Sent};
-use trine_tests::durable::{self, Plan, Progress, places};
+use trine_tests::durable::{
+    self, FORWARD_RATE, PATIENCE, Plan, Progress, RATE_PER_S, RPC, SENDERS, SHARDS, TOPIC, places,
+};
 use trine_tests::faulty_disk::{FaultyDisk, Step};
 use trine_tests::gateway::Gateway;
 use trine_tests::harm::harm;
@@ -15,26 +17,18 @@ use trine_tests::kafka::Kafka;
 use trine_tests::random::Random;
 use trine_tests::wait;
 
-const TOPIC: &str = "ticket.create";
 const PARTITIONS: u32 = 4;
-const SHARDS: usize = 2;
-const SENDERS: usize = 4;
-const RATE_PER_S: u32 = 500;
 
-/// Records a second that a shard forwards beside live ones.
-const FORWARD_RATE: usize = 500;
-
-/// How long an effect may take on a busy machine with a process that starts again.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-const RPC: &str =
-    "[[rpc]]\nmethod = \"ticket.create\"\ntopic = \"ticket.create\"\nkey = \"/key\"\n";
-
-/// A disk of the test's own; nothing, said aloud, where there can be none.
-fn disk(name: &str) -> Option<FaultyDisk> {
+/// A disk of the test's own, and what its power losses are drawn from; nothing, said aloud, where there
+/// can be none.
+fn disk(name: &str) -> Option<(FaultyDisk, Random)> {
     let folder = std::env::temp_dir().join(format!("trine-{name}-{}", std::process::id()));
     match FaultyDisk::mount(&folder) {
-        Ok(disk) => Some(disk),
+        Ok(disk) => {
+            let seed = Random::seed();
+            println!("TRINE_TESTS_SEED={seed}");
+            Some((disk, Random::new(seed)))
+        }
         Err(why) => {
             println!("SKIPPED: there can be no filesystem of the tests' own: {why}");
             None
@@ -97,8 +91,7 @@ fn die_after(gateway: &mut Gateway, disk: &FaultyDisk, step: Step, random: &mut 
 
 #[test]
 fn syncs_that_fail_lose_nothing_that_was_acknowledged() {
-    let Some(disk) = disk("sync") else { return };
-    let mut random = Random::new(Random::seed());
+    let Some((disk, mut random)) = disk("sync") else { return };
     let mut gateway = embedded(&disk);
     let sent = publish_while(&mut gateway, "sync", |gateway, progress| {
         progress.acknowledge(500);
@@ -126,8 +119,7 @@ fn syncs_that_fail_lose_nothing_that_was_acknowledged() {
 /// No program can keep what a disk has not kept: so the checker must find it, and the journal say so.
 #[test]
 fn a_disk_that_lies_is_found_out() {
-    let Some(disk) = disk("lies") else { return };
-    let mut random = Random::new(Random::seed());
+    let Some((disk, mut random)) = disk("lies") else { return };
     let mut gateway = embedded(&disk);
     let sent = publish_while(&mut gateway, "lies", |gateway, progress| {
         progress.acknowledge(500);
@@ -157,8 +149,7 @@ fn told(log: &str, what: &str) -> u64 {
 
 #[test]
 fn a_slow_disk_loses_nothing() {
-    let Some(disk) = disk("slow") else { return };
-    let mut random = Random::new(Random::seed());
+    let Some((disk, mut random)) = disk("slow") else { return };
     let mut gateway = embedded(&disk);
     let sent = publish_while(&mut gateway, "slow", |gateway, progress| {
         progress.acknowledge(500);
@@ -174,10 +165,7 @@ fn a_slow_disk_loses_nothing() {
 
 #[test]
 fn a_process_that_dies_after_any_step_and_lost_power_lose_nothing() {
-    let Some(disk) = disk("steps") else { return };
-    let seed = Random::seed();
-    println!("TRINE_TESTS_SEED={seed}");
-    let mut random = Random::new(seed);
+    let Some((disk, mut random)) = disk("steps") else { return };
     let mut gateway = embedded(&disk);
     let sent = publish_while(&mut gateway, "steps", |gateway, progress| {
         for _ in 0..harm().kills {
@@ -196,10 +184,7 @@ fn a_process_that_dies_after_any_step_and_lost_power_lose_nothing() {
 
 #[test]
 fn what_was_spooled_reaches_kafka_from_a_disk_that_loses_power() {
-    let Some(disk) = disk("spool") else { return };
-    let seed = Random::seed();
-    println!("TRINE_TESTS_SEED={seed}");
-    let mut random = Random::new(seed);
+    let Some((disk, mut random)) = disk("spool") else { return };
     let kafka = Kafka::start(1);
     kafka.create_topic(TOPIC, PARTITIONS as usize);
     let config = format!(

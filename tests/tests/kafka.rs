@@ -10,32 +10,22 @@ use serde_json::{Value, json};
 use trine_tests::backend::{Answer, Backend};
 use trine_tests::checker::{self, Allowed, BATCH_BYTES, Outcome, Sent};
 use trine_tests::client::Client;
-use trine_tests::durable::{self, Plan, Progress, places, publish};
+use trine_tests::durable::{
+    self, FORWARD_RATE, PATIENCE, Plan, Progress, RATE_PER_S, RPC, SENDERS, SHARDS, TOPIC, places,
+    publish,
+};
 use trine_tests::gateway::{Gateway, binary};
 use trine_tests::journal;
 use trine_tests::kafka::Kafka;
 use trine_tests::member::Member;
 use trine_tests::wait;
 
-const TOPIC: &str = "ticket.create";
 const PARTITIONS: usize = 8;
-const SHARDS: usize = 2;
-
-/// How many publishers, and how much each sends.
-const SENDERS: usize = 4;
-const RATE_PER_S: u32 = 500;
-
-/// Records a second that a shard forwards beside live ones, where a kill meets the forwarding.
-const FORWARD_RATE: usize = 500;
-
-/// How long the spool may take to be forwarded on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 fn config(kafka: &Kafka) -> String {
     format!(
         "shards.count = {SHARDS}\n[log]\nkind = \"kafka\"\n[kafka]\nbrokers = [\"{}\"]\n\
-         batch_bytes = {BATCH_BYTES}\n[[rpc]]\nmethod = \"{TOPIC}\"\ntopic = \"{TOPIC}\"\n\
-         key = \"/key\"\n",
+         batch_bytes = {BATCH_BYTES}\n{RPC}",
         kafka.bootstrap()
     )
 }
@@ -200,6 +190,16 @@ fn a_record_too_large_and_topics_that_change_stop_nothing_else() {
         let sizes = letters.iter().map(|letter| letter.value.as_ref().map_or(0, Vec::len));
         assert!(sizes.min() >= Some(30_000), "only what is too large is kept apart");
         assert_eq!(values.len() as u64, TOO_LARGE);
+        // What a process counted just before it was killed may not have been told; this one lives.
+        let counted = || gateway.metrics().sum("trine_spool_dead_letters_total", &[]);
+        let before = counted();
+        kafka.kill_node(1);
+        progress.acknowledge(500);
+        assert!(send("counted", TOPIC, 30_000, 1).iter().all(at_spool));
+        kafka.restart_node(1);
+        let goes_on = || (counted() == before + 1.0).then_some(());
+        assert!(wait::within(PATIENCE, goes_on).is_some(), "{} after {before}", counted());
+        gateway.await_empty_spool(PATIENCE);
         kafka.add_partitions(TOPIC, 12);
         progress.acknowledge(500);
         // A topic that is gone is waited for, and no other with it.
@@ -211,7 +211,7 @@ fn a_record_too_large_and_topics_that_change_stop_nothing_else() {
     });
     let records = settled(&gateway, &kafka);
     let report = checker::check("beside", &sent, &records);
-    let allowed = Allowed::outages(1, SHARDS, PARTITIONS);
+    let allowed = Allowed::outages(2, SHARDS, PARTITIONS);
     let allowed = allowed.and_forwarding(1, SHARDS, FORWARD_RATE, SENDERS * RATE_PER_S as usize);
     report.assert(Allowed { moved_keys: true, ..allowed });
     assert!(kafka.read("other").len() >= 20, "what was spooled for it came to it");

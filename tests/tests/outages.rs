@@ -14,7 +14,10 @@ use rustix::process::Signal;
 use serde_json::Value;
 use trine_tests::backend::{Answer, Backend, Request};
 use trine_tests::checker::{self, Allowed, BATCH_BYTES, Outcome, Record, Sent};
-use trine_tests::durable::{self, Plan, Progress, StopOnDrop, places, publish};
+use trine_tests::durable::{
+    self, FORWARD_RATE, PATIENCE, Plan, Progress, RATE_PER_S, RPC, SENDERS, SHARDS, StopOnDrop,
+    TOPIC, places, publish,
+};
 use trine_tests::gateway::Gateway;
 use trine_tests::harm::harm;
 use trine_tests::kafka::Kafka;
@@ -23,14 +26,7 @@ use trine_tests::namespace::Namespace;
 use trine_tests::random::Random;
 use trine_tests::{journal, process, wait};
 
-const TOPIC: &str = "ticket.create";
 const PARTITIONS: usize = 8;
-const SHARDS: usize = 2;
-const SENDERS: usize = 4;
-const RATE_PER_S: u32 = 500;
-
-/// Records a second that a shard forwards beside live ones, where kills meet the forwarding.
-const FORWARD_RATE: usize = 500;
 
 /// How long a group waits for a sign of life of a member, and how long members are stopped.
 const SESSION_MS: u32 = 6_000;
@@ -38,12 +34,6 @@ const STOPPED: Duration = Duration::from_secs(15);
 
 /// How long an expulsion may take: less than the 45 s of a member that was told no `session_ms`.
 const EXPULSION: Duration = Duration::from_secs(35);
-
-/// How long an effect may take on a busy machine with brokers that start.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-const RPC: &str =
-    "[[rpc]]\nmethod = \"ticket.create\"\ntopic = \"ticket.create\"\nkey = \"/key\"\n";
 
 fn config(kafka: &Kafka, more: &str) -> String {
     format!(

@@ -120,6 +120,11 @@ impl World {
         while self.step() {}
     }
 
+    /// What all segments take up.
+    fn disk_bytes(&mut self) -> u64 {
+        at_once(self.disk.list()).expect("readable").iter().map(|listed| listed.bytes).sum()
+    }
+
     fn close(mut self, options: Options) -> World {
         self.journal.close();
         self.settle();
@@ -304,14 +309,20 @@ fn a_disk_that_always_fails_refuses_and_is_tried_again() {
     assert_eq!(world.read("a"), [(0, Bytes::from("fourth"))], "what was refused stays away");
 }
 
-#[test]
-fn a_full_disk_refuses_and_keeps_what_it_has() {
+/// A spool that has filled its disk, long before its quota.
+fn full_disk() -> World {
     let mut world = World::new(1, SPOOL);
     world.disk.faults.capacity_bytes = 7 << 20;
     while world.lost == 0 {
         world.append("a", vec![7; 100_000]).expect("the quota is larger than the disk");
         world.settle();
     }
+    world
+}
+
+#[test]
+fn a_full_disk_refuses_and_keeps_what_it_has() {
+    let world = full_disk();
     assert!(world.durable.len() > 10);
     let mut world = world.reopen(SPOOL);
     world.check();
@@ -319,12 +330,7 @@ fn a_full_disk_refuses_and_keeps_what_it_has() {
 
 #[test]
 fn a_full_disk_has_room_again_once_records_are_released() {
-    let mut world = World::new(1, SPOOL);
-    world.disk.faults.capacity_bytes = 7 << 20;
-    while world.lost == 0 {
-        world.append("a", vec![7; 100_000]).expect("the quota is larger than the disk");
-        world.settle();
-    }
+    let mut world = full_disk();
     let cursor = world.journal.cursor("forwarded").expect("few cursors");
     let taken = world.durable.len() as u64;
     world.journal.move_cursor(cursor, taken, world.now_ms);
@@ -352,7 +358,7 @@ fn a_start_on_a_full_disk_takes_what_room_there_is() {
     let taken = world.durable.len() as u64;
     let mut world = world.reopen(SPOOL);
     world.settle();
-    let used: u64 = at_once(world.disk.list()).expect("readable").iter().map(|l| l.bytes).sum();
+    let used = world.disk_bytes();
     world.disk.faults.capacity_bytes = used + COMMIT_BYTES as u64 + (64 << 10);
     world.append("a", "next").expect("it is tried");
     world.settle();
@@ -388,7 +394,7 @@ fn a_failing_disk_costs_the_log_no_record() {
         world.settle();
         let stream = world.journal.stream("a").expect("few streams");
         assert_eq!(world.journal.range(stream).start, 0);
-        let all: u64 = at_once(world.disk.list()).expect("readable").iter().map(|l| l.bytes).sum();
+        let all = world.disk_bytes();
         assert!(all <= LOG.quota_bytes, "{all}: what failed is gone");
         world.check();
         world.reopen(LOG).check();
@@ -427,7 +433,7 @@ fn a_full_spool_refuses_until_records_are_released() {
     assert_eq!(refused, Refused::Full);
     let (taken, used) = (world.durable.len() as u64, world.journal.used_bytes());
     assert!(used > SPOOL.quota_bytes / 2 && used < SPOOL.quota_bytes);
-    let all: u64 = at_once(world.disk.list()).expect("readable").iter().map(|l| l.bytes).sum();
+    let all = world.disk_bytes();
     assert!(all <= SPOOL.quota_bytes, "{all}: preallocated room counts too");
     // Cursors still move.
     let cursor = world.journal.cursor("forwarded").expect("few cursors");
