@@ -5,8 +5,9 @@
 //! among them is given up and no longer reported, then the broker gives it to its next owner.
 //! Invariants: as of the classic member. Source: KIP-848.
 
+use super::backoff::Backoff;
 use super::membership::{Event, Options, Partition, Request};
-use crate::limits::{KAFKA_HEARTBEAT_MS, KAFKA_REFUSED_MS, KAFKA_RETRY_MAX_MS, KAFKA_RETRY_MS};
+use crate::limits::{KAFKA_HEARTBEAT_MS, KAFKA_REFUSED_MS};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use trine_proto::kafka::consumer_group_heartbeat::{self, JOIN, LEAVE, LEAVE_STATIC};
@@ -50,8 +51,7 @@ pub struct BrokerLed {
     alive_ms: u64,
     polled_ms: u64,
     sent_ms: u64,
-    pause_ms: u64,
-    retry_ms: u64,
+    backoff: Backoff,
     /// It was sent away, and no heartbeat of a member was taken since.
     was_sent_away: bool,
     events: Vec<Event>,
@@ -81,8 +81,7 @@ impl BrokerLed {
             alive_ms: 0,
             polled_ms: 0,
             sent_ms: 0,
-            pause_ms: 0,
-            retry_ms: KAFKA_RETRY_MS,
+            backoff: Backoff::default(),
             was_sent_away: false,
             events: Vec::new(),
         }
@@ -133,8 +132,8 @@ impl BrokerLed {
         let due_ms = match self.coordinator {
             _ if self.has_ended => return u64::MAX,
             _ if self.is_unanswered => u64::MAX,
-            None => self.pause_ms,
-            Some(_) => self.heartbeat_ms.max(self.pause_ms),
+            None => self.backoff.until_ms(),
+            Some(_) => self.heartbeat_ms.max(self.backoff.until_ms()),
         };
         due_ms.min(session_ms).min(self.drain_ms)
     }
@@ -148,7 +147,7 @@ impl BrokerLed {
     ) -> Option<Request> {
         self.look_at_clock(now_ms);
         self.reconcile(now_ms, name);
-        if self.has_ended || self.is_unanswered || now_ms < self.pause_ms {
+        if self.has_ended || self.is_unanswered || now_ms < self.backoff.until_ms() {
             return None;
         }
         if self.coordinator.is_none() {
@@ -245,7 +244,8 @@ impl BrokerLed {
         self.is_unanswered = false;
         match result {
             Ok(broker) => {
-                (self.coordinator, self.retry_ms) = (Some(broker), KAFKA_RETRY_MS);
+                self.coordinator = Some(broker);
+                self.backoff.succeeded();
                 self.heartbeat_ms = now_ms;
             }
             Err(error) if error.is_retriable() => self.back_off(now_ms),
@@ -270,7 +270,8 @@ impl BrokerLed {
         }
         // Not on joining: a coordinator may take that each time and refuse what follows.
         if self.epoch > JOIN {
-            (self.retry_ms, self.was_sent_away) = (KAFKA_RETRY_MS, false);
+            self.backoff.succeeded();
+            self.was_sent_away = false;
         }
         if answer.member_epoch < JOIN {
             self.has_ended = true;
@@ -333,7 +334,7 @@ impl BrokerLed {
             }
             error => {
                 self.events.push(Event::Failed(api, error));
-                self.pause_ms = now_ms + KAFKA_REFUSED_MS;
+                self.backoff.wait_until(now_ms + KAFKA_REFUSED_MS);
             }
         }
     }
@@ -347,10 +348,9 @@ impl BrokerLed {
     }
 
     fn back_off(&mut self, now_ms: u64) {
-        self.pause_ms = now_ms + self.retry_ms;
+        self.backoff.failed(now_ms);
         // A heartbeat that failed is sent again then, not when the next one would be due.
-        self.heartbeat_ms = self.heartbeat_ms.min(self.pause_ms);
-        self.retry_ms = (self.retry_ms * 2).min(KAFKA_RETRY_MAX_MS);
+        self.heartbeat_ms = self.heartbeat_ms.min(self.backoff.until_ms());
     }
 
     /// Its time as a member is over: others may have everything that it had.
@@ -369,6 +369,7 @@ impl BrokerLed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::KAFKA_RETRY_MS;
     use consumer_group_heartbeat::Response;
 
     const ID: Uuid = [7; 16];

@@ -6,10 +6,11 @@
 //! an offset that is not wanted any more is thrown away. Source: KIP-227, KIP-320, KIP-951.
 
 use super::TopicPartition;
+use super::backoff::Backoff;
 use super::records::Read;
 use crate::limits::{
     KAFKA_FETCH_BACKLOG_WAIT_MS, KAFKA_FETCH_PARTITION_BYTES, KAFKA_FETCH_WAIT_MS,
-    KAFKA_REFUSED_MS, KAFKA_RETRY_MAX_MS, KAFKA_RETRY_MS,
+    KAFKA_REFUSED_MS, KAFKA_RETRY_MAX_MS,
 };
 use std::collections::BTreeMap;
 use trine_proto::kafka::fetch::Session;
@@ -68,18 +69,9 @@ pub enum Event {
 #[derive(Debug, Default)]
 struct Partition {
     wanted: Option<(i64, i32)>,
-    /// No request before.
-    pause_ms: u64,
-    retry_ms: u64,
+    backoff: Backoff,
     next_offset: i64,
     end_offset: i64,
-}
-
-impl Partition {
-    fn back_off(&mut self, now_ms: u64) {
-        self.pause_ms = now_ms + self.retry_ms.max(KAFKA_RETRY_MS);
-        self.retry_ms = (self.retry_ms.max(KAFKA_RETRY_MS) * 2).min(KAFKA_RETRY_MAX_MS);
-    }
 }
 
 #[derive(Debug)]
@@ -177,7 +169,7 @@ impl Fetcher {
     /// When to ask for requests again although nothing has happened.
     pub fn deadline_ms(&self, now_ms: u64) -> u64 {
         let pauses = self.partitions.values().filter(|partition| partition.wanted.is_some());
-        let pauses = pauses.map(|partition| partition.pause_ms);
+        let pauses = pauses.map(|partition| partition.backoff.until_ms());
         let brokers = self.brokers.values().map(|broker| broker.pause_ms);
         pauses.chain(brokers).filter(|pause_ms| *pause_ms > now_ms).min().unwrap_or(u64::MAX)
     }
@@ -198,7 +190,7 @@ impl Fetcher {
         for (&place, partition) in &self.partitions {
             let Some(leader) = leader(place).filter(|leader| leader.id == broker) else { continue };
             match partition.wanted {
-                Some((offset, limit_bytes)) if partition.pause_ms <= now_ms => {
+                Some((offset, limit_bytes)) if partition.backoff.until_ms() <= now_ms => {
                     let leader_epoch = leader.epoch;
                     wanted.insert(place, Place { offset, limit_bytes, leader_epoch });
                 }
@@ -270,11 +262,11 @@ impl Fetcher {
             return;
         }
         if !error.is_none() {
-            partition.back_off(now_ms);
+            partition.backoff.failed(now_ms);
             match error.action() {
                 Action::ResetOffset => {
                     partition.wanted = None;
-                    partition.pause_ms = 0;
+                    partition.backoff.wait_until(0);
                     self.events.push(Event::OutOfRange(place, offset));
                 }
                 Action::RefreshMetadata => {
@@ -289,7 +281,7 @@ impl Fetcher {
                 }
                 Action::Retry => {}
                 _ => {
-                    partition.pause_ms = now_ms + KAFKA_REFUSED_MS;
+                    partition.backoff.wait_until(now_ms + KAFKA_REFUSED_MS);
                     self.events.push(Event::Refused(place, error));
                 }
             }
@@ -297,11 +289,11 @@ impl Fetcher {
         }
         partition.end_offset = end_offset;
         if let Some(damage) = read.damage.filter(|_| read.next_offset == offset) {
-            partition.pause_ms = now_ms + KAFKA_REFUSED_MS;
+            partition.backoff.wait_until(now_ms + KAFKA_REFUSED_MS);
             self.events.push(Event::Damaged(place, offset, damage));
             return;
         }
-        partition.retry_ms = KAFKA_RETRY_MS;
+        partition.backoff.succeeded();
         if read.next_offset > offset {
             partition.wanted = None;
             partition.next_offset = read.next_offset;
@@ -320,6 +312,7 @@ impl Fetcher {
 mod tests {
     use super::super::records::Record;
     use super::*;
+    use crate::limits::KAFKA_RETRY_MS;
     use bytes::Bytes;
 
     const A: TopicPartition = TopicPartition { topic: 0, partition: 0 };

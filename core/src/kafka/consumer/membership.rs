@@ -7,10 +7,9 @@
 //! one it keeps what does not move. Source: KIP-62, KIP-345, KIP-394, KIP-429, KIP-814.
 
 use super::assignor::{Assignor, Member};
+use super::backoff::Backoff;
 use super::broker_led::Beat;
-use crate::limits::{
-    KAFKA_ASSIGN_WAIT_MS, KAFKA_HEARTBEAT_MS, KAFKA_REFUSED_MS, KAFKA_RETRY_MAX_MS, KAFKA_RETRY_MS,
-};
+use crate::limits::{KAFKA_ASSIGN_WAIT_MS, KAFKA_HEARTBEAT_MS, KAFKA_REFUSED_MS};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use trine_proto::kafka::consumer_protocol::Assignment;
@@ -114,8 +113,7 @@ pub struct Membership {
     sent_ms: u64,
     heartbeat_ms: u64,
     /// Nothing is sent before.
-    pause_ms: u64,
-    retry_ms: u64,
+    backoff: Backoff,
     /// It was sent away, and no heartbeat was taken since.
     was_sent_away: bool,
     /// If it leads: how many partitions it gave out of each topic.
@@ -141,8 +139,7 @@ impl Membership {
             polled_ms: 0,
             sent_ms: 0,
             heartbeat_ms: 0,
-            pause_ms: 0,
-            retry_ms: KAFKA_RETRY_MS,
+            backoff: Backoff::default(),
             was_sent_away: false,
             led: BTreeMap::new(),
             events: Vec::new(),
@@ -203,11 +200,13 @@ impl Membership {
         let due_ms = match &self.state {
             State::Ended => return u64::MAX,
             _ if self.is_unanswered => session_ms,
-            _ if self.coordinator.is_none() => self.pause_ms,
+            _ if self.coordinator.is_none() => self.backoff.until_ms(),
             State::Assigning(_, until_ms) => *until_ms,
-            State::Draining(_, until_ms) => self.heartbeat_ms.min(*until_ms).max(self.pause_ms),
-            State::Stable => self.heartbeat_ms.max(self.pause_ms),
-            State::Unjoined | State::Joining | State::Syncing(_) => self.pause_ms,
+            State::Draining(_, until_ms) => {
+                self.heartbeat_ms.min(*until_ms).max(self.backoff.until_ms())
+            }
+            State::Stable => self.heartbeat_ms.max(self.backoff.until_ms()),
+            State::Unjoined | State::Joining | State::Syncing(_) => self.backoff.until_ms(),
         };
         due_ms.min(session_ms)
     }
@@ -222,7 +221,7 @@ impl Membership {
     ) -> Option<Request> {
         self.look_at_clock(now_ms);
         let is_ended = matches!(self.state, State::Ended);
-        if is_ended || self.is_unanswered || now_ms < self.pause_ms {
+        if is_ended || self.is_unanswered || now_ms < self.backoff.until_ms() {
             return None;
         }
         if self.coordinator.is_none() {
@@ -332,7 +331,7 @@ impl Membership {
         match result {
             Ok(broker) => {
                 self.coordinator = Some(broker);
-                self.retry_ms = KAFKA_RETRY_MS;
+                self.backoff.succeeded();
             }
             Err(error) if error.is_retriable() => self.back_off(now_ms),
             Err(error) => self.refused("FindCoordinator", error, now_ms),
@@ -438,7 +437,8 @@ impl Membership {
         if error.is_none() || error == ErrorCode::REBALANCE_IN_PROGRESS {
             self.alive_ms = self.alive_ms.max(self.sent_ms);
             // Not before: a coordinator may take each JoinGroup and refuse what follows.
-            (self.retry_ms, self.was_sent_away) = (KAFKA_RETRY_MS, false);
+            self.backoff.succeeded();
+            self.was_sent_away = false;
         }
         match error {
             ErrorCode::NONE => {}
@@ -497,7 +497,7 @@ impl Membership {
     /// What an administrator or other members may mend is tried again now and then.
     fn refused(&mut self, api: &'static str, error: ErrorCode, now_ms: u64) {
         self.events.push(Event::Failed(api, error));
-        self.pause_ms = now_ms + KAFKA_REFUSED_MS;
+        self.backoff.wait_until(now_ms + KAFKA_REFUSED_MS);
     }
 
     /// It has to join again: at once, as is the protocol's ordinary course, but after a pause if that
@@ -509,10 +509,9 @@ impl Membership {
     }
 
     fn back_off(&mut self, now_ms: u64) {
-        self.pause_ms = now_ms + self.retry_ms;
+        self.backoff.failed(now_ms);
         // A heartbeat that failed is sent again then, not when the next one would be due.
-        self.heartbeat_ms = self.heartbeat_ms.min(self.pause_ms);
-        self.retry_ms = (self.retry_ms * 2).min(KAFKA_RETRY_MAX_MS);
+        self.heartbeat_ms = self.heartbeat_ms.min(self.backoff.until_ms());
     }
 
     /// The generation is over for this member: others may have everything that it had.

@@ -7,6 +7,7 @@
 //! caller said is delivered is committed before the partition is given up.
 
 pub mod assignor;
+mod backoff;
 pub mod broker_led;
 pub mod driver;
 pub mod fetcher;

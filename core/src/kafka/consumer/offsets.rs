@@ -11,6 +11,7 @@
 //! committed starts at the group's own beginning, by time, so that a crash meanwhile skips nothing.
 
 use super::TopicPartition;
+use super::backoff::Backoff;
 use crate::kafka::producer::TopicId;
 use crate::limits::{KAFKA_COMMIT_DELAY_MS, KAFKA_REFUSED_MS, KAFKA_RETRY_MAX_MS, KAFKA_RETRY_MS};
 use std::collections::BTreeMap;
@@ -64,9 +65,7 @@ struct Known {
     stage: Stage,
     /// A ListOffsets for it is unanswered.
     is_listing: bool,
-    /// No request for it before.
-    pause_ms: u64,
-    retry_ms: u64,
+    backoff: Backoff,
     committed: Option<i64>,
     /// What is to be committed.
     pending: Option<i64>,
@@ -121,11 +120,9 @@ pub struct Offsets {
     known: BTreeMap<TopicPartition, Known>,
     beginnings: BTreeMap<TopicId, Beginning>,
     is_fetching: bool,
-    fetch_ms: u64,
-    fetch_retry_ms: u64,
+    fetch: Backoff,
     is_committing: bool,
-    commit_ms: u64,
-    commit_retry_ms: u64,
+    commit: Backoff,
     events: Vec<Event>,
 }
 
@@ -138,11 +135,9 @@ impl Offsets {
             known: BTreeMap::new(),
             beginnings: BTreeMap::new(),
             is_fetching: false,
-            fetch_ms: 0,
-            fetch_retry_ms: KAFKA_RETRY_MS,
+            fetch: Backoff::default(),
             is_committing: false,
-            commit_ms: 0,
-            commit_retry_ms: KAFKA_RETRY_MS,
+            commit: Backoff::default(),
             events: Vec::new(),
         }
     }
@@ -152,8 +147,7 @@ impl Offsets {
         let known = Known {
             stage: Stage::Unknown,
             is_listing: false,
-            pause_ms: 0,
-            retry_ms: KAFKA_RETRY_MS,
+            backoff: Backoff::default(),
             committed: None,
             pending: None,
             sent: None,
@@ -208,13 +202,14 @@ impl Offsets {
         for known in self.known.values() {
             let at_ms = match known.stage {
                 Stage::Unknown if self.is_fetching => u64::MAX,
-                Stage::Unknown => self.fetch_ms,
+                Stage::Unknown => self.fetch.until_ms(),
                 Stage::Starting(_) | Stage::OutOfRange(_) if known.is_listing => u64::MAX,
-                Stage::Starting(_) | Stage::OutOfRange(_) => known.pause_ms,
+                Stage::Starting(_) | Stage::OutOfRange(_) => known.backoff.until_ms(),
                 Stage::Started | Stage::Ready => u64::MAX,
             };
             let waits = known.pending.is_some() && !self.is_committing;
-            let commit_ms = if waits { self.commit_ms.max(known.pause_ms) } else { u64::MAX };
+            let commit_ms =
+                if waits { self.commit.until_ms().max(known.backoff.until_ms()) } else { u64::MAX };
             due_ms = due_ms.min(at_ms).min(commit_ms);
         }
         due_ms
@@ -225,7 +220,7 @@ impl Offsets {
 impl Offsets {
     /// The topics whose committed offsets, of all partitions, are to be asked for. Empty: none now.
     pub fn next_fetch(&mut self, now_ms: u64) -> Vec<TopicId> {
-        if self.is_fetching || now_ms < self.fetch_ms {
+        if self.is_fetching || now_ms < self.fetch.until_ms() {
             return Vec::new();
         }
         let unknown = self.known.iter().filter(|(_, known)| known.stage == Stage::Unknown);
@@ -243,7 +238,7 @@ impl Offsets {
         now_ms: u64,
     ) {
         self.is_fetching = false;
-        self.fetch_retry_ms = KAFKA_RETRY_MS;
+        self.fetch.succeeded();
         let mut has_any: BTreeMap<TopicId, bool> = BTreeMap::new();
         for committed in answer {
             *has_any.entry(committed.partition.topic).or_default() |= committed.offset >= 0;
@@ -262,7 +257,7 @@ impl Offsets {
                 continue;
             }
             if !committed.error.is_none() {
-                self.fetch_ms = now_ms + KAFKA_RETRY_MAX_MS;
+                self.fetch.wait_until(now_ms + KAFKA_RETRY_MAX_MS);
                 let (partition, error) = (committed.partition, committed.error);
                 if !error.is_retriable() {
                     self.events.push(Event::Failed(partition, "OffsetFetch", error));
@@ -288,7 +283,7 @@ impl Offsets {
             known.stage = Stage::Starting(time);
         }
         if self.known.values().any(|known| known.stage == Stage::Unknown) {
-            self.fetch_ms = self.fetch_ms.max(now_ms + KAFKA_RETRY_MS);
+            self.fetch.wait_until(self.fetch.until_ms().max(now_ms + KAFKA_RETRY_MS));
         }
         for (topic, has_begun) in has_any {
             if self.start == Start::Latest && !has_begun {
@@ -301,8 +296,7 @@ impl Offsets {
     /// There is no answer to [`Offsets::next_fetch`], or an error of the whole.
     pub fn fetch_failed(&mut self, now_ms: u64) {
         self.is_fetching = false;
-        self.fetch_ms = now_ms + self.fetch_retry_ms;
-        self.fetch_retry_ms = (self.fetch_retry_ms * 2).min(KAFKA_RETRY_MAX_MS);
+        self.fetch.failed(now_ms);
     }
 
     /// The partitions whose offset of a time is to be asked for at their leaders, of those that
@@ -319,7 +313,7 @@ impl Offsets {
                 Stage::OutOfRange(_) => list_offsets::EARLIEST,
                 _ => continue,
             };
-            if !known.is_listing && known.pause_ms <= now_ms && may_ask(partition) {
+            if !known.is_listing && known.backoff.until_ms() <= now_ms && may_ask(partition) {
                 known.is_listing = true;
                 lists.push((partition, time));
             }
@@ -340,15 +334,14 @@ impl Offsets {
         let offset = match answer {
             Ok(offset) => offset,
             Err(error) => {
-                known.pause_ms = now_ms + known.retry_ms;
-                known.retry_ms = (known.retry_ms * 2).min(KAFKA_RETRY_MAX_MS);
+                known.backoff.failed(now_ms);
                 if !error.is_retriable() {
                     self.events.push(Event::Failed(partition, "ListOffsets", error));
                 }
                 return;
             }
         };
-        known.retry_ms = KAFKA_RETRY_MS;
+        known.backoff.succeeded();
         match known.stage {
             Stage::Starting(_) if offset < 0 => known.stage = Stage::Starting(list_offsets::LATEST),
             Stage::Starting(_) => {
@@ -374,11 +367,11 @@ impl Offsets {
     /// What is to be committed now; `at_once`: also what could wait for more. Empty: nothing.
     pub fn next_commit(&mut self, now_ms: u64, at_once: bool) -> Vec<Commit> {
         let mut commits = Vec::new();
-        if self.is_committing || (now_ms < self.commit_ms && !at_once) {
+        if self.is_committing || (now_ms < self.commit.until_ms() && !at_once) {
             return commits;
         }
         for (&partition, known) in &mut self.known {
-            if known.pause_ms > now_ms {
+            if known.backoff.until_ms() > now_ms {
                 continue;
             }
             let Some(next_offset) = known.pending.take() else { continue };
@@ -393,8 +386,8 @@ impl Offsets {
     /// The answer to [`Offsets::next_commit`]. What is not in it is tried again.
     pub fn answered(&mut self, answer: &[(TopicPartition, ErrorCode)], now_ms: u64) {
         self.is_committing = false;
-        self.commit_ms = now_ms + KAFKA_COMMIT_DELAY_MS;
-        self.commit_retry_ms = KAFKA_RETRY_MS;
+        self.commit.wait_until(now_ms + KAFKA_COMMIT_DELAY_MS);
+        self.commit.succeeded();
         for &(partition, error) in answer {
             let Some(known) = self.known.get_mut(&partition) else { continue };
             if error.is_none() {
@@ -412,7 +405,7 @@ impl Offsets {
                 Action::Retry | Action::RefreshCoordinator | Action::Rejoin | Action::Fenced
             );
             if !is_of_group {
-                known.pause_ms = now_ms + KAFKA_REFUSED_MS;
+                known.backoff.wait_until(now_ms + KAFKA_REFUSED_MS);
                 self.events.push(Event::Failed(partition, "OffsetCommit", error));
             }
         }
@@ -434,8 +427,7 @@ impl Offsets {
             }
         }
         if again {
-            self.commit_ms = now_ms + self.commit_retry_ms;
-            self.commit_retry_ms = (self.commit_retry_ms * 2).min(KAFKA_RETRY_MAX_MS);
+            self.commit.failed(now_ms);
         }
     }
 }
