@@ -176,6 +176,9 @@ pub const SPOOL_PAUSE_MS: u64 = 250;
 pub const SPOOL_LOOK_MS: u64 = 16;
 /// Least time between two raises of a producer's epoch: 32,767 of them last for hours of outage.
 pub const EPOCH_RAISE_MS: u64 = 500;
+/// Epochs of a producer that are durable before they are needed: a disk may fail for half a minute
+/// while Kafka hangs. Each start leaves as many behind, so that an id lasts for 500 starts.
+pub const SPOOL_EPOCHS_AHEAD: i16 = 64;
 /// How long a connection to a broker may take to open.
 pub const KAFKA_CONNECT_MS: u64 = 2_000;
 /// How long a group waits for a sign of life of a member, unless the consumer says so: what Kafka's

@@ -218,14 +218,25 @@ fn what_was_spooled_reaches_kafka_from_a_disk_that_loses_power() {
             die_after(gateway, &disk, step, &mut random);
         }
         lose_power(gateway, &disk, &mut random);
+        progress.acknowledge(500);
+        // A disk that keeps nothing does not hold up what it has for Kafka.
+        kafka.stop_node(1);
+        progress.acknowledge(500);
+        disk.fail_syncs(usize::MAX);
+        let refused = progress.refused();
+        let refuses = || (progress.refused() > refused + 100).then_some(());
+        assert!(wait::within(PATIENCE, refuses).is_some(), "a disk that fails refuses");
+        kafka.resume_node(1);
+        gateway.await_empty_spool(PATIENCE);
+        disk.fail_syncs(0);
         progress.acknowledge(4_000);
     });
     gateway.await_empty_spool(PATIENCE);
     println!("{:?}", places(&sent));
     let records = kafka.read(TOPIC);
-    // The broker hung once, and three deaths met the forwarding.
+    // The broker hung twice, and three deaths met the forwarding.
     let published_per_s = SENDERS * RATE_PER_S as usize;
-    let allowed = Allowed::outages(1 + 3, SHARDS, PARTITIONS as usize);
+    let allowed = Allowed::outages(2 + 3, SHARDS, PARTITIONS as usize);
     let allowed = allowed.and_forwarding(3, SHARDS, FORWARD_RATE, published_per_s);
     checker::check("spool", &sent, &records).assert(allowed);
 }

@@ -13,7 +13,7 @@ mod lag;
 mod tests;
 
 use bytes::Bytes;
-use givers::Giver;
+use givers::{Giver, Kept};
 use lag::Lag;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -218,8 +218,9 @@ pub struct Spool {
     giver: usize,
     /// The producer does not have the giver's identity yet.
     must_resume: bool,
-    /// The producer's id and epoch as they were kept last, plus one each.
-    kept: Option<(u64, u64)>,
+    kept: Option<Kept>,
+    /// Flushes for the sake of the producer's identity so far.
+    identity_flushes: usize,
     /// The cursor that holds the number of shards, and its value at the start.
     shards_cursor: Option<(StreamId, u64)>,
     /// The line of each append that has no answer, by record.
@@ -270,6 +271,7 @@ impl Spool {
             giver: 0,
             must_resume: false,
             kept: None,
+            identity_flushes: 0,
             shards_cursor: None,
             appends: std::collections::HashMap::new(),
             opening: 0,
@@ -653,8 +655,10 @@ impl Spool {
                     "the spool can't be read"
                 );
             }
-            Answer::Flushed { token } if About::of(token).0 == About::Moved => self.lag.flushed(),
-            Answer::Flushed { .. } => self.events.push_back(SpoolEvent::Identity),
+            Answer::Flushed { token } => match About::of(token) {
+                (About::Moved, _) => self.lag.flushed(),
+                (_, flush) => self.identity_flushed(flush),
+            },
         }
     }
 

@@ -4,11 +4,14 @@
 //! after the other: each under the producer id that it gave Kafka records with, at the next epoch, so
 //! that a late batch of it is fenced. Such an id stays that shard's until its last record is
 //! forwarded, should it come back with another start; then it is this one's, and nobody else's.
+//! Invariant: no epoch is used beyond the one that is durable. That one is some epochs ahead, so that
+//! a disk that fails while Kafka hangs does not keep what is taken over from being forwarded.
 
 use trine_core::journal::StreamId;
 use trine_core::journal::storage::Request;
 
 use super::{About, Spool, SpoolEvent};
+use crate::limits::SPOOL_EPOCHS_AHEAD;
 
 /// A shard whose lines these are: the cursors that hold its producer's id and epoch, plus one each,
 /// and their values at the start.
@@ -33,6 +36,19 @@ impl Giver {
         let [id, epoch] = self.cursors.map(|cursor| cursor?.1.checked_sub(1));
         Some((id? as i64, epoch? as i16))
     }
+}
+
+/// The producer's identity as it was kept last.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kept {
+    giver: usize,
+    id: i64,
+    /// The last epoch that may be used once the newest flush is answered.
+    asked: i16,
+    /// … and now.
+    durable: Option<i16>,
+    /// The epoch that is waited for.
+    awaited: Option<i16>,
 }
 
 impl Spool {
@@ -70,8 +86,8 @@ impl Spool {
         while self.is_open && self.giver < self.givers.len() && !self.gives(self.giver) {
             if self.giver > 0 {
                 self.move_identity(self.giver, 0, 0);
-                if let Some((id, epoch)) = self.kept {
-                    self.move_identity(0, id, epoch);
+                if let Some(kept) = self.kept {
+                    self.move_identity(0, kept.id as u64 + 1, kept.asked as u64 + 1);
                 }
             }
             self.giver += 1;
@@ -90,11 +106,37 @@ impl Spool {
 
     /// Keeps the producer's identity; [`SpoolEvent::Identity`] says that it is durable.
     pub fn keep_identity(&mut self, id: i64, epoch: i16) {
-        let (id, epoch) = (id as u64 + 1, epoch as u64 + 1);
-        self.kept = Some((id, epoch));
-        let is_own = self.giver == 0 || self.giver >= self.givers.len();
-        self.move_identity(if is_own { 0 } else { self.giver }, id, epoch);
-        self.send(Request::Flush { token: About::Identity.token(0) });
+        let giver = if self.giver < self.givers.len() { self.giver } else { 0 };
+        let new = Kept { giver, id, asked: -1, durable: None, awaited: None };
+        let known = self.kept.filter(|kept| (kept.giver, kept.id) == (giver, id));
+        let mut kept = known.unwrap_or(new);
+        let ahead = epoch.saturating_add(SPOOL_EPOCHS_AHEAD);
+        if kept.asked < ahead && kept.asked.saturating_sub(epoch) < SPOOL_EPOCHS_AHEAD / 2 {
+            kept.asked = ahead;
+            self.identity_flushes += 1;
+            self.move_identity(giver, id as u64 + 1, ahead as u64 + 1);
+            self.send(Request::Flush { token: About::Identity.token(self.identity_flushes) });
+        }
+        kept.awaited = Some(epoch);
+        self.kept = Some(kept);
+        self.tell_identity();
+    }
+
+    /// A flush is answered that [`Spool::keep_identity`] asked for.
+    pub(super) fn identity_flushed(&mut self, flush: usize) {
+        if let Some(kept) = self.kept.as_mut().filter(|_| flush == self.identity_flushes) {
+            kept.durable = Some(kept.asked);
+            self.tell_identity();
+        }
+    }
+
+    fn tell_identity(&mut self) {
+        if let Some(kept) = &mut self.kept
+            && kept.awaited.is_some_and(|epoch| kept.durable.is_some_and(|last| epoch <= last))
+        {
+            kept.awaited = None;
+            self.events.push_back(SpoolEvent::Identity);
+        }
     }
 
     fn move_identity(&mut self, giver: usize, id: u64, epoch: u64) {

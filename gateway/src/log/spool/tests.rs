@@ -3,6 +3,7 @@
 //! **Runs on: any.**
 
 use super::*;
+use crate::limits::SPOOL_EPOCHS_AHEAD;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -63,6 +64,13 @@ impl Fixture {
     fn keep_identity(&mut self, id: i64, epoch: i16) {
         self.spool.keep_identity(id, epoch);
         self.until(0, |event| matches!(event, SpoolEvent::Identity).then_some(()));
+    }
+
+    /// … without a word from the journal.
+    fn has_identity(&mut self, id: i64, epoch: i16) -> bool {
+        self.spool.keep_identity(id, epoch);
+        let events = std::iter::from_fn(|| self.spool.next_event());
+        events.filter(|event| matches!(event, SpoolEvent::Identity)).count() == 1
     }
 
     /// Turns go by until an event is of interest.
@@ -197,7 +205,7 @@ fn lines_of_a_shard_that_is_no_more_go_under_its_producer() {
     fixture.append(line, 2, 0);
     // One shard again: its own record first, then those of the other, and not before the producer
     // has its identity.
-    assert_eq!(fixture.restart_as((0, 1)), Some((6, 1)));
+    assert_eq!(fixture.restart_as((0, 1)), Some((6, 1 + SPOOL_EPOCHS_AHEAD)));
     assert!(!fixture.spool.is_settled(), "keys' owners have changed");
     assert_eq!(fixture.forwarded(1_000), [0]);
     let own = fixture.spool.line(0, 0);
@@ -208,12 +216,12 @@ fn lines_of_a_shard_that_is_no_more_go_under_its_producer() {
         SpoolEvent::Forward { .. } => panic!("its producer could not be fenced"),
         _ => None,
     };
-    assert_eq!(fixture.until(1_000, resumed), (7, 3));
-    fixture.keep_identity(7, 4);
+    assert_eq!(fixture.until(1_000, resumed), (7, 3 + SPOOL_EPOCHS_AHEAD));
+    fixture.keep_identity(7, 4 + SPOOL_EPOCHS_AHEAD);
     // A process that dies here goes on with the same.
     assert_eq!(fixture.restart_as((0, 1)), None);
-    assert_eq!(fixture.until(1_000, resumed), (7, 4));
-    fixture.keep_identity(7, 5);
+    assert_eq!(fixture.until(1_000, resumed), (7, 4 + 2 * SPOOL_EPOCHS_AHEAD));
+    fixture.keep_identity(7, 5 + 2 * SPOOL_EPOCHS_AHEAD);
     fixture.spool.resumed();
     assert_eq!(fixture.forwarded(1_000), [0, 1]);
     let its = (0..fixture.spool.len()).find(|&line| fixture.spool.get(line).holds()).unwrap();
@@ -221,13 +229,36 @@ fn lines_of_a_shard_that_is_no_more_go_under_its_producer() {
     (0..2).for_each(|offset| fixture.spool.acknowledged(its, offset));
     fixture.spool.flush(1_000);
     assert!(fixture.spool.is_settled());
-    fixture.keep_identity(7, 6);
+    fixture.keep_identity(7, 6 + 2 * SPOOL_EPOCHS_AHEAD);
     // The id is this shard's now, and the other one does not go on with it.
     let line = fixture.spool.line(0, 0);
     fixture.append(line, 1, 0);
-    assert_eq!(fixture.restart_as((0, 1)), Some((7, 6)));
+    assert_eq!(fixture.restart_as((0, 1)), Some((7, 6 + 3 * SPOOL_EPOCHS_AHEAD)));
     assert_eq!(fixture.restart_as((1, 2)), None);
     assert_eq!(fixture.spool.givers[0].last(), None);
+}
+
+#[test]
+fn an_epoch_is_not_used_before_one_at_least_as_high_is_durable() {
+    let (mut fixture, line) = opened("spool-epochs");
+    assert!(!fixture.has_identity(7, 0), "nothing is durable yet");
+    fixture.until(0, |event| matches!(event, SpoolEvent::Identity).then_some(()));
+    // A journal that answers nothing is asked for more in time, and does not hold up these.
+    for epoch in 1..=SPOOL_EPOCHS_AHEAD {
+        assert!(fixture.has_identity(7, epoch), "{epoch}");
+    }
+    assert!(!fixture.has_identity(7, SPOOL_EPOCHS_AHEAD + 1));
+    fixture.until(0, |event| matches!(event, SpoolEvent::Identity).then_some(()));
+    assert!(fixture.has_identity(7, SPOOL_EPOCHS_AHEAD + 2));
+    assert!(!fixture.has_identity(8, 0), "another id");
+    fixture.until(0, |event| matches!(event, SpoolEvent::Identity).then_some(()));
+    fixture.append(line, 1, 0);
+    assert_eq!(fixture.restart_as((0, 1)), Some((8, SPOOL_EPOCHS_AHEAD)));
+    // The last ones of an id.
+    fixture.keep_identity(8, i16::MAX - 1);
+    assert!(fixture.has_identity(8, i16::MAX));
+    fixture.restart();
+    assert_eq!(fixture.spool.givers[0].last(), Some((8, i16::MAX)));
 }
 
 #[test]
