@@ -182,6 +182,9 @@ pub const KAFKA_HEARTBEAT_MS: u64 = 3000;
 pub const KAFKA_ASSIGN_WAIT_MS: u64 = 2000;
 /// Milliseconds between two commits, so that deliveries of many turns share one.
 pub const KAFKA_COMMIT_DELAY_MS: u64 = 100;
+/// Epochs of a partition's leaders that are remembered: as many changes of the leader within what is
+/// delivered and not committed are rare, and an older one is only not checked.
+pub const KAFKA_EPOCHS_KEPT: usize = 16;
 /// Milliseconds after which the end of a partition that is not fetched is asked for, for its lag.
 pub const KAFKA_LAG_MS: u64 = 5000;
 /// Bytes that the batches of one partition in a fetch's answer inflate to, if one batch is not more:

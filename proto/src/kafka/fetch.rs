@@ -62,6 +62,9 @@ pub struct Partition<'a> {
     pub leader_epoch: i32,
     /// The first offset wanted.
     pub offset: i64,
+    /// The leader's epoch of the record before it, -1 if unknown; from version 12. Where the log has
+    /// another one there, the answer is [`Fetched::diverging`].
+    pub last_epoch: i32,
     /// How many bytes there may be of this partition.
     pub max_bytes: i32,
 }
@@ -102,6 +105,9 @@ pub struct Fetched<'r> {
     pub preferred_replica: i32,
     /// The record set.
     pub records: &'r [u8],
+    /// The log has other records than were read: the newest epoch before, and where it ends here.
+    /// From version 12.
+    pub diverging: Option<(i32, i64)>,
     /// The new leader beside an error, from version 12.
     pub leader: Option<Leader>,
 }
@@ -134,10 +140,10 @@ impl frame::Request for Request<'_> {
                     to.i32(partition.leader_epoch);
                 }
                 to.i64(partition.offset);
-                // The epoch last fetched and the start of the log are a follower's to tell.
                 if to.since(12) {
-                    to.i32(-1);
+                    to.i32(partition.last_epoch);
                 }
+                // The start of the log is a follower's to tell.
                 if to.since(5) {
                     to.i64(-1);
                 }
@@ -194,11 +200,17 @@ fn fetched<'r>(from: &mut Reader<'r>, topic: Topic<'r>) -> Result<Fetched<'r>, E
         })?,
         preferred_replica: if from.since(11) { from.i32()? } else { -1 },
         records: from.nullable_bytes()?.unwrap_or_default(),
+        diverging: None,
         leader: None,
     };
     from.each_tag(|tag, value| {
-        if tag == 1 {
-            fetched.leader = Some(super::leader(value)?);
+        match tag {
+            0 => {
+                fetched.diverging = Some((value.i32()?, value.i64()?));
+                value.tags()?;
+            }
+            1 => fetched.leader = Some(super::leader(value)?),
+            _ => {}
         }
         Ok(())
     })?;

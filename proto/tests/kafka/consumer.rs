@@ -11,7 +11,8 @@ use kafka_protocol::messages::create_topics_response::{
     CreatableTopicConfigs, CreatableTopicResult,
 };
 use kafka_protocol::messages::fetch_response::{
-    AbortedTransaction, FetchableTopicResponse, LeaderIdAndEpoch, NodeEndpoint, PartitionData,
+    AbortedTransaction, EpochEndOffset, FetchableTopicResponse, LeaderIdAndEpoch, NodeEndpoint,
+    PartitionData,
 };
 use kafka_protocol::messages::find_coordinator_response::Coordinator;
 use kafka_protocol::messages::join_group_response::JoinGroupResponseMember;
@@ -52,6 +53,7 @@ fn fetch() {
         partition,
         leader_epoch: 6,
         offset,
+        last_epoch: 4,
         max_bytes: 1 << 20,
     };
     for version in versions(&fetch::API) {
@@ -80,7 +82,7 @@ fn fetch() {
         assert_eq!((five.partition, five.fetch_offset), (5, 11));
         assert_eq!((zero.partition_max_bytes, zero.log_start_offset), (1 << 20, -1));
         assert_eq!(zero.current_leader_epoch, if version >= 9 { 6 } else { -1 });
-        assert_eq!(zero.last_fetched_epoch, -1);
+        assert_eq!(zero.last_fetched_epoch, if version >= 12 { 4 } else { -1 });
         if version >= 7 {
             assert_eq!((theirs.session_id, theirs.session_epoch), (44, 3));
             let forgotten = &theirs.forgotten_topics_data;
@@ -118,6 +120,7 @@ fn fetch_response() {
         if version >= 12 {
             data.current_leader =
                 LeaderIdAndEpoch::default().with_leader_id(BrokerId(2)).with_leader_epoch(8);
+            data.diverging_epoch = EpochEndOffset::default().with_epoch(3).with_end_offset(9);
         }
         if version >= 16 {
             let node = NodeEndpoint::default().with_node_id(BrokerId(2)).with_port(9093);
@@ -148,6 +151,8 @@ fn fetch_response() {
                 [record::AbortedTransaction { producer_id: 7, first_offset: 20 }]
             );
             assert_eq!(five.preferred_replica, if version >= 11 { 2 } else { -1 });
+            assert_eq!(five.diverging, (version >= 12).then_some((3, 9)));
+            assert_eq!(six.diverging, None);
             assert_eq!(five.leader, (version >= 12).then_some(Leader { id: 2, epoch: 8 }));
             let known = Topic { id: [1; 16], ..Topic::default() };
             assert_eq!(five.topic, if version >= 13 { known } else { Topic::named("chat") });

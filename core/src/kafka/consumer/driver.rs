@@ -259,8 +259,10 @@ impl Consumer {
     /// Wants records of an assigned partition, from `offset` on: one [`Event::Records`] answers it,
     /// with `limit_bytes` at most if one batch is not more.
     pub fn fetch(&self, topic: TopicId, partition: u32, offset: i64, limit_bytes: usize) {
-        let partition = TopicPartition { topic, partition };
-        self.state.borrow_mut().fetcher.want(partition, offset, limit_bytes);
+        let at = TopicPartition { topic, partition };
+        let state = &mut *self.state.borrow_mut();
+        let last_epoch = state.offsets.last_epoch(at, offset);
+        state.fetcher.want(at, offset, last_epoch, limit_bytes);
         self.is_dirty.set(true);
     }
 
@@ -612,12 +614,18 @@ impl State {
         match event {
             fetcher::Event::Records(at, read) => {
                 let TopicPartition { topic, partition } = at;
+                for &(first_offset, epoch) in &read.epochs {
+                    self.offsets.read(at, first_offset, epoch);
+                }
                 let end_offset = self.fetcher.position(at).map_or(-1, |position| position.0);
                 let (records, next_offset) = (read.records, read.next_offset);
                 let event = Event::Records { topic, partition, records, next_offset, end_offset };
                 self.events.push(event);
             }
             fetcher::Event::OutOfRange(at, offset) => self.offsets.out_of_range(at, offset),
+            fetcher::Event::Diverged(at, offset, first) => {
+                self.offsets.diverged(at, offset, first);
+            }
             fetcher::Event::Refused(at, error) => self.failed(client, at, "Fetch", &error),
             fetcher::Event::Damaged(at, offset, error) => {
                 let what = format!("record batch at offset {offset}");

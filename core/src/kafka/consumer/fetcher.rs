@@ -38,6 +38,8 @@ pub struct Place {
     pub limit_bytes: i32,
     /// The leader's epoch, -1 if unknown.
     pub leader_epoch: i32,
+    /// That of the record before the offset, -1 if unknown.
+    pub last_epoch: i32,
 }
 
 /// What a response says of a partition.
@@ -49,6 +51,8 @@ pub struct Fetched {
     pub error: ErrorCode,
     /// The end: the last stable offset, or the high watermark.
     pub end_offset: i64,
+    /// Where it has ceased to be what was read.
+    pub diverging: Option<i64>,
     /// What it holds.
     pub read: Read,
 }
@@ -60,6 +64,9 @@ pub enum Event {
     Records(TopicPartition, Read),
     /// The wanted offset is not there. Not wanted any more.
     OutOfRange(TopicPartition, i64),
+    /// From the second offset on the log holds other records than were read of it, up to the first,
+    /// which is not wanted any more.
+    Diverged(TopicPartition, i64, i64),
     /// The broker refuses; it is tried again.
     Refused(TopicPartition, ErrorCode),
     /// What it holds from this offset on can't be read; it is tried again.
@@ -68,10 +75,17 @@ pub enum Event {
 
 #[derive(Debug, Default)]
 struct Partition {
-    wanted: Option<(i64, i32)>,
+    wanted: Option<Wanted>,
     backoff: Backoff,
     next_offset: i64,
     end_offset: i64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    offset: i64,
+    limit_bytes: i32,
+    last_epoch: i32,
 }
 
 #[derive(Debug)]
@@ -124,11 +138,12 @@ impl Fetcher {
         self.partitions.remove(&partition);
     }
 
-    /// More is wanted of a partition, from `offset` on.
-    pub fn want(&mut self, partition: TopicPartition, offset: i64, limit_bytes: usize) {
-        if let Some(partition) = self.partitions.get_mut(&partition) {
-            let limit = limit_bytes.clamp(1, KAFKA_FETCH_PARTITION_BYTES);
-            partition.wanted = Some((offset, limit as i32));
+    /// More is wanted of a partition, from `offset` on; the record before it is of `last_epoch`, -1 if
+    /// that is not known.
+    pub fn want(&mut self, at: TopicPartition, offset: i64, last_epoch: i32, limit_bytes: usize) {
+        if let Some(partition) = self.partitions.get_mut(&at) {
+            let limit_bytes = limit_bytes.clamp(1, KAFKA_FETCH_PARTITION_BYTES) as i32;
+            partition.wanted = Some(Wanted { offset, limit_bytes, last_epoch });
             partition.next_offset = offset;
         }
     }
@@ -150,7 +165,7 @@ impl Fetcher {
 
     /// Where a partition is wanted to be read.
     pub fn offset(&self, partition: TopicPartition) -> Option<i64> {
-        self.partitions.get(&partition)?.wanted.map(|wanted| wanted.0)
+        self.partitions.get(&partition)?.wanted.map(|wanted| wanted.offset)
     }
 
     /// Where a partition ends, by another's word.
@@ -190,9 +205,12 @@ impl Fetcher {
         for (&place, partition) in &self.partitions {
             let Some(leader) = leader(place).filter(|leader| leader.id == broker) else { continue };
             match partition.wanted {
-                Some((offset, limit_bytes)) if partition.backoff.until_ms() <= now_ms => {
+                Some(Wanted { offset, limit_bytes, last_epoch })
+                    if partition.backoff.until_ms() <= now_ms =>
+                {
                     let leader_epoch = leader.epoch;
-                    wanted.insert(place, Place { offset, limit_bytes, leader_epoch });
+                    let at = Place { offset, limit_bytes, leader_epoch, last_epoch };
+                    wanted.insert(place, at);
                 }
                 _ => has_backlog |= partition.next_offset < partition.end_offset,
             }
@@ -256,9 +274,9 @@ impl Fetcher {
     }
 
     fn take_in(&mut self, broker: i32, fetched: Fetched, offset: i64, now_ms: u64) {
-        let Fetched { partition: place, error, end_offset, read } = fetched;
+        let Fetched { partition: place, error, end_offset, diverging, read } = fetched;
         let Some(partition) = self.partitions.get_mut(&place) else { return };
-        if partition.wanted.is_none_or(|wanted| wanted.0 != offset) {
+        if partition.wanted.is_none_or(|wanted| wanted.offset != offset) {
             return;
         }
         if !error.is_none() {
@@ -286,6 +304,10 @@ impl Fetcher {
                 }
             }
             return;
+        }
+        if let Some(first) = diverging.filter(|first| *first < offset) {
+            partition.wanted = None;
+            return self.events.push(Event::Diverged(place, offset, first));
         }
         partition.end_offset = end_offset;
         if let Some(damage) = read.damage.filter(|_| read.next_offset == offset) {
@@ -326,20 +348,20 @@ mod tests {
         let mut fetcher = Fetcher::default();
         fetcher.add(A, 5);
         fetcher.add(B, 7);
-        fetcher.want(A, 5, 1000);
-        fetcher.want(B, 7, 1000);
+        fetcher.want(A, 5, 2, 1000);
+        fetcher.want(B, 7, -1, 1000);
         fetcher
     }
 
     fn records(partition: TopicPartition, offset: i64, next_offset: i64, end: i64) -> Fetched {
         let record = |offset| Record { offset, timestamp_ms: 0, body: Bytes::new() };
         let records = (offset..next_offset).map(record).collect();
-        let read = Read { records, next_offset, damage: None };
-        Fetched { partition, error: ErrorCode::NONE, end_offset: end, read }
+        let read = Read { records, next_offset, ..Read::default() };
+        Fetched { partition, error: ErrorCode::NONE, end_offset: end, diverging: None, read }
     }
 
     fn refused(partition: TopicPartition, error: ErrorCode) -> Fetched {
-        Fetched { partition, error, end_offset: -1, read: Read::default() }
+        Fetched { partition, error, end_offset: -1, diverging: None, read: Read::default() }
     }
 
     fn offsets(request: &Request) -> Vec<(u32, i64)> {
@@ -359,7 +381,7 @@ mod tests {
         assert_eq!((offsets(&request), request.forgotten), (vec![], vec![A]));
         assert_eq!(request.wait_ms, KAFKA_FETCH_BACKLOG_WAIT_MS, "A has more");
         fetcher.fetched(1, 77, ErrorCode::NONE, vec![], 0);
-        fetcher.want(A, 8, 1000);
+        fetcher.want(A, 8, 3, 1000);
         let request = fetcher.next_request(1, leader, 0).unwrap();
         assert_eq!((request.session.epoch, offsets(&request)), (2, vec![(0, 8)]));
         let mut events = Vec::new();
@@ -390,7 +412,7 @@ mod tests {
     fn what_is_not_wanted_any_more_is_thrown_away() {
         let mut fetcher = fetcher();
         fetcher.next_request(1, leader, 0).unwrap();
-        fetcher.want(A, 2, 1000);
+        fetcher.want(A, 2, -1, 1000);
         fetcher.remove(B);
         let answer = vec![records(A, 5, 8, 8), records(B, 7, 9, 9)];
         fetcher.fetched(1, 77, ErrorCode::NONE, answer, 0);
@@ -402,6 +424,25 @@ mod tests {
     }
 
     #[test]
+    fn a_log_that_has_other_records_than_were_read_is_told_of() {
+        let mut fetcher = fetcher();
+        let request = fetcher.next_request(1, leader, 0).unwrap();
+        let epochs = request.partitions.iter().map(|(_, at)| at.last_epoch);
+        assert_eq!(epochs.collect::<Vec<_>>(), [2, -1]);
+        let diverged = Fetched { diverging: Some(3), ..records(A, 5, 5, 9) };
+        // Not before what was read: a broker's mistake, or of no consequence.
+        let not = Fetched { diverging: Some(7), ..records(B, 7, 8, 9) };
+        fetcher.fetched(1, 77, ErrorCode::NONE, vec![diverged, not], 0);
+        let mut events = Vec::new();
+        fetcher.take_events(&mut events);
+        assert!(
+            matches!(&events[..], [Event::Diverged(A, 5, 3), Event::Records(B, _)]),
+            "{events:?}"
+        );
+        assert!(fetcher.next_request(1, leader, 0).is_none(), "nothing is wanted any more");
+    }
+
+    #[test]
     fn errors_pause_a_partition_and_nothing_else() {
         let mut fetcher = fetcher();
         fetcher.next_request(1, leader, 0).unwrap();
@@ -409,7 +450,7 @@ mod tests {
         fetcher.fetched(1, 77, ErrorCode::NONE, vec![moved, records(B, 7, 8, 8)], 0);
         assert!(fetcher.take_metadata_wish());
         assert!(fetcher.next_request(1, leader, 0).is_none());
-        fetcher.want(B, 8, 1000);
+        fetcher.want(B, 8, 3, 1000);
         let request = fetcher.next_request(1, leader, 0).unwrap();
         assert_eq!(offsets(&request), [(1, 8)]);
         fetcher.fetched(1, 77, ErrorCode::NONE, vec![], 0);
@@ -423,7 +464,7 @@ mod tests {
         let mut events = Vec::new();
         fetcher.take_events(&mut events);
         assert!(matches!(events.last(), Some(Event::OutOfRange(A, 5))), "{events:?}");
-        fetcher.want(A, 6, 10);
+        fetcher.want(A, 6, -1, 10);
         assert!(fetcher.next_request(2, elsewhere, due_ms).is_some());
     }
 
@@ -435,7 +476,7 @@ mod tests {
         let mut first = records(A, 5, 6, 9);
         first.read.damage = damage;
         fetcher.fetched(1, 0, ErrorCode::NONE, vec![first], 0);
-        fetcher.want(A, 6, 1000);
+        fetcher.want(A, 6, -1, 1000);
         fetcher.next_request(1, leader, 0).unwrap();
         let mut second = records(A, 6, 6, 9);
         second.read.damage = damage;

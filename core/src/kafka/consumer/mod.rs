@@ -10,6 +10,7 @@ pub mod assignor;
 mod backoff;
 pub mod broker_led;
 pub mod driver;
+mod epochs;
 pub mod fetcher;
 pub mod group;
 pub mod membership;

@@ -12,6 +12,7 @@
 
 use super::TopicPartition;
 use super::backoff::Backoff;
+use super::epochs::Epochs;
 use crate::kafka::producer::TopicId;
 use crate::limits::{KAFKA_COMMIT_DELAY_MS, KAFKA_REFUSED_MS, KAFKA_RETRY_MAX_MS, KAFKA_RETRY_MS};
 use std::collections::BTreeMap;
@@ -71,6 +72,7 @@ struct Known {
     pending: Option<i64>,
     /// What the unanswered commit says.
     sent: Option<i64>,
+    epochs: Epochs,
 }
 
 /// What has happened to a partition.
@@ -82,7 +84,7 @@ pub enum Event {
     Committed(TopicPartition, i64),
     /// A commit was dropped, since its offset is not there any more.
     NotCommitted(TopicPartition),
-    /// The offset is not there any more; the earliest is the second one.
+    /// The offset is not there any more, or other records are before it; the second is where to go on.
     OutOfRange(TopicPartition, i64, i64),
     /// A request about it was refused; it is tried again.
     Failed(TopicPartition, &'static str, ErrorCode),
@@ -95,6 +97,8 @@ pub struct Commit {
     pub partition: TopicPartition,
     /// The offset of the next record to read.
     pub next_offset: i64,
+    /// The leader's epoch of the record before it, -1 if unknown.
+    pub last_epoch: i32,
     /// When the group began.
     pub metadata: Option<String>,
 }
@@ -106,6 +110,8 @@ pub struct Committed<'a> {
     pub partition: TopicPartition,
     /// The offset, -1 for none.
     pub offset: i64,
+    /// The leader's epoch of the record before it, -1 if unknown.
+    pub last_epoch: i32,
     /// The committer's words.
     pub metadata: Option<&'a str>,
     /// The error.
@@ -151,6 +157,7 @@ impl Offsets {
             committed: None,
             pending: None,
             sent: None,
+            epochs: Epochs::default(),
         };
         self.known.insert(partition, known);
     }
@@ -182,6 +189,39 @@ impl Offsets {
     /// What is committed of a partition.
     pub fn committed(&self, partition: TopicPartition) -> Option<i64> {
         self.known.get(&partition)?.committed
+    }
+
+    /// Records from an offset on were read that are of this epoch of a leader.
+    pub fn read(&mut self, partition: TopicPartition, first_offset: i64, epoch: i32) {
+        if let Some(known) = self.known.get_mut(&partition) {
+            known.epochs.read(first_offset, epoch);
+        }
+    }
+
+    /// The leader's epoch of the record before an offset, -1 if unknown.
+    pub fn last_epoch(&self, partition: TopicPartition, next_offset: i64) -> i32 {
+        self.known.get(&partition).map_or(-1, |known| known.epochs.before(next_offset))
+    }
+
+    /// From `first` on a partition holds other records than were read of it, up to `wanted`.
+    pub fn diverged(&mut self, partition: TopicPartition, wanted: i64, first: i64) {
+        if self.known.get(&partition).is_some_and(|known| known.stage == Stage::Ready) {
+            self.go_on(partition, wanted, first);
+        }
+    }
+
+    /// What was wanted of a partition is not there any more: it goes on at another offset.
+    fn go_on(&mut self, partition: TopicPartition, wanted: i64, first: i64) {
+        let Some(known) = self.known.get_mut(&partition) else { return };
+        known.stage = Stage::Ready;
+        known.epochs.cut(first);
+        // Of a log that was cut an earlier offset counts now, whatever is still to be answered.
+        known.committed = known.committed.filter(|committed| *committed <= first);
+        let sent = known.sent.take_if(|_| first < wanted);
+        if known.pending.take().or(sent).is_some() {
+            self.events.push(Event::NotCommitted(partition));
+        }
+        self.events.push(Event::OutOfRange(partition, wanted, first));
     }
 
     /// The offset that a partition wanted is not there.
@@ -267,6 +307,7 @@ impl Offsets {
             if committed.offset >= 0 {
                 known.stage = Stage::Ready;
                 known.committed = Some(committed.offset);
+                known.epochs = Epochs::at(committed.offset, committed.last_epoch);
                 self.events.push(Event::Ready(committed.partition, committed.offset));
                 continue;
             }
@@ -348,15 +389,7 @@ impl Offsets {
                 known.stage = Stage::Started;
                 known.pending = Some(offset);
             }
-            Stage::OutOfRange(wanted) if offset >= 0 => {
-                known.stage = Stage::Ready;
-                // What was committed is not there any more: also an earlier offset counts now.
-                known.committed = known.committed.filter(|committed| *committed <= offset);
-                if known.pending.take().is_some() {
-                    self.events.push(Event::NotCommitted(partition));
-                }
-                self.events.push(Event::OutOfRange(partition, wanted, offset));
-            }
+            Stage::OutOfRange(wanted) if offset >= 0 => self.go_on(partition, wanted, offset),
             _ => {}
         }
     }
@@ -377,7 +410,8 @@ impl Offsets {
             let Some(next_offset) = known.pending.take() else { continue };
             known.sent = Some(next_offset);
             let metadata = self.beginnings.get(&partition.topic).map(|began| began.text());
-            commits.push(Commit { partition, next_offset, metadata });
+            let last_epoch = known.epochs.before(next_offset);
+            commits.push(Commit { partition, next_offset, last_epoch, metadata });
         }
         self.is_committing = !commits.is_empty();
         commits
@@ -437,6 +471,8 @@ mod tests {
     use super::*;
 
     const STARTED: i64 = 1_700_000_000_000;
+    /// The epoch that commits are said to have.
+    const EPOCH: i32 = 2;
 
     fn place(partition: u32) -> TopicPartition {
         TopicPartition { topic: 0, partition }
@@ -454,7 +490,7 @@ mod tests {
         let committed =
             |(partition, &(offset, metadata)): (usize, &(i64, Option<&'static str>))| {
                 let (partition, error) = (place(partition as u32), ErrorCode::NONE);
-                Committed { partition, offset, metadata, error }
+                Committed { partition, offset, last_epoch: EPOCH, metadata, error }
             };
         let answer: Vec<(i64, Option<&'static str>)> = answer
             .iter()
@@ -568,6 +604,32 @@ mod tests {
         assert_eq!(events(&mut offsets), [Event::Committed(place(1), 22)]);
         let commits = offsets.next_commit(offsets.deadline_ms(), false);
         assert_eq!((commits.len(), commits[0].next_offset), (1, 12));
+    }
+
+    #[test]
+    fn a_log_that_has_other_records_than_were_read_is_read_and_committed_again() {
+        let mut offsets = with(Start::Latest, &[0]);
+        fetch(&mut offsets, &[(50, None)], 0);
+        assert_eq!(events(&mut offsets), [Event::Ready(place(0), 50)]);
+        assert_eq!(offsets.last_epoch(place(0), 50), EPOCH);
+        offsets.read(place(0), 50, EPOCH + 1);
+        offsets.commit(place(0), 100);
+        let commits = offsets.next_commit(0, true);
+        assert_eq!((commits[0].next_offset, commits[0].last_epoch), (100, EPOCH + 1));
+        offsets.commit(place(0), 110);
+        offsets.diverged(place(0), 120, 40);
+        let lost = [Event::NotCommitted(place(0)), Event::OutOfRange(place(0), 120, 40)];
+        assert_eq!(events(&mut offsets), lost);
+        assert_eq!(offsets.last_epoch(place(0), 40), -1, "the broker has told no epoch");
+        // The commit that was under way may have come through: the next one counts all the same.
+        offsets.answered(&[(place(0), ErrorCode::NONE)], 1_000);
+        assert!(events(&mut offsets).is_empty());
+        offsets.read(place(0), 40, EPOCH + 2);
+        offsets.commit(place(0), 60);
+        let commits = offsets.next_commit(2_000, true);
+        assert_eq!((commits[0].next_offset, commits[0].last_epoch), (60, EPOCH + 2));
+        offsets.answered(&[(place(0), ErrorCode::NONE)], 3_000);
+        assert_eq!(events(&mut offsets), [Event::Committed(place(0), 60)]);
     }
 
     #[test]

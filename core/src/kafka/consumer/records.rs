@@ -6,6 +6,7 @@
 
 use crate::limits::KAFKA_INFLATED_BYTES;
 use bytes::Bytes;
+use smallvec::SmallVec;
 use std::borrow::Cow;
 use trine_proto::kafka;
 use trine_proto::kafka::record::{AbortedTransaction, AbortedTransactions, Batch, Batches};
@@ -29,6 +30,8 @@ pub struct Read {
     pub records: Vec<Record>,
     /// Where to go on; behind the wanted offset also where all records were left out.
     pub next_offset: i64,
+    /// The first offset and the leader's epoch of each stretch of batches of one epoch.
+    pub epochs: SmallVec<[(i64, i32); 1]>,
     /// What ended the reading.
     pub damage: Option<kafka::Error>,
 }
@@ -44,6 +47,10 @@ pub fn read(response: &Bytes, set: &[u8], aborted: &[AbortedTransaction], offset
             let is_ahead = batch.last_offset >= offset;
             if aborted.keeps(&batch) && is_ahead {
                 inflated_bytes += add(response, &batch, offset, &mut read.records)?;
+            }
+            let is_same = read.epochs.last().is_some_and(|last| last.1 == batch.leader_epoch);
+            if is_ahead && !is_same {
+                read.epochs.push((batch.base_offset, batch.leader_epoch));
             }
             Ok(batch.last_offset.saturating_add(1))
         });

@@ -304,7 +304,7 @@ impl Consumer {
                     topic: &cluster.get(partition(commit).topic).name,
                     partition: partition(commit).partition as i32,
                     offset: commit.next_offset,
-                    leader_epoch: -1,
+                    leader_epoch: commit.last_epoch,
                     metadata: commit.metadata.as_deref(),
                 })
                 .collect();
@@ -381,7 +381,8 @@ impl Consumer {
                 for found in &answer.partitions {
                     let Some(partition) = committed(found) else { continue };
                     let (offset, metadata) = (found.offset, found.metadata);
-                    all.push(Committed { partition, offset, metadata, error: found.error });
+                    let (last_epoch, error) = (found.leader_epoch, found.error);
+                    all.push(Committed { partition, offset, last_epoch, metadata, error });
                 }
                 let count = |topic| consumer.client.partition_count(topic);
                 state.offsets.fetched(&all, count, now_ms);
@@ -487,6 +488,7 @@ impl Consumer {
                 partition: at.partition as i32,
                 leader_epoch: place.leader_epoch,
                 offset: place.offset,
+                last_epoch: place.last_epoch,
                 max_bytes: place.limit_bytes,
             };
             let partitions: Vec<_> = request.partitions.iter().map(partition).collect();
@@ -537,7 +539,8 @@ impl Consumer {
                 false => found.high_watermark,
             };
             let read = records::read(body, found.records, &found.aborted, offset);
-            all.push(Fetched { partition: place, error: found.error, end_offset, read });
+            let (error, diverging) = (found.error, found.diverging.map(|diverging| diverging.1));
+            all.push(Fetched { partition: place, error, end_offset, diverging, read });
         }
         drop(cluster);
         state.fetcher.fetched(broker, answer.session_id, answer.error, all, rt::now_ms());
