@@ -185,11 +185,17 @@ impl Kafka {
     #[track_caller]
     pub fn move_leader(&self, topic: &str, partition: i32, node: usize) {
         let others = (1..=self.nodes()).filter(|other| *other != node);
-        let nodes: Vec<_> = [node].into_iter().chain(others).map(|node| node.to_string()).collect();
-        self.admin(&["move", topic, &partition.to_string(), &nodes.join(",")]);
+        self.place(topic, partition, &[node].into_iter().chain(others).collect::<Vec<_>>());
+    }
+
+    /// Makes these nodes the replicas of a partition, and the first of them its leader.
+    #[track_caller]
+    pub fn place(&self, topic: &str, partition: i32, nodes: &[usize]) {
+        let words: Vec<_> = nodes.iter().map(usize::to_string).collect();
+        self.admin(&["move", topic, &partition.to_string(), &words.join(",")]);
         wait::until("the leader has moved", || {
             let found = self.try_describe(topic)?;
-            (found.get(partition as usize)?.leader == Some(node)).then_some(())
+            (found.get(partition as usize)?.leader == nodes.first().copied()).then_some(())
         });
     }
 

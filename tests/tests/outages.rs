@@ -431,6 +431,70 @@ fn place(request: &Request) -> (i32, i64) {
     (parts.next().expect("a partition") as i32, offset)
 }
 
+/// A group that was told of records which no replica has any more: one that follows it meanwhile, and
+/// one that comes back later.
+#[test]
+fn a_leader_that_lacks_what_was_delivered_is_read_from_where_it_differs() {
+    const CUT: &str = "cut";
+    let kafka = Kafka::start(3);
+    let configs = [("min.insync.replicas", "1"), ("unclean.leader.election.enable", "true")];
+    kafka.create_topic_with(CUT, 1, &configs);
+    kafka.place(CUT, 0, &[1, 2]);
+    let groups = ["range", "roundrobin"];
+    let backends = groups.map(|_| Backend::start());
+    let mut gateways = [0, 1].map(|which| {
+        let config = group_config(&kafka, groups[which], CUT, &backends[which]);
+        Gateway::start(&config.replace(',', "\", \""))
+    });
+    let write = |run, count| {
+        let sent = kafka.write(CUT, run, count, 1_000).finish();
+        assert_eq!(places(&sent), [("kafka".to_owned(), count as usize)].into());
+    };
+    let await_all = |count: usize| {
+        for (backend, group) in backends.iter().zip(groups) {
+            let seen = || {
+                let places: BTreeSet<_> = backend.requests().iter().map(place).collect();
+                let committed = kafka.committed(group).get(&(CUT.to_owned(), 0)).copied();
+                (places.len() == count && committed == Some(count as i64)).then_some(())
+            };
+            assert!(wait::within(PATIENCE, seen).is_some(), "{group} delivers and commits {count}");
+        }
+    };
+    write("both", 50);
+    await_all(50);
+    kafka.kill_node(2);
+    let alone = || (kafka.describe(CUT)[0].in_sync == [1]).then_some(());
+    assert!(wait::within(PATIENCE, alone).is_some(), "one replica is in sync");
+    write("lost", 50);
+    await_all(100);
+    assert!(gateways[1].terminate(Duration::from_secs(10)).is_some_and(|of| of.success()));
+    kafka.kill_node(1);
+    kafka.restart_node(2);
+    let leads = || (kafka.try_describe(CUT)?[0].leader == Some(2)).then_some(());
+    assert!(wait::within(PATIENCE, leads).is_some(), "who lacks records leads");
+    assert_eq!(kafka.describe(CUT)[0].end_offset, Some(50));
+    // Its log is longer soon than what was delivered, so that no offset is beyond its end.
+    write("other", 100);
+    gateways[1].start_control();
+    for (backend, group) in backends.iter().zip(groups) {
+        let others = || {
+            let bodies = backend.requests().into_iter().map(|request| request.body);
+            let of_run = |body: &Vec<u8>| String::from_utf8_lossy(body).contains("other");
+            (bodies.filter(of_run).count() >= 100).then_some(())
+        };
+        assert!(wait::within(PATIENCE, others).is_some(), "{group} delivers what replaced it");
+        let before = backend.requests().iter().filter(|request| place(request).1 < 50).count();
+        assert_eq!(before, 50, "{group} repeats nothing of what is still there");
+        let committed =
+            || (kafka.committed(group).get(&(CUT.to_owned(), 0)) == Some(&150)).then_some(());
+        assert!(wait::within(PATIENCE, committed).is_some(), "{group} commits it");
+    }
+    for gateway in &gateways {
+        let alarms = gateway.metrics().sum("trine_consumer_out_of_range_total", &[]);
+        assert!(alarms > 0.0, "it is an alarm");
+    }
+}
+
 #[test]
 fn groups_in_unrest_deliver_everything() {
     let kafka = Kafka::start(1);

@@ -130,6 +130,8 @@ series! {
             "Records of the log by what became of them.";
         RecordsRetried "trine_consumer_retries_total" "" 1
             "Deliveries that failed and were tried again.";
+        OffsetsOutOfRange "trine_consumer_out_of_range_total" "" 1
+            "Times that a consumer's offset was not in the log any more, or that of other records.";
         LogSuppressed "trine_log_suppressed_total" "" 1
             "Log records of the data process that were left out.";
     }

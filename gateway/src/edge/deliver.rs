@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use slab::Slab;
+use trine_core::metrics::Counter;
 use trine_core::rt;
 use trine_core::upstream::{Request as UpstreamRequest, Upstream};
 use trine_proto::client::ErrorCode;
@@ -354,17 +355,20 @@ impl Shard {
         let Some(running) = self.deliveries.get(feed) else { return };
         running.fetching = false;
         let offset = running.lane.position();
-        if first < offset {
+        let what = if first < offset {
             // The partition was made anew, or cut: what is there now is other records.
             let (of, totals) = (running.feed, running.lane.totals());
             running.lane.lose();
             self.deliveries.past = add(self.deliveries.past, totals);
             self.begin_lane(feed, of, first);
+            "the log has other records than were delivered; they are delivered, too"
         } else {
             running.lane.fetched([], first, now_ms);
-        }
+            "records were removed before they were delivered"
+        };
+        self.clients.metrics.add(Counter::OffsetsOutOfRange, 1);
         let consumer = self.deliveries.name_of(feed);
-        tracing::error!(consumer, offset, first, "records were removed before they were delivered");
+        tracing::error!(consumer, offset, first, "{what}");
     }
 
     /// Carries out everything that a lane wants now.
