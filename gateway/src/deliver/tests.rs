@@ -251,6 +251,7 @@ fn what_no_channel_takes_is_a_dead_letter_with_its_reason() {
     let key = Some(&b"k"[..]);
     for (template, record, reason) in [
         ("user:{key}", record(0, key, Some(b"{"), &[]), "not_json"),
+        ("user:{key}", record(0, key, Some(b"\"M\xfcller\""), &[]), "not_json"),
         ("user:{header.x}", record(0, key, Some(b"1"), &[]), "missing_field"),
         ("user:{key}", record(0, Some(b"\n"), Some(b"1"), &[]), "invalid_channel"),
         ("{key}:x", record(0, key, Some(b"1"), &[]), "unknown_namespace"),

@@ -254,9 +254,11 @@ pub fn strip_newlines(json: &[u8]) -> Option<Vec<u8>> {
     Some(json.iter().copied().filter(|byte| !newline(byte)).collect())
 }
 
-/// Whether `payload` is one JSON value.
+/// Whether `payload` is one JSON value, in UTF-8: it may go into a text frame as it is.
 pub fn is_json(payload: &[u8]) -> bool {
-    serde_json::from_slice::<serde::de::IgnoredAny>(payload).is_ok()
+    // The parser does not look into strings that it passes over.
+    let text = simdutf8::basic::from_utf8(payload);
+    text.is_ok_and(|text| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok())
 }
 
 #[cfg(test)]

@@ -162,6 +162,8 @@ fn newlines_go_and_payloads_are_checked() {
     assert_eq!(strip_newlines(b"{\"a\":\r\n1}"), Some(b"{\"a\":1}".to_vec()));
     assert_eq!(strip_newlines(b"\"\\n\""), None);
     assert!(is_json(b" [1,2] ") && !is_json(b"") && !is_json(b"{} {}") && !is_json(b"\xff"));
+    assert!(!is_json(b"\"\xff\"") && !is_json(b"{\"name\":\"M\xfcller\"}"));
+    assert!(is_json("{\"name\":\"Müller\"}".as_bytes()));
     // Depth costs no stack: this must come back at all.
     let deep = [vec![b'['; 100_000], vec![b']'; 100_000]].concat();
     let _ = is_json(&deep);
