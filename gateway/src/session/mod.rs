@@ -487,7 +487,7 @@ impl Session {
     /// Whether pushes must go through [`Session::hold`] now.
     #[inline]
     pub fn is_holding(&self) -> bool {
-        self.pending.as_ref().is_some_and(|pending| pending.holds_subscribe())
+        self.pending.as_ref().is_some_and(|pending| pending.holds_pushes())
     }
 
     /// Whether a command waits for an earlier one, so that its reply must go through

@@ -66,7 +66,8 @@ pub struct Pending {
     first: u32,
     slots: VecDeque<Slot>,
     outstanding: usize,
-    held_subscribes: usize,
+    /// Replies to subscribes, and pushes, that wait.
+    held: usize,
     bytes: usize,
 }
 
@@ -89,9 +90,12 @@ impl Pending {
             Slot::Waiting(_) => unreachable!("commands are appended by `wait`"),
             Slot::Ready { frame, subscribe } => {
                 self.bytes += frame.len();
-                self.held_subscribes += usize::from(*subscribe);
+                self.held += usize::from(*subscribe);
             }
-            Slot::Push(frame) => self.bytes += frame.len(),
+            Slot::Push(frame) => {
+                self.bytes += frame.len();
+                self.held += 1;
+            }
         }
         self.slots.push_back(slot);
     }
@@ -111,7 +115,7 @@ impl Pending {
         let Slot::Waiting(waiting) = slot else { return };
         let subscribe = matches!(waiting.what, WaitingFor::Subscribe { .. });
         self.outstanding -= 1;
-        self.held_subscribes += usize::from(subscribe);
+        self.held += usize::from(subscribe);
         self.bytes += frame.len();
         *slot = Slot::Ready { frame, subscribe };
     }
@@ -126,11 +130,12 @@ impl Pending {
             Slot::Waiting(_) => None,
             Slot::Ready { frame, subscribe } => {
                 self.bytes -= frame.len();
-                self.held_subscribes -= usize::from(subscribe);
+                self.held -= usize::from(subscribe);
                 Some(frame)
             }
             Slot::Push(frame) => {
                 self.bytes -= frame.len();
+                self.held -= 1;
                 Some(frame)
             }
         }
@@ -146,9 +151,10 @@ impl Pending {
         self.bytes
     }
 
-    /// Whether a subscribe's reply waits, so that pushes must wait behind it.
-    pub fn holds_subscribe(&self) -> bool {
-        self.held_subscribes > 0
+    /// Whether a push must wait: behind a subscribe's reply, or behind a push that waits, which may
+    /// still do so after that reply has left.
+    pub fn holds_pushes(&self) -> bool {
+        self.held > 0
     }
 
     /// Whether nothing waits.

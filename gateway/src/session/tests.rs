@@ -313,25 +313,25 @@ fn pings_are_answered_in_time_or_the_client_is_gone() {
 #[derive(Clone, Debug)]
 enum Step {
     Wait(bool),
-    Ready,
+    Ready(bool),
     Push,
     Settle(usize),
 }
 
 proptest! {
     /// Whatever the order of the answers, frames leave in the order of their commands, each once,
-    /// and a push leaves after the subscribe's reply that it waited behind.
+    /// and a push leaves after the subscribe's reply that it waited behind and the pushes before it.
     #[test]
     fn replies_leave_in_order(steps in prop::collection::vec(prop_oneof![
         any::<bool>().prop_map(Step::Wait),
-        Just(Step::Ready),
+        any::<bool>().prop_map(Step::Ready),
         Just(Step::Push),
         (0usize..8).prop_map(Step::Settle),
     ], 1..100)) {
         let mut pending = Pending::default();
         let (mut expected, mut left) = (Vec::new(), Vec::new());
         let mut open: Vec<(u32, u32)> = Vec::new();
-        let mut number = 0u32;
+        let (mut number, mut pushes) = (0u32, Vec::new());
         for step in steps {
             number += 1;
             let frame = Bytes::from(number.to_string());
@@ -352,8 +352,15 @@ proptest! {
                     prop_assert_eq!(place, next);
                     open.push((place, number));
                 }
-                Step::Ready => pending.push(Slot::Ready { frame, subscribe: false }),
-                Step::Push => pending.push(Slot::Push(frame)),
+                Step::Ready(subscribe) => pending.push(Slot::Ready { frame, subscribe }),
+                Step::Push if pending.holds_pushes() => {
+                    pushes.push(number);
+                    pending.push(Slot::Push(frame));
+                }
+                Step::Push => {
+                    pushes.push(number);
+                    left.push(number);
+                }
                 Step::Settle(at) => {
                     number -= 1;
                     if !open.is_empty() {
@@ -364,7 +371,7 @@ proptest! {
                     }
                 }
             }
-            if expected.last() != Some(&number) {
+            if expected.last() != Some(&number) && pushes.last() != Some(&number) {
                 expected.push(number);
             }
             while let Some(frame) = pending.take() {
@@ -379,7 +386,10 @@ proptest! {
             left.push(String::from_utf8_lossy(&frame).parse::<u32>().unwrap());
         }
         expected.retain(|&number| number > 0);
+        let (left_pushes, left): (Vec<_>, Vec<_>) =
+            left.into_iter().partition(|number| pushes.contains(number));
+        prop_assert_eq!(left_pushes, pushes);
         prop_assert_eq!(left, expected);
-        prop_assert!(pending.is_empty() && pending.bytes() == 0 && !pending.holds_subscribe());
+        prop_assert!(pending.is_empty() && pending.bytes() == 0 && !pending.holds_pushes());
     }
 }
