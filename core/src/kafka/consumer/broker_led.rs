@@ -51,6 +51,7 @@ pub struct BrokerLed {
     alive_ms: u64,
     polled_ms: u64,
     sent_ms: u64,
+    sent_epoch: i32,
     backoff: Backoff,
     /// It was sent away, and no heartbeat of a member was taken since.
     was_sent_away: bool,
@@ -81,6 +82,7 @@ impl BrokerLed {
             alive_ms: 0,
             polled_ms: 0,
             sent_ms: 0,
+            sent_epoch: JOIN,
             backoff: Backoff::default(),
             was_sent_away: false,
             events: Vec::new(),
@@ -175,6 +177,7 @@ impl BrokerLed {
             (true, Some(_)) => LEAVE_STATIC,
             (false, _) => self.epoch,
         };
+        self.sent_epoch = epoch;
         let is_full = self.says_all || self.epoch == JOIN;
         let says_owned = !is_going && (is_full || has_changed);
         self.reporting = says_owned.then(|| owned.clone());
@@ -267,6 +270,11 @@ impl BrokerLed {
         let reporting = self.reporting.take();
         if !answer.error.is_none() {
             return self.failed("ConsumerGroupHeartbeat", answer.error, now_ms);
+        }
+        if self.epoch == JOIN && self.sent_epoch > JOIN {
+            // It has forgotten meanwhile what that answer is about, and the broker tells what a member
+            // has only once: it has to join again.
+            return;
         }
         // Not on joining: a coordinator may take that each time and refuse what follows.
         if self.epoch > JOIN {
@@ -540,6 +548,10 @@ mod tests {
         assert_eq!(events(&mut member), [], "a session of 1,000 ms is over, but nothing was due");
         assert!(member.poll(4_010, true, &name).is_none(), "unanswered");
         assert_eq!(events(&mut member), [('!', vec![0])]);
+        // The answer comes after all, and does not make it a member that has nothing.
+        member.beaten(&answer(ErrorCode::NONE, 3, None), 4_020);
+        let joins = beat(&mut member, 4_020);
+        assert!(joins.epoch == JOIN && joins.is_full, "{joins:?}");
     }
 
     #[test]

@@ -589,7 +589,8 @@ impl State {
     fn of_offsets(&mut self, client: &Client, event: offsets::Event) {
         match event {
             offsets::Event::Ready(at, next_offset) => {
-                if self.releasing.contains(&at) {
+                // It may have been lost, or be given up, before its offset was known.
+                if self.releasing.contains(&at) || !self.assigned.contains_key(&at) {
                     return;
                 }
                 let TopicPartition { topic, partition } = at;
@@ -665,8 +666,9 @@ async fn serve(consumer: Rc<Consumer>, purpose: Purpose) {
     while !consumer.is_closed.get() {
         let place = consumer.client.cluster().borrow().place(purpose.broker());
         let Some(place) = place else {
-            // Metadata will tell, or that nobody wants it.
-            consumer.client.refresh_metadata();
+            // Metadata will tell, or that nobody wants it: a coordinator that is gone must be looked
+            // for anew.
+            consumer.unreachable(purpose);
             rt::sleep_until(rt::now_ms() + KAFKA_RECONNECT_MS).await;
             break;
         };

@@ -116,8 +116,9 @@ pub struct Membership {
     backoff: Backoff,
     /// It was sent away, and no heartbeat was taken since.
     was_sent_away: bool,
-    /// If it leads: how many partitions it gave out of each topic.
-    led: BTreeMap<String, u32>,
+    /// If it leads: how many partitions were given out of each topic; `None`: by another life of it,
+    /// and nobody has said yet how many there are.
+    led: BTreeMap<String, Option<u32>>,
     events: Vec<Event>,
 }
 
@@ -377,8 +378,14 @@ impl Membership {
         self.alive_ms = now_ms;
         self.heartbeat_ms = now_ms + self.heartbeat_interval_ms();
         self.led.clear();
-        let leads = response.leader == response.member && !response.skip_assignment;
-        if !leads {
+        if response.leader != response.member {
+            self.state = State::Syncing(Some(Vec::new()));
+            return;
+        }
+        if response.skip_assignment {
+            // A static leader that is back within its session: all keep what they have, and it
+            // watches the topics as before (KIP-814).
+            self.watch(response.members.iter().map(|member| member.metadata));
             self.state = State::Syncing(Some(Vec::new()));
             return;
         }
@@ -607,13 +614,24 @@ impl Membership {
             (member.id.to_owned(), bytes)
         });
         let assignments = assignments.collect();
-        self.led = known.into_iter().map(|(topic, count)| (topic.to_owned(), count)).collect();
+        self.led = known.into_iter().map(|(topic, count)| (topic.into(), Some(count))).collect();
         Some(assignments)
     }
 
-    /// Whether it leads and a topic has other partitions than it gave out.
-    fn has_changed(&self, count: &dyn Fn(&str) -> Option<u32>) -> bool {
-        let mut led = self.led.iter();
-        led.any(|(topic, given)| count(topic).is_some_and(|count| count != *given))
+    /// Watches the topics of members whose partitions another life of it gave out.
+    fn watch<'a>(&mut self, metadata: impl Iterator<Item = &'a [u8]>) {
+        for metadata in metadata {
+            let member = Member::parse(self.options.assignor, "", None, metadata);
+            let topics = member.map(|member| member.topics).unwrap_or_default();
+            self.led.extend(topics.iter().map(|&topic| (topic.into(), None)));
+        }
+    }
+
+    /// Whether it leads and a topic has other partitions than were given out, or than there were when
+    /// it was first looked at.
+    fn has_changed(&mut self, count: &dyn Fn(&str) -> Option<u32>) -> bool {
+        self.led.iter_mut().any(|(topic, given)| {
+            count(topic).is_some_and(|count| *given.get_or_insert(count) != count)
+        })
     }
 }

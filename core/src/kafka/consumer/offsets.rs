@@ -165,6 +165,8 @@ impl Offsets {
     /// A partition was given up, or is lost.
     pub fn remove(&mut self, partition: TopicPartition) {
         self.known.remove(&partition);
+        // What it was told is of that life of it, should it come back at once.
+        self.events.retain(|event| !matches!(event, Event::Ready(of, _) if *of == partition));
     }
 
     /// Everything before `next_offset` is delivered. Less than what was said before is not heard.
@@ -604,6 +606,15 @@ mod tests {
         assert_eq!(events(&mut offsets), [Event::Committed(place(1), 22)]);
         let commits = offsets.next_commit(offsets.deadline_ms(), false);
         assert_eq!((commits.len(), commits[0].next_offset), (1, 12));
+    }
+
+    #[test]
+    fn what_is_lost_before_it_is_ready_never_is() {
+        let mut offsets = with(Start::Latest, &[0, 1]);
+        fetch(&mut offsets, &[(50, None), (60, None)], 0);
+        offsets.remove(place(0));
+        offsets.add(place(0));
+        assert_eq!(events(&mut offsets), [Event::Ready(place(1), 60)]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::membership::{Event, Membership, Options, Partition, Request};
 use crate::limits::KAFKA_RETRY_MAX_MS;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use trine_proto::kafka::consumer_protocol::Assignment;
 use trine_proto::kafka::{ErrorCode, join_group, sync_group};
 
 // Milliseconds.
@@ -594,6 +595,52 @@ fn a_coordinator_that_moves_takes_nothing_from_a_member() {
         let is_found = world.nodes[0].membership.coordinator() == Some(world.coordinator.broker);
         assert!(is_found && world.coordinator.generation == generation, "seed {seed}");
     }
+}
+
+/// KIP-814: nobody else watches the topics, and it gives nothing out itself.
+#[test]
+fn a_static_leader_that_is_back_goes_on_watching_its_topics() {
+    let options = Options {
+        group: "group".into(),
+        topics: TOPICS.map(Into::into).to_vec(),
+        assignor: Assignor::Range,
+        instance: Some("desk".into()),
+        session_timeout_ms: SESSION as u32,
+        rebalance_timeout_ms: SESSION as u32,
+    };
+    let (mut membership, known) = (Membership::new(options), |_: &str| Some(7));
+    assert_eq!(membership.poll(0, true, &known), Some(Request::FindCoordinator));
+    membership.found(Ok(1), 0);
+    let Some(Request::Join(metadata)) = membership.poll(0, true, &known) else { panic!() };
+    let member = join_group::Member { member: "me", instance: Some("desk"), metadata: &metadata };
+    let joined = join_group::Response {
+        throttle_ms: 0,
+        error: ErrorCode::NONE,
+        generation: 5,
+        protocol: "range",
+        leader: "me",
+        skip_assignment: true,
+        member: "me",
+        members: vec![member],
+    };
+    membership.joined(&joined, 0);
+    assert_eq!(membership.poll(0, true, &known), Some(Request::Sync(Vec::new())));
+    let mut assignment = Vec::new();
+    let partitions = vec![(TOPICS[0], 0)];
+    Assignment { partitions, user_data: None }.write(&mut assignment, 3);
+    let synced =
+        sync_group::Response { throttle_ms: 0, error: ErrorCode::NONE, assignment: &assignment };
+    membership.synced(&synced, 0);
+    assert_eq!(membership.poll(1, true, &|_| None), None, "nobody has said how many there are");
+    assert_eq!(membership.poll(2, true, &known), None);
+    let grown = |topic: &str| Some(if topic == TOPICS[1] { 8 } else { 7 });
+    assert_eq!(membership.poll(3, true, &grown), None);
+    let mut events = Vec::new();
+    membership.take_events(&mut events);
+    let own = vec![(TOPICS[0].into(), 0)];
+    assert_eq!(events, [Event::Assigned(own.clone()), Event::Revoke(own.clone())]);
+    membership.released(&own[0]);
+    assert!(matches!(membership.poll(4, true, &grown), Some(Request::Join(_))));
 }
 
 /// Being sent away is the protocol's ordinary course, but not again and again.
