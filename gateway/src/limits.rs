@@ -160,6 +160,8 @@ pub const PRESENCE_OVERHEAD_BYTES: usize = 160;
 
 /// Bytes of one fetch.
 pub const FETCH_BYTES: usize = 1 << 20;
+/// Bytes of a key that a dead letter keeps whose record was too large for its log.
+pub const DEAD_LETTER_KEY_BYTES: usize = 4_096;
 /// How often a consumer's lag is looked at.
 pub const LAG_INTERVAL_MS: u64 = 1_000;
 /// Records of one fetch: what a consumer handles in some turns.

@@ -83,9 +83,9 @@ fn allowed(outages: usize) -> Allowed {
 }
 
 #[track_caller]
-fn await_in_sync(kafka: &Kafka) {
+fn await_in_sync(kafka: &Kafka, topic: &str) {
     let all = || {
-        let partitions = kafka.describe(TOPIC);
+        let partitions = kafka.describe(topic);
         let whole = |count| count == kafka.nodes();
         partitions.iter().all(|of| whole(of.in_sync.len())).then_some(())
     };
@@ -102,7 +102,7 @@ fn a_killed_leader_and_too_few_replicas_lose_nothing() {
         kafka.kill_node(leader);
         progress.acknowledge(3_000);
         kafka.restart_node(leader);
-        await_in_sync(&kafka);
+        await_in_sync(&kafka, TOPIC);
         await_spool(gateway, true);
         // From here on all three replicas are wanted: one node less, and no partition takes a record.
         kafka.configure_topic(TOPIC, "min.insync.replicas", "3");
@@ -111,7 +111,7 @@ fn a_killed_leader_and_too_few_replicas_lose_nothing() {
         await_spool(gateway, false);
         progress.acknowledge(2_000);
         kafka.restart_node(follower);
-        await_in_sync(&kafka);
+        await_in_sync(&kafka, TOPIC);
     });
     let records = settled(&gateway, &kafka);
     println!("{:?}", places(&sent));
@@ -429,6 +429,81 @@ fn place(request: &Request) -> (i32, i64) {
     let mut parts = id.rsplit('/').map(|part| part.parse::<i64>().expect("a number"));
     let offset = parts.next().expect("an offset");
     (parts.next().expect("a partition") as i32, offset)
+}
+
+#[test]
+fn a_backend_that_is_only_slow_gets_everything() {
+    const COUNT: u64 = 60;
+    let legacy = Backend::start();
+    legacy.usually(Answer::Slow(Duration::from_millis(120), 200));
+    let consumer = format!(
+        "shards.count = 1\n{RPC}[[consumer]]\nname = \"legacy\"\ntopics = [\"{TOPIC}\"]\n\
+         start = \"earliest\"\n[consumer.to]\nupstream = \"legacy\"\n[consumer.retry]\ntries = 1\n\
+         [[upstream]]\nname = \"legacy\"\nendpoints = [\"{}\"]\nmax_connections = 1\n\
+         wait_timeout_ms = 100\n",
+        legacy.address()
+    );
+    let gateway = Gateway::start(&consumer);
+    wait::until("its partitions are read", || (held(&gateway) == 4).then_some(()));
+    let plan = Plan::rpc(gateway.client, "slow", "ann", TOPIC);
+    publish(&Plan { keys: COUNT, rate_per_s: 1_000, ..plan }, COUNT, &Progress::default());
+    let all = || {
+        let seen: BTreeSet<_> = legacy.requests().iter().map(event).collect();
+        (seen.len() as u64 == COUNT).then_some(())
+    };
+    assert!(wait::within(PATIENCE, all).is_some(), "{} came", legacy.requests().len());
+    let delivered = || {
+        let outcome =
+            |name| gateway.metrics().sum("trine_consumer_records_total", &[("outcome", name)]);
+        assert_eq!(outcome("dead_letter"), 0.0, "waiting for a connection of our own is no try");
+        (outcome("delivered") == COUNT as f64).then_some(())
+    };
+    assert!(wait::within(PATIENCE, delivered).is_some(), "all is delivered");
+}
+
+/// Each node dies in its turn, and with it the coordinators of some groups; none comes back before
+/// all groups have gone on without it.
+#[test]
+fn groups_go_on_without_the_node_of_their_coordinator() {
+    const EVENTS: &str = "events";
+    const COUNT: u64 = 100;
+    let kafka = Kafka::start(3);
+    kafka.create_topic_with(EVENTS, PARTITIONS, &[("min.insync.replicas", "1")]);
+    let groups = ["range", "sticky", "cooperative-sticky", "broker"];
+    let groups = groups.map(|assignor| [(assignor, "first"), (assignor, "second")]);
+    let groups = groups.as_flattened();
+    let backends: Vec<_> = groups.iter().map(|_| Backend::start()).collect();
+    let consumer = |((assignor, which), backend): (&(&str, &str), &Backend)| {
+        format!(
+            "[[consumer]]\nname = \"{assignor}-{which}\"\nassignor = \"{assignor}\"\n\
+             session_ms = {SESSION_MS}\nstart = \"earliest\"\ntopics = [\"{EVENTS}\"]\n\
+             commit_interval_ms = 100\n[consumer.to]\nupstream = \"{assignor}-{which}\"\n\
+             [[upstream]]\nname = \"{assignor}-{which}\"\nendpoints = [\"{}\"]\n",
+            backend.address()
+        )
+    };
+    let consumers: String = groups.iter().zip(&backends).map(consumer).collect();
+    let _gateway = Gateway::start(&format!("{}{consumers}", config(&kafka, "")));
+    let await_all = |count: usize, when: &str| {
+        for (backend, (assignor, which)) in backends.iter().zip(groups) {
+            let seen = || backend.requests().iter().map(place).collect::<BTreeSet<_>>().len();
+            let all = wait::within(PATIENCE, || (seen() == count).then_some(()));
+            assert!(all.is_some(), "{assignor}, {which}: {} of {count} {when}", seen());
+        }
+    };
+    let write = |run: &str| {
+        let sent = kafka.write(EVENTS, run, COUNT, 1_000).finish();
+        assert_eq!(places(&sent), [("kafka".to_owned(), COUNT as usize)].into());
+    };
+    write("all");
+    await_all(COUNT as usize, "with all nodes");
+    for node in 1..=kafka.nodes() {
+        kafka.kill_node(node);
+        write(&format!("without {node}"));
+        await_all(COUNT as usize * (node + 1), &format!("without node {node}"));
+        kafka.restart_node(node);
+        await_in_sync(&kafka, EVENTS);
+    }
 }
 
 /// A group that was told of records which no replica has any more: one that follows it meanwhile, and

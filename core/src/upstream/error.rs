@@ -46,8 +46,8 @@ pub enum Cause {
     TooManyInterim,
     /// 101, which was not asked for.
     Switched,
-    /// The response's body is larger than the limit.
-    TooLarge,
+    /// The body of the response, which has this status, is larger than the limit.
+    TooLarge(u16),
 }
 
 /// A call that failed.
@@ -106,7 +106,7 @@ impl fmt::Display for Error {
             Cause::Response(error) => write!(f, "the response is invalid: {error}")?,
             Cause::TooManyInterim => write!(f, "too many interim responses")?,
             Cause::Switched => write!(f, "the upstream switched protocols unasked")?,
-            Cause::TooLarge => write!(f, "the response is too large")?,
+            Cause::TooLarge(status) => write!(f, "the response ({status}) is too large")?,
         }
         match self.endpoint {
             Some(endpoint) => write!(f, " (endpoint {endpoint})"),

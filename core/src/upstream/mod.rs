@@ -322,7 +322,7 @@ impl Upstream {
             return Err(lease.error(Cause::Switched));
         }
         let limit = self.options.response_bytes;
-        let too_large = || lease.error(Cause::TooLarge);
+        let too_large = || lease.error(Cause::TooLarge(status));
         if matches!(length, BodyLength::Length(len) if len > limit as u64) {
             return Err(too_large());
         }

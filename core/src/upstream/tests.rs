@@ -383,7 +383,7 @@ fn bodies_over_the_limit_are_refused() {
             });
             let upstream = Upstream::new(Options { response_bytes: 1000, ..options(&[&server]) });
             let error = get(&upstream).await.unwrap_err();
-            assert!(matches!(error.cause, Cause::TooLarge) && !error.retry, "{error}");
+            assert!(matches!(error.cause, Cause::TooLarge(200)) && !error.retry, "{error}");
             assert_eq!(upstream.report().idle, 0);
         }
         let server = answering(

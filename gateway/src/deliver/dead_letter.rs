@@ -1,12 +1,14 @@
 //! What a dead letter looks like: the record as it was, and headers that say why it is here.
 //!
 //! **Runs on: shard.** Invariant: the original's key, value and headers are kept, in order; ours
-//! come after them. A record that can't be read becomes the value, whole.
+//! come after them. A record that can't be read becomes the value, whole. Of one that is larger than
+//! its log takes with these headers there is only where it is from.
 
 use bytes::Bytes;
 use trine_proto::kafka::record::{Body, write_body};
 
 use super::route::GiveUp;
+use crate::limits::DEAD_LETTER_KEY_BYTES;
 
 /// Where a record comes from.
 #[derive(Clone, Copy, Debug)]
@@ -21,11 +23,13 @@ pub(super) struct Origin<'a> {
     pub tries: u32,
 }
 
-/// Key and body of the dead letter.
+/// Key and body of the dead letter; `only_origin`: without the record's value and headers, and without
+/// a key that is long.
 pub(super) fn dead_letter(
     bytes: &Bytes,
     origin: &Origin<'_>,
     why: &GiveUp,
+    only_origin: bool,
 ) -> (Option<Bytes>, Bytes) {
     let body = Body::parse(bytes).ok();
     let (reason, detail) = why;
@@ -40,6 +44,14 @@ pub(super) fn dead_letter(
         ("trine-dlq-tries", origin.tries.to_string()),
     ];
     let ours = ours.iter().map(|(name, text)| (*name, Some(text.as_bytes())));
+    if only_origin {
+        let key = body.as_ref().and_then(Body::key);
+        let key = key.filter(|key| key.len() <= DEAD_LETTER_KEY_BYTES);
+        let mut letter = Vec::new();
+        let cut = ("trine-dlq-only-origin", Some(&b"true"[..]));
+        write_body(&mut letter, key, None, ours.chain([cut]));
+        return (key.map(|key| bytes.slice_ref(key)), letter.into());
+    }
     let (key, value) = match &body {
         Some(body) => (body.key(), body.value()),
         None => (None, Some(&bytes[..])),

@@ -108,8 +108,8 @@ struct Entry {
 enum Step {
     /// It waits for its key, its turn or its outcome.
     Open,
-    /// Its dead letter is to be written.
-    Dying(GiveUp),
+    /// Its dead letter is to be written; only where it is from, if its log takes no more.
+    Dying { why: GiveUp, only_origin: bool },
     /// Delivered, dead-lettered or skipped.
     Finished,
 }
@@ -305,6 +305,16 @@ impl Lane {
     /// The offset of the first record that is not finished; what is committed, or soon will be.
     pub fn position(&self) -> u64 {
         self.entries.front().map_or(self.fetch_offset, |entry| entry.offset)
+    }
+
+    /// The offset of the next record to be fetched.
+    pub fn next_fetch(&self) -> u64 {
+        self.fetch_offset
+    }
+
+    /// Whether it takes records: its partition is neither given up nor lost.
+    pub fn is_live(&self) -> bool {
+        self.phase == Phase::Live
     }
 
     /// Since when the oldest record waits of those that are held and not finished, by the clock of
@@ -652,7 +662,7 @@ impl Lane {
 
     fn give_up(&mut self, serial: u64, why: GiveUp) {
         if self.route.consumer().dead_letter {
-            self.entry(serial).step = Step::Dying(why);
+            self.entry(serial).step = Step::Dying { why, only_origin: false };
             self.dying.push_back(serial);
             return;
         }
@@ -675,10 +685,10 @@ impl Lane {
             consumer: &route.consumer().name,
             tries: entry.tries,
         };
-        let Step::Dying(why) = &entry.step else {
+        let Step::Dying { why, only_origin } = &entry.step else {
             unreachable!("only records that were given up are in `dying`");
         };
-        let (key, body) = dead_letter(&entry.body, &origin, why);
+        let (key, body) = dead_letter(&entry.body, &origin, why, *only_origin);
         self.letters += 1;
         let token = self.work(Work::Letter(serial));
         Effect::DeadLetter { token, topic: self.dead_topic.clone(), key, body }
@@ -703,7 +713,14 @@ impl Lane {
                 self.full = true;
                 return self.dying.push_front(serial);
             }
-            Outcome::Failed { detail, .. } | Outcome::Refused { detail, .. } => detail,
+            Outcome::Refused { detail, .. } => match &mut entry.step {
+                Step::Dying { only_origin, .. } if !*only_origin => {
+                    *only_origin = true;
+                    return self.dying.push_front(serial);
+                }
+                _ => detail,
+            },
+            Outcome::Failed { detail, .. } => detail,
         };
         entry.letter_tries += 1;
         let tries = entry.letter_tries;
@@ -754,7 +771,7 @@ impl Lane {
         {
             self.pausing.pop();
             match self.entry(serial).step {
-                Step::Dying(_) => self.dying.push_back(serial),
+                Step::Dying { .. } => self.dying.push_back(serial),
                 _ => self.ready.push(Reverse(serial)),
             }
         }

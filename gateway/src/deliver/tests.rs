@@ -12,6 +12,7 @@ use trine_proto::kafka::record::{Body, write_body};
 
 use super::*;
 use crate::config::{Config, Consumer, Namespace, NullValues, Payload, Schedule, Upstream};
+use crate::limits::DEAD_LETTER_KEY_BYTES;
 
 type Headers<'a> = &'a [(&'a str, Option<&'a [u8]>)];
 
@@ -345,6 +346,32 @@ fn a_dead_letter_that_fails_stops_the_partition_until_it_is_written() {
     lane.done(token(&again[0]), Outcome::Delivered, 200, 0);
     assert_eq!(lane.position(), 3);
     assert_eq!(names(&all(&mut lane, 200)), ["all clear", "dead missing_field"]);
+}
+
+#[test]
+fn a_dead_letter_that_is_too_large_for_its_log_says_where_its_record_is() {
+    let mut lane = lane_of(to_channel());
+    let large = vec![b'x'; DEAD_LETTER_KEY_BYTES + 1];
+    let key = [&b"a"[..], &large];
+    let all_of = |n: usize| record(n as u64, Some(key[n]), Some(b"\xff"), &[("own", Some(b"1"))]);
+    lane.fetched((0..2).map(all_of).collect::<Vec<_>>(), 2, 0);
+    let letters = all(&mut lane, 0);
+    assert_eq!(names(&letters), ["dead not_json", "dead invalid_channel"]);
+    for (n, letter) in letters.iter().enumerate() {
+        let refused = Outcome::Refused { reason: Reason::TooLarge, detail: "".into() };
+        lane.done(token(letter), refused, 0, 0);
+        let again = all(&mut lane, 0);
+        let [Effect::DeadLetter { key: sent, body, .. }] = &again[..] else { panic!("{again:?}") };
+        let parsed = Body::parse(body).unwrap();
+        let kept = (key[n].len() <= DEAD_LETTER_KEY_BYTES).then_some(key[n]);
+        assert_eq!((parsed.key(), sent.as_deref()), (kept, kept));
+        assert_eq!((parsed.value(), parsed.header("own")), (None, None));
+        assert_eq!(header(body, "trine-dlq-offset"), n.to_string());
+        assert_eq!(header(body, "trine-dlq-only-origin"), "true");
+        assert!(!lane.is_paused(), "that was no failure");
+        lane.done(token(&again[0]), Outcome::Delivered, 0, 0);
+        assert_eq!(lane.position(), n as u64 + 1);
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use slab::Slab;
 use trine_core::metrics::Counter;
 use trine_core::rt;
-use trine_core::upstream::{Request as UpstreamRequest, Upstream};
+use trine_core::upstream::{Cause, Request as UpstreamRequest, Upstream};
 use trine_proto::client::ErrorCode;
 use trine_proto::hash;
 use trine_proto::http1::Header;
@@ -354,13 +354,16 @@ impl Shard {
     fn out_of_range(&mut self, feed: u32, first: u64, now_ms: u64) {
         let Some(running) = self.deliveries.get(feed) else { return };
         running.fetching = false;
-        let offset = running.lane.position();
-        let what = if first < offset {
+        let (offset, position) = (running.lane.next_fetch(), running.lane.position());
+        let what = if !running.lane.is_live() {
+            // Its next owner will see it, too.
+            "records were removed, or replaced by others, of a partition that is given up"
+        } else if first < offset {
             // The partition was made anew, or cut: what is there now is other records.
             let (of, totals) = (running.feed, running.lane.totals());
-            running.lane.lose();
             self.deliveries.past = add(self.deliveries.past, totals);
-            self.begin_lane(feed, of, first);
+            self.deliveries.running[feed as usize] = None;
+            self.begin_lane(feed, of, first.min(position));
             "the log has other records than were delivered; they are delivered, too"
         } else {
             running.lane.fetched([], first, now_ms);
@@ -518,6 +521,10 @@ impl Shard {
     pub fn dead_letter_stored(&mut self, errand: Errand, stored: Stored, now_ms: u64) {
         let outcome = match stored {
             Ok(_) => Outcome::Delivered,
+            Err(refusal) if refusal.code == ErrorCode::LimitExceeded => {
+                let (reason, detail) = (Reason::TooLarge, refusal.message.into());
+                Outcome::Refused { reason, detail }
+            }
             Err(refusal) => {
                 Outcome::Failed { detail: refusal.message.into(), retry_after_ms: None }
             }
@@ -637,7 +644,13 @@ async fn call(upstream: &Upstream, route: &Route, request: Request) -> Outcome {
                 retry_after.and_then(|value| std::str::from_utf8(value).ok()),
             )
         }
-        Err(error) => Outcome::Failed { detail: error.to_string().into(), retry_after_ms: None },
+        Err(error) => match error.cause {
+            // The backend has not heard of it: that was no try.
+            Cause::QueueFull | Cause::WaitTimeout => Outcome::Full,
+            // What it says beside the status is nobody's.
+            Cause::TooLarge(status) => outcome_of(status, None),
+            _ => Outcome::Failed { detail: error.to_string().into(), retry_after_ms: None },
+        },
     }
 }
 

@@ -40,6 +40,8 @@ struct Known {
     /// A failure or refusal was given for it, or no channel takes it.
     may_die: bool,
     dying: bool,
+    /// Its dead letter only says where it is from.
+    cut: bool,
     ended: bool,
 }
 
@@ -150,8 +152,9 @@ impl Watched {
             let since_ms = if time_ms == 0 { self.now_ms } else { time_ms };
             let null = value.is_none();
             let may_die = todo[0] && (value == Some(b"{") || channel.is_none());
-            let (out, dying, ended) = ([false; 3], false, false);
-            let known = Known { key, since_ms, time_ms, null, todo, out, may_die, dying, ended };
+            let (out, dying, cut, ended) = ([false; 3], false, false, false);
+            let known =
+                Known { key, since_ms, time_ms, null, todo, out, may_die, dying, cut, ended };
             self.records.insert(offset, known);
         }
         self.lane.ends_at(self.next_offset);
@@ -167,7 +170,11 @@ impl Watched {
             let fails = matches!(outcome, Outcome::Failed { .. } | Outcome::Refused { .. });
             if part == Part::Letter {
                 known.ended = delivered;
-                if fails {
+                // One that was refused is written once more, with less in it.
+                let refused = matches!(outcome, Outcome::Refused { .. });
+                let again = refused && !known.cut;
+                known.cut |= refused;
+                if fails && !again {
                     self.stuck.insert(offset, true);
                 } else if delivered {
                     self.stuck.remove(&offset);
