@@ -30,6 +30,7 @@ pub fn start(broker: SocketAddr, producer: producer::Options) -> Rc<Client> {
         },
         producer,
         resolve: Rc::new(Literal),
+        look_ms: None,
         random: Box::new(random),
     })
 }

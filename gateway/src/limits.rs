@@ -173,8 +173,8 @@ pub const SPOOL_FORWARD_RECORDS: usize = 4_096;
 pub const SPOOL_CURSOR_LAG_MS: u64 = 100;
 /// Pause before Kafka is given records of the spool again, after it did not answer.
 pub const SPOOL_PAUSE_MS: u64 = 250;
-/// How often the producer is looked at for records that the spool must take over: with the turn
-/// that it takes, within the 50 ms that the design allows.
+/// How often the producer is looked at for records that the spool must take over, while it has some:
+/// with the turn that it takes, within the 50 ms that the design allows.
 pub const SPOOL_LOOK_MS: u64 = 16;
 /// Least time between two raises of a producer's epoch: 32,767 of them last for hours of outage.
 pub const EPOCH_RAISE_MS: u64 = 500;

@@ -28,6 +28,11 @@ impl<V: Copy> Recent<V> {
         self.seen.get(name).map(|&(became, _)| became)
     }
 
+    /// The same, however long ago it came.
+    pub fn known(&self, name: &[u8]) -> Option<V> {
+        self.seen.get(name).map(|&(became, _)| became)
+    }
+
     /// There is a first with this name.
     pub fn insert(&mut self, name: Box<[u8]>, became: V, now_ms: u64) {
         // Names that were refused are in the order still, which is bounded too.

@@ -32,6 +32,8 @@ pub struct Options {
     pub producer: producer::Options,
     /// Where hosts are.
     pub resolve: Rc<dyn Resolve>,
+    /// How often a turn is wanted while records are not acknowledged, in milliseconds.
+    pub look_ms: Option<u64>,
     /// The shard's random numbers, for waits and nonces.
     pub random: Box<dyn FnMut() -> u64>,
 }
@@ -51,6 +53,7 @@ pub struct Client {
     own: Weak<Self>,
     settings: Settings,
     random: RefCell<Box<dyn FnMut() -> u64>>,
+    look_ms: Option<u64>,
     producer: RefCell<Producer>,
     cluster: RefCell<Cluster>,
     /// The producer's partitions of each topic.
@@ -82,6 +85,7 @@ impl Client {
             own: own.clone(),
             settings: options.settings,
             random: RefCell::new(options.random),
+            look_ms: options.look_ms,
             producer: RefCell::new(Producer::new(options.producer)),
             cluster: RefCell::new(Cluster::new(options.bootstrap, options.resolve)),
             partitions: RefCell::default(),
@@ -109,9 +113,10 @@ impl Client {
         topic
     }
 
-    /// How many partitions a topic has; 0: not known (yet).
+    /// How many partitions a topic has; 0: not known (yet). Fewer than before where it was made anew.
     pub fn partition_count(&self, topic: TopicId) -> u32 {
-        self.partitions.borrow()[topic as usize].len() as u32
+        let known = self.partitions.borrow()[topic as usize].len();
+        known.min(self.cluster.borrow().get(topic).leaders.len()) as u32
     }
 
     /// What the brokers last said of a topic.
@@ -132,7 +137,8 @@ impl Client {
         timestamp_ms: i64,
         body: &[u8],
     ) -> Result<(), NotTaken> {
-        let id = self.partition(topic, partition).ok_or(NotTaken::Unknown)?;
+        let is_there = partition < self.partition_count(topic);
+        let id = self.partition(topic, partition).filter(|_| is_there).ok_or(NotTaken::Unknown)?;
         let mut producer = self.producer.borrow_mut();
         let result = producer.append(token, id, timestamp_ms, body, rt::now_ms());
         result.map_err(NotTaken::Refused)
@@ -168,10 +174,18 @@ impl Client {
         }
         let brokers = self.brokers.borrow();
         let is_new = producer.wanted_brokers().any(|broker| !brokers.contains_key(&broker));
-        let is_sooner = producer.deadline_ms().is_some_and(|ms| ms < self.watched_ms.get());
+        let deadline_ms = self.deadline_ms(&producer, now_ms);
+        let is_sooner = deadline_ms.is_some_and(|ms| ms < self.watched_ms.get());
         if is_new || is_sooner {
             self.watcher.notify();
         }
+    }
+
+    /// When a turn is wanted although nothing has happened.
+    fn deadline_ms(&self, producer: &Producer, now_ms: u64) -> Option<u64> {
+        let is_unanswered = producer.buffered().1 > 0;
+        let look_ms = self.look_ms.filter(|_| is_unanswered).map(|look_ms| now_ms + look_ms);
+        [producer.deadline_ms(), look_ms].into_iter().flatten().min()
     }
 
     /// Stops: connections are closed, and what is not acknowledged has no outcome any more.
@@ -440,7 +454,7 @@ async fn watch(client: Rc<Client>) {
             let brokers = client.brokers.borrow();
             let is_new = |broker: &i32| !brokers.contains_key(broker);
             let wanted: Vec<_> = producer.wanted_brokers().filter(is_new).collect();
-            (wanted, producer.deadline_ms())
+            (wanted, client.deadline_ms(&producer, now_ms))
         };
         for broker in wanted {
             client.brokers.borrow_mut().insert(broker, Broker::Connecting);

@@ -47,6 +47,7 @@ pub fn options(bootstrap: SocketAddr, number: usize, producer: producer::Options
         },
         producer,
         resolve: Rc::new(Literal),
+        look_ms: None,
         random: Box::new(random),
     }
 }

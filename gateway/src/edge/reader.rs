@@ -152,10 +152,11 @@ async fn resume(shard: &Shared, id: u32, mut commands: Vec<u8>, mut full: bool) 
             }
             Taken::Stalled { full: still_full } => {
                 let taken = commands.len() - rest.len();
-                if taken > 0 {
+                // The wait for room begins when that is what it waits for.
+                if taken > 0 || (still_full && !full) {
                     since_ms = now_ms;
-                    commands.drain(..taken);
                 }
+                commands.drain(..taken);
                 full = still_full;
             }
         }

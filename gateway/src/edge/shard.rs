@@ -37,7 +37,7 @@ use crate::hub::{Hub, Ticket, ToShard};
 use crate::ingest::{Ingest, Routes};
 use crate::limits::{
     DRAIN_MS, GAUGES_INTERVAL_MS, GIVE_BACK_INTERVAL_MS, KAFKA_CONNECT_MS, KAFKA_REQUEST_MS,
-    MAILBOX_TURN, STALL_MS, SWEEP_CONNECTIONS, SWEEP_INTERVAL_MS,
+    MAILBOX_TURN, SPOOL_LOOK_MS, STALL_MS, SWEEP_CONNECTIONS, SWEEP_INTERVAL_MS,
 };
 use crate::log::{Embedded, Feed, FeedSpec, Kafka, Log, Main, QUEUE_GROUP, Resharding, Spool};
 use crate::session::{Session, Tick};
@@ -607,6 +607,7 @@ fn kafka_options(config: &Config, names: Names, mut random: StdRng) -> kafka::Op
             ..producer::Options::default()
         },
         resolve: Rc::new(names),
+        look_ms: Some(SPOOL_LOOK_MS),
         random: Box::new(move || random.next_u64()),
     }
 }

@@ -437,7 +437,13 @@ impl Ingest {
         };
         if let Some((table, id)) = &accepted.dedupe {
             let seen = if accepted.is_unpublished { Seen::Unpublished } else { Seen::Stored };
-            self.dedupe[*table].settle(id, outcome.ok().map(seen));
+            let names = &mut self.dedupe[*table];
+            let is_of_another =
+                matches!(names.known(id), Some(Seen::InFlight(first)) if first != record);
+            // A later record may have the name by now, since this one took longer than the window.
+            if outcome.is_ok() || !is_of_another {
+                names.settle(id, outcome.ok().map(seen));
+            }
         }
         self.totals.stored += u64::from(outcome.is_ok());
         if !accepted.askers.is_empty() {

@@ -212,6 +212,26 @@ fn a_second_try_gets_the_first_ones_answer() {
 }
 
 #[test]
+fn a_late_refusal_forgets_no_later_record_of_the_same_id() {
+    let mut ingest = ingest(vec![config::Route {
+        dedupe_pointer: "/id".to_owned(),
+        dedupe_window_ms: 10,
+        ..config::Route::default()
+    }]);
+    for (request, now_ms) in [(1, 0), (2, 20)] {
+        let draft = publish(&ingest, r#"{"id":1}"#);
+        ingest.take(draft, asker(request), now_ms);
+    }
+    assert_eq!(log(&mut ingest).appended.len(), 2, "the window has passed");
+    let record = log(&mut ingest).appended[0].0;
+    log(&mut ingest).outcomes.push_back((record, Err(Unavailable::Failing)));
+    settle(&mut ingest, 21);
+    let third = publish(&ingest, r#"{"id":1}"#);
+    ingest.take(third, asker(3), 21);
+    assert_eq!(log(&mut ingest).appended.len(), 2, "the second is under way");
+}
+
+#[test]
 fn what_takes_too_long_is_refused_and_not_published() {
     let mut ingest = ingest(vec![config::Route {
         dedupe_pointer: "/id".to_owned(),

@@ -36,7 +36,7 @@ pub struct Kafka {
     ready: VecDeque<(u32, Appended)>,
     /// What the producer has of each line.
     sent: Vec<Sent>,
-    /// The lines that forward into each of the producer's partitions, this shard's own first.
+    /// The lines that forward into each of the producer's partitions.
     lines: HashMap<PartitionId, Lines>,
     overdue: Vec<PartitionId>,
     looked_ms: u64,
@@ -50,14 +50,16 @@ pub struct Kafka {
     totals: Totals,
 }
 
-/// Lines of one partition: more than one only after a change of the number of shards.
+/// Lines of one partition: more than one only after a change of the number of shards, or of a topic
+/// that was made anew with fewer partitions.
 type Lines = SmallVec<[usize; 2]>;
 
 /// What the producer has of a line's partition.
 #[derive(Default)]
 struct Sent {
-    /// The producer's partition, once Kafka has told of it.
+    /// The producer's partition, once Kafka has told of it, and the one that it is forwarded into.
     partition: Option<PartitionId>,
+    forwarded_into: Option<PartitionId>,
     /// What was forwarded, in order: offset and body.
     forwarded: VecDeque<(u64, Bytes)>,
     /// Live records that the spool may take over.
@@ -248,9 +250,18 @@ impl Kafka {
             let its = |other: &Line| other.topic == topic && other.partition == partition;
             let others = 0..self.spool.len();
             let others = others.filter(|&other| other != line && its(self.spool.get(other)));
-            self.lines.insert(id, std::iter::once(line).chain(others).collect());
+            let all: Lines = std::iter::once(line).chain(others).collect();
+            all.into_iter().for_each(|line| self.forward_by(line, id));
         }
         line
+    }
+
+    /// A line forwards into a partition of the producer.
+    fn forward_by(&mut self, line: usize, id: PartitionId) {
+        let lines = self.lines.entry(id).or_default();
+        if !lines.contains(&line) {
+            lines.push(line);
+        }
     }
 
     fn sent(&mut self, line: usize) -> &mut Sent {
@@ -288,6 +299,10 @@ impl Kafka {
             self.learn_partitions();
             self.take_over(now_ms);
             self.keep_identity();
+            // An epoch that is durable already is used at once.
+            while let Some(event) = self.spool.next_event() {
+                self.spool_event(event, now_ms);
+            }
         }
         self.spool.flush(now_ms);
         self.client.flush();
@@ -343,10 +358,9 @@ impl Kafka {
                     return;
                 }
                 tracing::warn!(?why, line, offset, "a spooled record is given to Kafka again");
-                let Line { topic, partition, .. } = *self.spool.get(line);
-                let id = self.client.partition(self.topic(topic), partition);
                 // What the producer has behind it must stay behind it.
-                self.take_over_partition(id.expect("it was given records"), now_ms);
+                let id = self.sent[line].forwarded_into.expect("it was given records");
+                self.take_over_partition(id, now_ms);
             }
             (Token::Forward { line, offset }, Err((why, _))) => {
                 if self.sent[line].forwarded.front().is_none_or(|&(first, _)| first != offset) {
@@ -410,6 +424,15 @@ impl Kafka {
         let (topic, partition) = (self.spool.get(line).topic, self.spool.get(line).partition);
         let topic_id = self.topic(topic);
         self.line(topic, partition);
+        let Some((partition, id)) = self.forwards_into(topic_id, partition) else {
+            return self.spool.gave(line, 0, records[0].0, now_ms, true);
+        };
+        let sent = self.sent(line);
+        if sent.forwarded_into.is_some_and(|known| known != id) && !sent.forwarded.is_empty() {
+            return self.spool.gave(line, 0, records[0].0, now_ms, true);
+        }
+        sent.forwarded_into = Some(id);
+        self.forward_by(line, id);
         let (mut count, mut next, mut full) = (0, records[0].0, false);
         for (offset, time_ms, body) in records {
             let token = Token::Forward { line, offset }.pack();
@@ -439,6 +462,14 @@ impl Kafka {
             }
         }
         self.spool.gave(line, count, next, now_ms, full);
+    }
+
+    /// The partition that spooled records of one are for now. One that is no more, since its topic was
+    /// made anew with fewer, has its records spread over those that are there: in no order with
+    /// newer ones, but none is lost.
+    fn forwards_into(&self, topic: u32, partition: u32) -> Option<(u32, PartitionId)> {
+        let partition = partition.checked_rem(self.client.partition_count(topic))?;
+        Some((partition, self.client.partition(topic, partition)?))
     }
 
     /// Records that Kafka has not acknowledged in time go to the spool, in order.

@@ -324,6 +324,14 @@ impl Producer {
         let state = &mut self.partitions[partition.0 as usize];
         state.awaits_leader = false;
         if state.leader != slot {
+            // Who leads nothing any more is not wanted, and who does now is tried.
+            if let Some(old) = state.leader {
+                self.brokers[old].complete.retain(|&listed| listed != partition.0);
+                self.brokers[old].gathering.retain(|&listed| listed != partition.0);
+            }
+            if let Some(new) = slot {
+                self.brokers[new].is_unreachable = false;
+            }
             state.leader = slot;
             state.is_complete_listed = false;
             state.is_gathering_listed = false;

@@ -292,6 +292,29 @@ fn a_batch_in_doubt_stays_among_the_last_five() {
 }
 
 #[test]
+fn a_broker_that_leads_nothing_any_more_is_not_wanted() {
+    let mut producer = Producer::new(options());
+    let partition = producer.partition(0, 0);
+    producer.set_identity(Identity { id: 1, epoch: 0 }, 0);
+    producer.set_leader(partition, Some(7), 0);
+    producer.unreachable(7);
+    producer.append(0, partition, 77, &body_of(0, 20), 0).unwrap();
+    assert_eq!(producer.wanted_brokers().collect::<Vec<_>>(), [7]);
+    producer.set_leader(partition, Some(8), 1);
+    assert_eq!(producer.wanted_brokers().collect::<Vec<_>>(), [8]);
+    // Who leads again is tried before the spool takes what is for it.
+    producer.set_leader(partition, Some(7), 2);
+    producer.take_over(partition);
+    producer.append(1, partition, 77, &body_of(1, 20), 2).unwrap();
+    let mut overdue = Vec::new();
+    producer.overdue(1, &mut overdue);
+    assert!(overdue.is_empty(), "{overdue:?}");
+    producer.unreachable(7);
+    producer.overdue(1, &mut overdue);
+    assert_eq!(overdue, [partition]);
+}
+
+#[test]
 fn a_moved_leader_gets_the_rest_once_the_old_one_has_answered() {
     let mut world = World::new(1, options());
     world.append(0, 390).unwrap();

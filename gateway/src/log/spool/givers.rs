@@ -99,9 +99,9 @@ impl Spool {
         }
     }
 
-    /// The producer has the identity that was asked for.
+    /// The producer has an identity: the giver's, unless that of the one before has come late.
     pub fn resumed(&mut self) {
-        self.must_resume = false;
+        self.must_resume &= self.kept.is_none_or(|kept| kept.giver != self.giver);
     }
 
     /// Keeps the producer's identity; [`SpoolEvent::Identity`] says that it is durable.

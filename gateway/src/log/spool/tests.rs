@@ -262,6 +262,42 @@ fn an_epoch_is_not_used_before_one_at_least_as_high_is_durable() {
 }
 
 #[test]
+fn an_identity_of_the_giver_before_forwards_nothing_of_the_next() {
+    let (mut fixture, line) = opened("spool-late-identity");
+    fixture.keep_identity(6, 1);
+    fixture.append(line, 1, 0);
+    fixture.restart_as((1, 2));
+    fixture.spool.keep_shards();
+    fixture.keep_identity(7, 3);
+    let line = fixture.spool.line(0, 0);
+    fixture.spool.all[line].not_before_ms = 1_000;
+    while fixture.spool.opening > 0 {
+        fixture.spool.receive(0);
+        fixture.spool.flush(0);
+    }
+    fixture.append(line, 1, 0);
+    fixture.restart_as((0, 1));
+    let own = 2 + SPOOL_EPOCHS_AHEAD;
+    fixture.keep_identity(6, own);
+    assert_eq!(fixture.forwarded(1_000), [0]);
+    let line = fixture.spool.line(0, 0);
+    fixture.spool.gave(line, 1, 1, 1_000, false);
+    fixture.spool.acknowledged(line, 0);
+    // Its own next epoch and the end of what it has itself come in one turn.
+    fixture.spool.keep_identity(6, own + 1);
+    fixture.spool.flush(1_000);
+    let mut resumes = false;
+    while let Some(event) = fixture.spool.next_event() {
+        match event {
+            SpoolEvent::Identity => fixture.spool.resumed(),
+            SpoolEvent::Resume { .. } => resumes = true,
+            _ => {}
+        }
+    }
+    assert!(resumes && fixture.spool.must_resume, "the other producer is not fenced yet");
+}
+
+#[test]
 fn what_was_forwarded_before_a_restart_does_not_fill_the_journal() {
     let (mut fixture, line) = opened("spool-full");
     let pass = |fixture: &mut Fixture, line, offset| {
