@@ -172,7 +172,7 @@ pub fn kafka_response(data: &[u8]) {
 }
 
 fn body(api: u8, version: u8, body: &[u8]) {
-    match api % 20 {
+    match api % 21 {
         0 => answer::<kafka::api_versions::Request<'_>>(version, body),
         1 => answer::<kafka::metadata::Request<'_>>(version, body),
         2 => answer::<kafka::produce::Request<'_>>(version, body),
@@ -192,6 +192,7 @@ fn body(api: u8, version: u8, body: &[u8]) {
         16 => answer::<kafka::create_topics::Request<'_>>(version, body),
         17 => subscription(body),
         18 => assignment(body),
+        20 => answer::<kafka::describe_configs::Request<'_>>(version, body),
         _ => {
             let client = scram::Client::new(scram::Mechanism::Sha256, "user", "nonce");
             // Without iterations, so that no key is derived: that would take most of the time.

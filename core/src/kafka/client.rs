@@ -14,13 +14,17 @@ use super::producer::{
     self, Identity, Outcome, PartitionId, Produced, Producer, Refused, Request, Taken, Token,
     TopicId, Totals,
 };
-use crate::limits::{KAFKA_LOOK_MS, KAFKA_RECONNECT_MAX_MS, KAFKA_RECONNECT_MS};
+use crate::limits::{
+    KAFKA_LOOK_MS, KAFKA_METADATA_AGE_MS, KAFKA_RECONNECT_MAX_MS, KAFKA_RECONNECT_MS,
+};
 use crate::rt::{self, Notify};
 use bytes::Bytes;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
-use trine_proto::kafka::{ErrorCode, Topic, init_producer_id, metadata, produce};
+use trine_proto::kafka::{
+    ErrorCode, Topic, Uuid, describe_configs, init_producer_id, metadata, produce,
+};
 
 /// What a client needs to begin.
 pub struct Options {
@@ -58,6 +62,8 @@ pub struct Client {
     cluster: RefCell<Cluster>,
     /// The producer's partitions of each topic.
     partitions: RefCell<Vec<Vec<PartitionId>>>,
+    /// What topics take.
+    message_bytes: RefCell<HashMap<TopicId, TopicLimit>>,
     brokers: RefCell<HashMap<i32, Broker>>,
     /// Wakes the task that watches deadlines and opens connections.
     watcher: Notify,
@@ -78,6 +84,15 @@ enum Broker {
     Connected(Rc<Connection>),
 }
 
+/// What was learnt of the largest batch that a topic takes.
+struct TopicLimit {
+    /// The topic that it was learnt of, which may have been made anew since.
+    of: Uuid,
+    asked_ms: u64,
+    /// `None`: the broker does not say.
+    bytes: Option<usize>,
+}
+
 impl Client {
     /// Starts a client; call it inside the shard's runtime.
     pub fn start(options: Options) -> Rc<Self> {
@@ -89,6 +104,7 @@ impl Client {
             producer: RefCell::new(Producer::new(options.producer)),
             cluster: RefCell::new(Cluster::new(options.bootstrap, options.resolve)),
             partitions: RefCell::default(),
+            message_bytes: RefCell::default(),
             brokers: RefCell::default(),
             watcher: Notify::new(),
             watched_ms: Cell::new(0),
@@ -117,6 +133,14 @@ impl Client {
     pub fn partition_count(&self, topic: TopicId) -> u32 {
         let known = self.partitions.borrow()[topic as usize].len();
         known.min(self.cluster.borrow().get(topic).leaders.len()) as u32
+    }
+
+    /// Bytes of a record's body that a topic takes; `None`: not known (yet).
+    pub fn record_bytes(&self, topic: TopicId) -> Option<usize> {
+        let known = self.message_bytes.borrow();
+        known.get(&topic)?.bytes?;
+        let first = *self.partitions.borrow().get(topic as usize)?.first()?;
+        Some(self.producer.borrow().record_bytes(first))
     }
 
     /// What the brokers last said of a topic.
@@ -430,10 +454,14 @@ impl Client {
         let cluster = self.cluster.borrow();
         let mut producer = self.producer.borrow_mut();
         let mut partitions = self.partitions.borrow_mut();
+        let messages = self.message_bytes.borrow();
         for (id, topic) in cluster.topics() {
             let Some(known) = partitions.get_mut(id as usize) else { continue };
             for index in known.len()..topic.leaders.len() {
                 known.push(producer.partition(id, index as i32));
+            }
+            if let Some(TopicLimit { bytes: Some(bytes), .. }) = messages.get(&id) {
+                known.iter().for_each(|&at| producer.set_message_bytes(at, *bytes));
             }
             let places = known.iter().enumerate();
             for (index, &partition) in places {
@@ -551,6 +579,7 @@ async fn ask(client: Rc<Client>) {
             let open = connection.insert(open);
             if wants_metadata {
                 ask_metadata(&client, open).await?;
+                ask_configs(&client, open).await?;
             }
             if wants_identity {
                 return ask_identity(&client, open).await;
@@ -588,6 +617,45 @@ async fn ask_metadata(client: &Client, connection: &Connection) -> Result<(), Rc
         return Err(connection.error(What::Refused(metadata::API.name, response.error)));
     }
     client.cluster.borrow_mut().update(&response);
+    client.spread();
+    Ok(())
+}
+
+/// Asks what the topics take of which that is not known, or not known to be so still.
+async fn ask_configs(client: &Client, connection: &Connection) -> Result<(), Rc<Error>> {
+    let now_ms = rt::now_ms();
+    let mut wanted = Vec::new();
+    for (id, topic) in client.cluster.borrow().topics() {
+        let mut known = client.message_bytes.borrow_mut();
+        let known = known.entry(id).or_insert(TopicLimit { of: [0; 16], asked_ms: 0, bytes: None });
+        let is_new = known.asked_ms == 0 || known.of != topic.id;
+        let is_due = is_new || now_ms >= known.asked_ms + KAFKA_METADATA_AGE_MS;
+        if is_due && topic.error.is_none() && !topic.leaders.is_empty() {
+            (known.of, known.asked_ms) = (topic.id, now_ms.max(1));
+            wanted.push((id, topic.name.clone()));
+        }
+    }
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let topics: Vec<_> = wanted.iter().map(|(_, name)| &**name).collect();
+    let names = [describe_configs::MAX_MESSAGE_BYTES];
+    let request = describe_configs::Request { topics: &topics, names: &names };
+    let (body, version) = match connection.request(&request).await {
+        // It tells by refusing, then.
+        Err(error) if matches!(error.what, What::NoVersion(_)) => return Ok(()),
+        answer => answer?,
+    };
+    let response = connection.read(&request, &body, version)?;
+    for found in &response.topics {
+        let asked = wanted.iter().find(|(_, name)| **name == *found.name);
+        let value = found.configs.iter().find(|(name, _)| *name == names[0]);
+        let bytes = value.and_then(|(_, value)| value.as_ref()?.parse().ok());
+        let Some((id, _)) = asked.filter(|_| found.error.is_none()) else { continue };
+        if let Some(known) = client.message_bytes.borrow_mut().get_mut(id) {
+            known.bytes = bytes;
+        }
+    }
     client.spread();
     Ok(())
 }

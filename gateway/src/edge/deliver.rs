@@ -29,7 +29,7 @@ use crate::deliver::{
     outcome_of,
 };
 use crate::hub::{Answer, Progress, Ticket, ToShard};
-use crate::ingest::{Asker, Outcome as Stored, Owner, Wish};
+use crate::ingest::{Asker, Outcome as Stored, Owner, Refusal, Wish};
 use crate::limits::{FETCH_BYTES, LAG_INTERVAL_MS};
 use crate::log::{Feed, FeedEvent};
 
@@ -521,9 +521,9 @@ impl Shard {
     pub fn dead_letter_stored(&mut self, errand: Errand, stored: Stored, now_ms: u64) {
         let outcome = match stored {
             Ok(_) => Outcome::Delivered,
-            Err(refusal) if refusal.code == ErrorCode::LimitExceeded => {
-                let (reason, detail) = (Reason::TooLarge, refusal.message.into());
-                Outcome::Refused { reason, detail }
+            // Larger than it may be, by what is known here or by Kafka's own word.
+            Err(Refusal { code: ErrorCode::LimitExceeded | ErrorCode::BadRequest, message }) => {
+                Outcome::Refused { reason: Reason::TooLarge, detail: message.into() }
             }
             Err(refusal) => {
                 Outcome::Failed { detail: refusal.message.into(), retry_after_ms: None }

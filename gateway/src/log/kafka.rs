@@ -210,6 +210,9 @@ impl Kafka {
         if !self.spool.is_settled() {
             return Err(Unavailable::Recovering);
         }
+        if self.spool.record_bytes(topic).is_some_and(|limit| body.len() as u64 > limit) {
+            return Err(Unavailable::TooLarge);
+        }
         let line = self.line(topic, partition);
         if self.spool.get(line).holds() {
             if only_log {
@@ -313,6 +316,9 @@ impl Kafka {
         for number in 0..self.routed as u16 {
             let known = self.client.partition_count(self.topic(number));
             self.spool.learn_partitions(number, known);
+            if let Some(bytes) = self.client.record_bytes(self.topic(number)) {
+                self.spool.learn_record_bytes(number, bytes as u64);
+            }
         }
     }
 

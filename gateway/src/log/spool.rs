@@ -103,13 +103,24 @@ struct Topic {
     /// Partitions that keys are spread over, and the cursor that keeps their number.
     partitions: u32,
     cursor: Option<StreamId>,
+    /// Bytes of a record's body that it takes, 0 if no start has learnt that, and their cursor.
+    record_bytes: u64,
+    record_bytes_cursor: Option<StreamId>,
     /// Records that Kafka has not acknowledged.
     spooled: u64,
 }
 
 impl Topic {
     fn new(name: &str) -> Self {
-        Self { name: name.into(), lines: Vec::new(), partitions: 0, cursor: None, spooled: 0 }
+        Self {
+            name: name.into(),
+            lines: Vec::new(),
+            partitions: 0,
+            cursor: None,
+            record_bytes: 0,
+            record_bytes_cursor: None,
+            spooled: 0,
+        }
     }
 }
 
@@ -149,12 +160,14 @@ enum About {
     Letter,
     /// The number of a topic's partitions.
     Partitions,
+    /// The bytes of a topic's records.
+    RecordBytes,
     /// Cursors that moved.
     Moved,
 }
 
 impl About {
-    const ALL: [About; 12] = [
+    const ALL: [About; 13] = [
         About::Append,
         About::List,
         About::Stream,
@@ -166,6 +179,7 @@ impl About {
         About::Dead,
         About::Letter,
         About::Partitions,
+        About::RecordBytes,
         About::Moved,
     ];
 
@@ -252,6 +266,9 @@ impl Spool {
             let token = About::Partitions.token(number);
             // No topic has a colon in its name, so that no line has this one.
             let name = format!("partitions:{shard}/{topic}").into();
+            waiting.push_back(Request::Open { token, name, cursor: true });
+            let token = About::RecordBytes.token(number);
+            let name = format!("record-bytes:{shard}/{topic}").into();
             waiting.push_back(Request::Open { token, name, cursor: true });
         }
         waiting.push_back(Request::List { token: About::List.token(0), prefix: "".into() });
@@ -407,6 +424,22 @@ impl Spool {
             self.send(Request::MoveCursor { cursor, value: count.into() });
         }
         self.line(topic, count - 1);
+    }
+
+    /// Bytes of a record's body that a topic takes; `None`: no start has learnt that yet.
+    pub fn record_bytes(&self, topic: u16) -> Option<u64> {
+        Some(self.topics[topic as usize].record_bytes).filter(|&bytes| bytes > 0)
+    }
+
+    /// Kafka says how many bytes of a record's body a topic takes. That is kept, so that also while no
+    /// broker answers nothing is acknowledged that it will refuse.
+    pub fn learn_record_bytes(&mut self, topic: u16, bytes: u64) {
+        let state = &mut self.topics[topic as usize];
+        let Some(cursor) = state.record_bytes_cursor else { return };
+        if state.record_bytes != bytes {
+            state.record_bytes = bytes;
+            self.send(Request::MoveCursor { cursor, value: bytes });
+        }
     }
 
     /// Appends a record behind what its line has. [`SpoolEvent`] will name it.
@@ -602,6 +635,11 @@ impl Spool {
                 (About::Partitions, topic) => {
                     let topic = &mut self.topics[topic];
                     (topic.cursor, topic.partitions) = (Some(stream), value as u32);
+                }
+                (About::RecordBytes, topic) => {
+                    let topic = &mut self.topics[topic];
+                    topic.record_bytes_cursor = Some(stream);
+                    topic.record_bytes = value;
                 }
                 (About::Dead, line) => {
                     self.all[line].dead = Some(stream);

@@ -9,6 +9,7 @@ pub mod codec;
 pub mod consumer_group_heartbeat;
 pub mod consumer_protocol;
 pub mod create_topics;
+pub mod describe_configs;
 pub mod error;
 pub mod fetch;
 pub mod find_coordinator;

@@ -4,6 +4,9 @@
 
 use super::oracle::{decode_request, request, response, text, topic, versions};
 use bytes::Bytes;
+use kafka_protocol::messages::describe_configs_response::{
+    DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym,
+};
 use kafka_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
@@ -12,10 +15,13 @@ use kafka_protocol::messages::produce_response::{
     TopicProduceResponse,
 };
 use kafka_protocol::messages::{
-    BrokerId, InitProducerIdRequest, InitProducerIdResponse, MetadataRequest, MetadataResponse,
-    ProduceRequest, ProduceResponse, ProducerId,
+    BrokerId, DescribeConfigsRequest, DescribeConfigsResponse, InitProducerIdRequest,
+    InitProducerIdResponse, MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse,
+    ProducerId,
 };
-use trine_proto::kafka::{Broker, ErrorCode, Leader, Topic, init_producer_id, metadata, produce};
+use trine_proto::kafka::{
+    Broker, ErrorCode, Leader, Topic, describe_configs, init_producer_id, metadata, produce,
+};
 use uuid::Uuid;
 
 #[test]
@@ -103,6 +109,51 @@ fn init_producer_id() {
         response::<init_producer_id::Request<'_>, _>(&theirs, version, |ours| {
             assert_eq!((ours.producer_id, ours.producer_epoch, ours.throttle_ms), (4000, 7, 4));
             assert_eq!(ours.error, ErrorCode::CONCURRENT_TRANSACTIONS);
+        });
+    }
+}
+
+#[test]
+fn describe_configs() {
+    for version in versions(&describe_configs::API) {
+        let names = [describe_configs::MAX_MESSAGE_BYTES];
+        let ours = describe_configs::Request { topics: &["chat", "log"], names: &names };
+        let theirs: DescribeConfigsRequest = request(&ours, version);
+        let resources = theirs.resources.iter();
+        let asked: Vec<_> = resources
+            .map(|of| (of.resource_type, of.resource_name.as_str(), of.configuration_keys.clone()))
+            .collect();
+        let keys = Some(vec![text("max.message.bytes")]);
+        assert_eq!(asked, [(2, "chat", keys.clone()), (2, "log", keys)]);
+        assert!(!theirs.include_synonyms && !theirs.include_documentation);
+        let synonym = DescribeConfigsSynonym::default().with_name(text("message.max.bytes"));
+        let mut config = DescribeConfigsResourceResult::default()
+            .with_name(text("max.message.bytes"))
+            .with_value(Some(text("20000")))
+            .with_config_source(1)
+            .with_synonyms(vec![synonym.with_value(Some(text("1048588"))).with_source(4)]);
+        if version >= 3 {
+            (config.config_type, config.documentation) = (3, Some(text("The largest batch.")));
+        }
+        let secret = DescribeConfigsResourceResult::default().with_name(text("secret"));
+        let chat = DescribeConfigsResult::default()
+            .with_resource_type(2)
+            .with_resource_name(text("chat"))
+            .with_configs(vec![config, secret.with_value(None).with_is_sensitive(true)]);
+        let log = DescribeConfigsResult::default()
+            .with_error_code(29)
+            .with_error_message(Some(text("no")))
+            .with_resource_type(2)
+            .with_resource_name(text("log"));
+        let theirs = DescribeConfigsResponse::default()
+            .with_throttle_time_ms(4)
+            .with_results(vec![chat, log]);
+        response::<describe_configs::Request<'_>, _>(&theirs, version, |ours| {
+            let [chat, log] = &ours.topics[..] else { panic!() };
+            assert_eq!((chat.error, chat.name), (ErrorCode::NONE, "chat"));
+            assert_eq!(chat.configs, [("max.message.bytes", Some("20000")), ("secret", None)]);
+            assert_eq!((log.error, log.name), (ErrorCode::TOPIC_AUTHORIZATION_FAILED, "log"));
+            assert_eq!((ours.throttle_ms, log.configs.len()), (4, 0));
         });
     }
 }

@@ -28,7 +28,7 @@ use partition::{Ended, Need, Partition};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use trine_proto::kafka::ErrorCode;
-use trine_proto::kafka::record::Compression;
+use trine_proto::kafka::record::{Compression, RECORDS_START};
 
 /// The caller's name for a record.
 pub type Token = u64;
@@ -39,6 +39,10 @@ pub type TopicId = u32;
 /// A partition that was made known by [`Producer::partition`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PartitionId(u32);
+
+/// What a batch of one record has beside the record's body: its head, and the record's length,
+/// attributes and deltas.
+pub const BATCH_OF_ONE_BYTES: usize = RECORDS_START + 4 + 3;
 
 /// A producer id and its epoch: what a broker recognises retries by, and fences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -270,13 +274,26 @@ impl Producer {
     /// Makes a partition known. The caller does so once for each.
     pub fn partition(&mut self, topic: TopicId, index: i32) -> PartitionId {
         let id = PartitionId(self.partitions.len() as u32);
-        self.partitions.push(Partition::new(topic, index, self.options.record_bytes));
+        let Options { record_bytes, batch_bytes, .. } = self.options;
+        self.partitions.push(Partition::new(topic, index, record_bytes, batch_bytes));
         id
     }
 
-    /// Bytes of a record's body that this partition takes, as its topic's configuration has it.
-    pub fn set_record_bytes(&mut self, partition: PartitionId, bytes: usize) {
-        self.partitions[partition.0 as usize].record_bytes = bytes;
+    /// Bytes of a batch that a partition takes, as its topic's `max.message.bytes` says: the broker
+    /// counts them after compression, which may make a larger record fit, so that only without it
+    /// such a record is refused here.
+    pub fn set_message_bytes(&mut self, partition: PartitionId, bytes: usize) {
+        let Options { record_bytes, batch_bytes, compression, .. } = self.options;
+        let state = &mut self.partitions[partition.0 as usize];
+        state.batch_bytes = batch_bytes.min(bytes);
+        if compression == Compression::None {
+            state.record_bytes = record_bytes.min(bytes.saturating_sub(BATCH_OF_ONE_BYTES));
+        }
+    }
+
+    /// Bytes of a record's body that a partition takes.
+    pub fn record_bytes(&self, partition: PartitionId) -> usize {
+        self.partitions[partition.0 as usize].record_bytes
     }
 
     /// Takes a record; it leaves with one of the next requests.
@@ -303,7 +320,7 @@ impl Producer {
         self.buffered_bytes += body.len();
         self.buffered_records += 1;
         self.totals.records += 1;
-        let limit = self.options.batch_bytes;
+        let limit = state.batch_bytes;
         let last = state.batches.back_mut();
         let fits = last.is_some_and(|batch| batch.push(token, timestamp_ms, body, limit));
         if !fits {
@@ -534,7 +551,7 @@ impl Producer {
     /// Lists a partition with its broker if it has something to send.
     fn list(&mut self, partition: u32, now_ms: u64) {
         let state = &mut self.partitions[partition as usize];
-        let Some(is_complete) = state.waiting(self.options.batch_bytes) else { return };
+        let Some(is_complete) = state.waiting(state.batch_bytes) else { return };
         let Some(slot) = state.leader.filter(|_| !state.awaits_leader) else {
             self.wants_metadata = true;
             return;

@@ -54,6 +54,8 @@ pub(super) struct Partition {
     pub awaits_leader: bool,
     /// Bytes of a record's body, at most.
     pub record_bytes: usize,
+    /// Bytes of a batch that is not a single record's.
+    pub batch_bytes: usize,
     /// It is in its broker's list of partitions with complete batches.
     pub is_complete_listed: bool,
     /// It is in its broker's list of partitions that gather.
@@ -80,13 +82,14 @@ pub(super) struct Partition {
 }
 
 impl Partition {
-    pub fn new(topic: u32, index: i32, record_bytes: usize) -> Self {
+    pub fn new(topic: u32, index: i32, record_bytes: usize, batch_bytes: usize) -> Self {
         Self {
             topic,
             index,
             leader: None,
             awaits_leader: false,
             record_bytes,
+            batch_bytes,
             is_complete_listed: false,
             is_gathering_listed: false,
             is_timed: false,
