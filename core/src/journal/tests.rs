@@ -546,6 +546,30 @@ fn a_repaired_segment_has_all_but_what_was_damaged() {
     }
 }
 
+/// A segment without one good commit says nothing of the ones before it, and neither does what is
+/// written in its place.
+#[test]
+fn a_repaired_segment_leaves_the_ones_before_it() {
+    let mut world = World::new(1, LOG);
+    for payload in ["first", "second", "third"] {
+        world.append("a", payload).expect("there is room");
+        world.settle();
+        world = world.reopen(LOG);
+        world.settle();
+    }
+    assert!(world.disk.flip(2, 20, 1), "in the header of the only commit");
+    let listed = at_once(world.disk.list()).expect("readable");
+    let mark = at_once(mark_of(&mut world.disk, 2, &listed[2..], &mut Vec::new()));
+    let fixed = repaired(2, world.disk.bytes(2), mark);
+    assert_eq!(fixed.len(), world.disk.bytes(2).len());
+    at_once(world.disk.write(2, 0, &fixed)).expect("nothing fails here");
+    at_once(world.disk.sync(2)).expect("nothing fails here");
+    let mut world = world.reopen(LOG);
+    let expected = Found { missing_records: 1, records: world.opened.records, ..Found::default() };
+    assert_eq!(world.opened, expected, "the second record alone");
+    assert_eq!(world.read("a"), [(0, Bytes::from("first")), (2, Bytes::from("third"))]);
+}
+
 /// A process that was killed leaves what it wrote in the page cache: what is read of it after a start
 /// is still there when the power fails then.
 #[test]
