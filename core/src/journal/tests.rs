@@ -401,24 +401,50 @@ fn a_failing_disk_costs_the_log_no_record() {
     }
 }
 
+/// And all of a spool, since nobody knows whether what is in the others was released.
 #[test]
-fn only_the_newest_segment_must_be_read() {
-    let mut world = World::new(1, LOG);
-    world.append("a", "first").expect("there is room");
-    world.settle();
-    let mut world = world.reopen(LOG);
-    world.append("a", "second").expect("there is room");
-    world.settle();
-    for (unreadable, is_whole) in [(1, true), (2, false)] {
+fn only_the_newest_segment_of_a_log_must_be_read() {
+    for (options, unreadable, is_whole) in
+        [(LOG, 1, true), (LOG, 2, false), (SPOOL, 1, false), (SPOOL, 2, false)]
+    {
+        let mut world = World::new(1, options);
+        world.append("a", "first").expect("there is room");
+        world.settle();
+        let mut world = world.reopen(options);
+        world.append("a", "second").expect("there is room");
+        world.settle();
         world.disk.unreadable = Some(unreadable);
-        let opened = at_once(open(&mut world.disk, LOG)).expect("the folder can be read");
+        let opened = at_once(open(&mut world.disk, options)).expect("the folder can be read");
         assert_eq!(opened.damaged.len(), 1);
         let end = opened.whole().map(|mut opened| {
             let stream = opened.journal.stream("a").expect("few streams");
             opened.journal.range(stream).end
         });
-        assert_eq!(end.ok(), is_whole.then_some(2), "{unreadable}");
+        assert_eq!(end.ok(), is_whole.then_some(2), "{options:?}, {unreadable}");
     }
+}
+
+#[test]
+fn what_cannot_be_read_is_as_young_as_what_comes_behind() {
+    let age_ms = 1_000_000;
+    let log = Options { retention: Retention::Oldest { age_ms }, ..LOG };
+    let mut world = World::new(1, log);
+    for payload in ["first", "second"] {
+        world.append("a", payload).expect("there is room");
+        world.settle();
+        world = world.reopen(log);
+    }
+    world.disk.unreadable = Some(1);
+    let mut world = world.reopen(log);
+    let mut left = |now_ms| -> Vec<u64> {
+        world.now_ms = now_ms;
+        world.append("a", "more").expect("there is room");
+        world.settle();
+        let listed = at_once(world.disk.list()).expect("readable");
+        listed.iter().map(|listed| listed.segment).collect()
+    };
+    assert_eq!(left(NOW + age_ms), [1, 2, 3]);
+    assert_eq!(left(NOW + age_ms + 1), [3]);
 }
 
 #[test]
