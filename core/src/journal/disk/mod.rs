@@ -7,6 +7,8 @@ mod glommio;
 pub mod plain;
 #[cfg(any(test, feature = "simulation"))]
 pub mod simulated;
+#[cfg(test)]
+mod tests;
 
 pub(super) use glommio::{RingDisk, run_ring};
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt, fchown};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, FlockOperation};
@@ -63,7 +63,8 @@ impl PlainDisk {
         self.folder.join(format!("{segment:016x}.segment"))
     }
 
-    /// Puts other bytes in the place of a segment's, at once: a crash leaves these or those.
+    /// Puts other bytes in the place of a segment's, at once: a crash leaves these or those. Who
+    /// could open the segment still can, whoever asks for this.
     ///
     /// # Errors
     /// When they can't be written; the segment is as it was.
@@ -71,7 +72,10 @@ impl PlainDisk {
         self.open.remove(&segment);
         let path = self.path(segment);
         let new = path.with_extension("new");
+        let before = fs::metadata(&path)?;
         let mut file = File::create(&new)?;
+        fchown(&file, Some(before.uid()), Some(before.gid()))?;
+        file.set_permissions(before.permissions())?;
         file.write_all(data)?;
         file.sync_all()?;
         fs::rename(&new, &path)?;
