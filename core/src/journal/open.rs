@@ -209,13 +209,16 @@ impl Opened {
     fn keep(&mut self, segment: u64, bytes: u64, scanned: &Scanned) {
         let journal = &mut self.journal;
         journal.previous = Mark { segment, synced: scanned.end };
-        let kept = Segment { segment, bytes: bytes.min(scanned.end), last_ms: scanned.last_ms };
+        // What is damaged and has no copy may be of use to a person yet, so it isn't cut.
+        let is_kept = !self.not_kept.iter().any(|(of, _)| *of == segment);
+        let end = if is_kept { bytes.min(scanned.end) } else { bytes };
+        let kept = Segment { segment, bytes: end, last_ms: scanned.last_ms };
         // Those without a time are no younger than this one, and may be as young.
         let timeless = journal.segments.iter_mut().rev().take_while(|before| before.last_ms == 0);
         timeless.for_each(|before| before.last_ms = kept.last_ms);
         journal.segments.push_back(kept);
-        if bytes > scanned.end {
-            journal.cut_later(segment, scanned.end);
+        if bytes > end {
+            journal.cut_later(segment, end);
         }
     }
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, fchown};
+use std::os::unix::fs::{FileExt, MetadataExt, chown, fchown};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, FlockOperation};
@@ -176,12 +176,30 @@ impl Disk for PlainDisk {
         if self.lock.is_none() {
             return Ok(());
         }
-        let folder = self.folder.join("quarantine");
-        fs::create_dir_all(&folder)?;
-        let kept = folder.join(format!("{segment:016x}.segment"));
-        match fs::copy(self.path(segment), &kept) {
-            Ok(_) => File::open(&kept)?.sync_all(),
-            Err(error) => Err(error),
+        let (path, folder) = (self.path(segment), self.folder.join("quarantine"));
+        match fs::create_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => {
+                made?;
+                let of = self.directory.metadata()?;
+                // Whoever has the journal adds to it later; who may not give it away has it himself.
+                let _ = chown(&folder, Some(of.uid()), Some(of.gid()));
+            }
         }
+        let kept = folder.join(format!("{segment:016x}.segment"));
+        let bytes = fs::metadata(&path)?.len();
+        // A segment is cut or written anew once it was kept, so what is there is from before that.
+        if !fs::metadata(&kept).is_ok_and(|kept| kept.len() >= bytes) {
+            let new = kept.with_extension("new");
+            let copied = fs::copy(&path, &new)
+                .and_then(|_| File::open(&new)?.sync_all())
+                .and_then(|()| fs::rename(&new, &kept));
+            if let Err(error) = copied {
+                let _ = fs::remove_file(&new);
+                return Err(error);
+            }
+        }
+        File::open(&folder)?.sync_all()?;
+        self.directory.sync_all()
     }
 }
