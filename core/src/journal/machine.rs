@@ -722,10 +722,10 @@ impl Journal {
         let oldest = self.segments.front()?;
         let remove = match self.options.retention {
             Retention::Oldest { age_ms } => {
-                // What is unreleased makes room for records alone, and so not while none are written.
-                self.current.filter(|current| current.position > 0)?;
                 let old = age_ms > 0 && oldest.last_ms + age_ms < now_ms;
-                self.segments_bytes > self.options.quota_bytes || old
+                // What isn't old makes room for records alone, and so not while none are written.
+                let writes = self.current.is_some_and(|current| current.position > 0);
+                old || (writes && self.segments_bytes > self.options.quota_bytes)
             }
             Retention::Released => self.streams.is_released(oldest.segment),
         };

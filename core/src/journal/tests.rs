@@ -309,9 +309,9 @@ fn a_disk_that_always_fails_refuses_and_is_tried_again() {
     assert_eq!(world.read("a"), [(0, Bytes::from("fourth"))], "what was refused stays away");
 }
 
-/// A spool that has filled its disk, long before its quota.
-fn full_disk() -> World {
-    let mut world = World::new(1, SPOOL);
+/// A journal that has filled its disk, long before its quota.
+fn full_disk(options: Options) -> World {
+    let mut world = World::new(1, options);
     world.disk.faults.capacity_bytes = 7 << 20;
     while world.lost == 0 {
         world.append("a", vec![7; 100_000]).expect("the quota is larger than the disk");
@@ -322,7 +322,7 @@ fn full_disk() -> World {
 
 #[test]
 fn a_full_disk_refuses_and_keeps_what_it_has() {
-    let world = full_disk();
+    let world = full_disk(SPOOL);
     assert!(world.durable.len() > 10);
     let mut world = world.reopen(SPOOL);
     world.check();
@@ -330,7 +330,7 @@ fn a_full_disk_refuses_and_keeps_what_it_has() {
 
 #[test]
 fn a_full_disk_has_room_again_once_records_are_released() {
-    let mut world = full_disk();
+    let mut world = full_disk(SPOOL);
     let cursor = world.journal.cursor("forwarded").expect("few cursors");
     let taken = world.durable.len() as u64;
     world.journal.move_cursor(cursor, taken, world.now_ms);
@@ -346,6 +346,23 @@ fn a_full_disk_has_room_again_once_records_are_released() {
     assert_eq!(world.read("a").last(), Some(&(taken, Bytes::from("again"))));
     let cursor = world.journal.cursor("forwarded").expect("few cursors");
     assert_eq!(world.journal.cursor_value(cursor), taken);
+}
+
+#[test]
+fn a_full_disk_has_room_again_once_records_are_too_old() {
+    let log = Options { retention: Retention::Oldest { age_ms: 10_000 }, ..LOG };
+    let mut world = full_disk(log);
+    let (taken, stream) =
+        (world.durable.len() as u64, world.journal.stream("a").expect("few streams"));
+    world.now_ms += 10_000;
+    world.settle();
+    assert_eq!(world.journal.range(stream), 0..taken, "nothing is too old yet");
+    world.now_ms += 1;
+    world.settle();
+    assert!(world.journal.range(stream).start > 0);
+    assert_eq!(world.append("a", "again"), Ok(taken));
+    world.settle();
+    assert!(world.durable.contains_key(&("a".to_owned(), taken)));
 }
 
 #[test]
