@@ -84,15 +84,19 @@ impl PlainDisk {
 
     fn file(&mut self, segment: u64) -> io::Result<&File> {
         if !self.open.contains_key(&segment) {
-            if self.open.len() >= OPEN_SEGMENTS {
-                // The one that is written to is the newest.
-                self.open.pop_first();
-            }
             let write = self.lock.is_some();
             let file = OpenOptions::new().read(true).write(write).open(self.path(segment))?;
-            self.open.insert(segment, file);
+            self.keep_open(segment, file);
         }
         Ok(&self.open[&segment])
+    }
+
+    fn keep_open(&mut self, segment: u64, file: File) {
+        if self.open.len() >= OPEN_SEGMENTS {
+            // The one that is written to is the newest.
+            self.open.pop_first();
+        }
+        self.open.insert(segment, file);
     }
 }
 
@@ -126,7 +130,7 @@ impl Disk for PlainDisk {
             let _ = fs::remove_file(&path);
             return Err(error);
         }
-        self.open.insert(segment, file);
+        self.keep_open(segment, file);
         Ok(())
     }
 
@@ -158,7 +162,10 @@ impl Disk for PlainDisk {
     async fn truncate(&mut self, segment: u64, bytes: u64) -> io::Result<()> {
         let file = self.file(segment)?;
         file.set_len(bytes)?;
-        file.sync_all()
+        file.sync_all()?;
+        // Nobody writes to it any more, and who reads it may open it anew.
+        self.open.remove(&segment);
+        Ok(())
     }
 
     async fn remove(&mut self, segment: u64) -> io::Result<()> {

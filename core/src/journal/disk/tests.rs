@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use super::super::{Journal, Opened, Options, Retention, open, perform};
 use super::plain::PlainDisk;
 use super::{Disk, at_once};
+use crate::limits::OPEN_SEGMENTS;
 
 const LOG: Options =
     Options { quota_bytes: 16 << 20, retention: Retention::Oldest { age_ms: 0 }, gather_ms: 0 };
@@ -113,4 +114,25 @@ fn what_could_not_be_copied_is_not_cut() {
     assert_eq!((opened.damaged.len(), opened.not_kept.len()), (1, 1));
     assert!(fs::read(folder.disk.path(1)).expect("readable") == bytes);
     assert_eq!(opened.journal.readable_bytes(1), bytes.len() as u64, "and counts whole");
+}
+
+#[test]
+fn few_segments_stay_open() {
+    let mut folder = Folder::new("open");
+    let path = folder.path.clone();
+    let open_segments = || {
+        let all = fs::read_dir("/proc/self/fd").expect("readable").map(Result::unwrap);
+        // Descriptors of other tests come and go.
+        let ours = all.filter_map(|entry| fs::read_link(entry.path()).ok());
+        let is_segment = |file: &PathBuf| file.extension().is_some_and(|end| end == "segment");
+        ours.filter(|file| file.starts_with(&path)).filter(is_segment).count()
+    };
+    for segment in 1..=200 {
+        at_once(folder.disk.create(segment, 4096)).expect("there is room");
+    }
+    assert_eq!(open_segments(), OPEN_SEGMENTS);
+    for segment in 1..=200 {
+        at_once(folder.disk.truncate(segment, 0)).expect("it is there");
+    }
+    assert_eq!(open_segments(), 0);
 }
