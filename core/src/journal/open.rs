@@ -138,6 +138,7 @@ pub async fn open<D: Disk>(disk: &mut D, options: Options) -> io::Result<Opened>
         }
         before = segment;
     }
+    opened.journal.find_carrier();
     opened.journal.count_segments();
     Ok(opened)
 }
@@ -191,7 +192,7 @@ impl Opened {
                 }
                 Kind::Stream | Kind::Cursor => {
                     let name = String::from_utf8_lossy(payload);
-                    streams.restore_name(stream, &name, kind == Kind::Cursor, offset)
+                    streams.restore_name(stream, &name, kind == Kind::Cursor, offset, segment)
                 }
             };
             missing = missing.saturating_add(gap);

@@ -365,6 +365,44 @@ fn a_full_disk_has_room_again_once_records_are_too_old() {
     assert!(world.durable.contains_key(&("a".to_owned(), taken)));
 }
 
+/// The newest segment of the process before names all, so no other has to be made first.
+#[test]
+fn a_start_on_a_full_disk_has_room_once_records_are_too_old() {
+    let log = Options { retention: Retention::Oldest { age_ms: 10_000 }, ..LOG };
+    let mut world = full_disk(log);
+    let taken = world.durable.len() as u64;
+    world.now_ms += 10_001;
+    let mut world = world.reopen(log);
+    world.disk.faults.capacity_bytes = world.disk_bytes();
+    world.settle();
+    let stream = world.journal.stream("a").expect("few streams");
+    assert!(world.journal.range(stream).start > 0);
+    let mut world = world.reopen(log);
+    assert_eq!(world.append("a", "again"), Ok(taken), "offsets go on where they were");
+    world.settle();
+    assert!(world.durable.contains_key(&("a".to_owned(), taken)));
+}
+
+/// It may have been damaged, and then what it named is known from earlier ones alone.
+#[test]
+fn a_segment_that_does_not_name_all_replaces_none_before_it() {
+    let log = Options { retention: Retention::Oldest { age_ms: 10_000 }, ..LOG };
+    let mut world = World::new(1, log);
+    for payload in ["first", "second"] {
+        world.append("a", payload).expect("there is room");
+        world.settle();
+        world.journal.close();
+        world.settle();
+        world = world.reopen(log);
+        world.settle();
+    }
+    assert!(world.disk.flip(2, 20, 1), "in the header of the only commit with records");
+    world.now_ms += 10_001;
+    let mut world = world.reopen(log);
+    world.settle();
+    assert_eq!(world.read("a"), [(0, Bytes::from("first"))]);
+}
+
 #[test]
 fn a_start_on_a_full_disk_takes_what_room_there_is() {
     let mut world = World::new(1, SPOOL);
