@@ -187,8 +187,8 @@ pub struct Journal {
     /// The newest sealed segment with something synced, and how far.
     pub(super) previous: Mark,
     pub(super) next_segment: u64,
-    /// The newest segment with something synced since the start: it names every stream and cursor, so
-    /// that older ones can be removed.
+    /// The newest segment with something synced: it names every stream and cursor, so that older
+    /// ones can be removed; 0: it names not all of them.
     carrier: u64,
     current: Option<Current>,
     /// Segments that failed before anything in them was synced: they go once a later one has something.
@@ -287,6 +287,13 @@ impl Journal {
     /// To be called whenever a segment or its length has changed.
     pub(super) fn count_segments(&mut self) {
         self.segments_bytes = self.segments.iter().map(|segment| segment.bytes).sum();
+    }
+
+    /// To be called once all segments were read.
+    pub(super) fn find_carrier(&mut self) {
+        let newest = self.segments.back().map_or(0, |newest| newest.segment);
+        let names_all = self.streams.ids().all(|id| self.streams.get(id).named_in == newest);
+        self.carrier = if names_all { newest } else { 0 };
     }
 
     /// Bytes that wait for the disk.
@@ -722,10 +729,10 @@ impl Journal {
         let oldest = self.segments.front()?;
         let remove = match self.options.retention {
             Retention::Oldest { age_ms } => {
-                // What is unreleased makes room for records alone, and so not while none are written.
-                self.current.filter(|current| current.position > 0)?;
                 let old = age_ms > 0 && oldest.last_ms + age_ms < now_ms;
-                self.segments_bytes > self.options.quota_bytes || old
+                // What isn't old makes room for records alone, and so not while none are written.
+                let writes = self.current.is_some_and(|current| current.position > 0);
+                old || (writes && self.segments_bytes > self.options.quota_bytes)
             }
             Retention::Released => self.streams.is_released(oldest.segment),
         };

@@ -9,12 +9,12 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::Options;
 use super::disk::{Disk, Listed};
 use super::format::{Kind, Mark, Record, Records, commit_at};
 use super::machine::{Journal, Operation, Segment};
 use super::scan::{Scanned, next_commit, scan};
 use super::streams::{Place, StreamId};
+use super::{Options, Retention};
 use crate::limits::BLOCK_BYTES;
 
 /// A place that held durable bytes and does not any more.
@@ -49,8 +49,8 @@ pub struct Opened {
     pub torn_bytes: u64,
     /// Segments of which no copy could be kept, and why.
     pub not_kept: Vec<(u64, String)>,
-    /// A segment that can't be read, and why, with none behind it that names the streams: where they end
-    /// is not known, so that nothing may be appended.
+    /// A segment that can't be read and that the journal can't do without, and why: none behind it
+    /// names the streams, so that where they end is not known, or it is one of a spool.
     pub unread: Option<(u64, io::Error)>,
 }
 
@@ -58,12 +58,12 @@ impl Opened {
     /// The journal to append to, and all that was found.
     ///
     /// # Errors
-    /// When the end of its streams can't be read.
+    /// When the end of its streams can't be read, or something of a spool.
     pub fn whole(mut self) -> io::Result<Self> {
         match self.unread.take() {
             None => Ok(self),
             Some((segment, error)) => {
-                let text = format!("segment {segment:016x}, the newest, can't be read: {error}");
+                let text = format!("{segment:016x}.segment can't be read: {error}");
                 Err(io::Error::new(error.kind(), text))
             }
         }
@@ -132,9 +132,13 @@ pub async fn open<D: Disk>(disk: &mut D, options: Options) -> io::Result<Opened>
             disk.sync(segment).await?;
         }
         opened.keep(segment, bytes, &scanned);
-        opened.unread = None;
+        // A spool gives up only what was released, and nobody knows that of what wasn't read.
+        if options.retention != Retention::Released {
+            opened.unread = None;
+        }
         before = segment;
     }
+    opened.journal.find_carrier();
     opened.journal.count_segments();
     Ok(opened)
 }
@@ -188,7 +192,7 @@ impl Opened {
                 }
                 Kind::Stream | Kind::Cursor => {
                     let name = String::from_utf8_lossy(payload);
-                    streams.restore_name(stream, &name, kind == Kind::Cursor, offset)
+                    streams.restore_name(stream, &name, kind == Kind::Cursor, offset, segment)
                 }
             };
             missing = missing.saturating_add(gap);
@@ -206,10 +210,16 @@ impl Opened {
     fn keep(&mut self, segment: u64, bytes: u64, scanned: &Scanned) {
         let journal = &mut self.journal;
         journal.previous = Mark { segment, synced: scanned.end };
-        let kept = Segment { segment, bytes: bytes.min(scanned.end), last_ms: scanned.last_ms };
+        // What is damaged and has no copy may be of use to a person yet, so it isn't cut.
+        let is_kept = !self.not_kept.iter().any(|(of, _)| *of == segment);
+        let end = if is_kept { bytes.min(scanned.end) } else { bytes };
+        let kept = Segment { segment, bytes: end, last_ms: scanned.last_ms };
+        // Those without a time are no younger than this one, and may be as young.
+        let timeless = journal.segments.iter_mut().rev().take_while(|before| before.last_ms == 0);
+        timeless.for_each(|before| before.last_ms = kept.last_ms);
         journal.segments.push_back(kept);
-        if bytes > scanned.end {
-            journal.cut_later(segment, scanned.end);
+        if bytes > end {
+            journal.cut_later(segment, end);
         }
     }
 

@@ -19,7 +19,9 @@ pub fn repaired(segment: u64, bytes: &[u8], mark: Option<u64>) -> Vec<u8> {
             Some((last, records)) if last.position == header.position => records.push(record),
             _ => commits.push((*header, vec![record])),
         });
-    let previous = scanned.previous.unwrap_or_default();
+    // With no good commit nothing is known of earlier segments, and nothing may be said: a mark on
+    // the segment itself is passed over, while one on none would make all before it void.
+    let previous = scanned.previous.unwrap_or(Mark { segment, synced: 0 });
     let mut good = Vec::with_capacity(bytes.len());
     for (header, records) in &commits {
         fill(segment, &mut good, header.position, previous, header.time_ms);

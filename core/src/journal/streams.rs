@@ -117,9 +117,16 @@ impl Streams {
         (0..self.all.len() as u32).map(StreamId)
     }
 
-    /// Takes a name from a segment. Numbers may come with gaps when a damaged place held some.
+    /// Takes a name from `segment`. Numbers may come with gaps when a damaged place held some.
     /// Returns how many records between the last known one and `next` are missing.
-    pub fn restore_name(&mut self, number: u32, name: &str, is_cursor: bool, next: u64) -> u64 {
+    pub fn restore_name(
+        &mut self,
+        number: u32,
+        name: &str,
+        is_cursor: bool,
+        next: u64,
+        segment: u64,
+    ) -> u64 {
         if number as usize >= JOURNAL_STREAMS {
             return 0;
         }
@@ -143,6 +150,7 @@ impl Streams {
             (stream.name, stream.is_cursor) = (name.into(), is_cursor);
             self.names.insert((is_cursor, name.into()), number);
         }
+        self.all[number as usize].named_in = segment;
         self.restore_next(number, next)
     }
 
@@ -163,7 +171,7 @@ impl Streams {
     /// Takes a record from a segment. Returns how many before it are missing.
     pub fn restore_record(&mut self, number: u32, place: Place) -> u64 {
         if number as usize >= self.all.len() {
-            self.restore_name(number, &format!("unknown-{number}"), false, place.offset);
+            self.restore_name(number, &format!("unknown-{number}"), false, place.offset, 0);
             if number as usize >= self.all.len() {
                 return 0;
             }

@@ -309,9 +309,9 @@ fn a_disk_that_always_fails_refuses_and_is_tried_again() {
     assert_eq!(world.read("a"), [(0, Bytes::from("fourth"))], "what was refused stays away");
 }
 
-/// A spool that has filled its disk, long before its quota.
-fn full_disk() -> World {
-    let mut world = World::new(1, SPOOL);
+/// A journal that has filled its disk, long before its quota.
+fn full_disk(options: Options) -> World {
+    let mut world = World::new(1, options);
     world.disk.faults.capacity_bytes = 7 << 20;
     while world.lost == 0 {
         world.append("a", vec![7; 100_000]).expect("the quota is larger than the disk");
@@ -322,7 +322,7 @@ fn full_disk() -> World {
 
 #[test]
 fn a_full_disk_refuses_and_keeps_what_it_has() {
-    let world = full_disk();
+    let world = full_disk(SPOOL);
     assert!(world.durable.len() > 10);
     let mut world = world.reopen(SPOOL);
     world.check();
@@ -330,7 +330,7 @@ fn a_full_disk_refuses_and_keeps_what_it_has() {
 
 #[test]
 fn a_full_disk_has_room_again_once_records_are_released() {
-    let mut world = full_disk();
+    let mut world = full_disk(SPOOL);
     let cursor = world.journal.cursor("forwarded").expect("few cursors");
     let taken = world.durable.len() as u64;
     world.journal.move_cursor(cursor, taken, world.now_ms);
@@ -346,6 +346,61 @@ fn a_full_disk_has_room_again_once_records_are_released() {
     assert_eq!(world.read("a").last(), Some(&(taken, Bytes::from("again"))));
     let cursor = world.journal.cursor("forwarded").expect("few cursors");
     assert_eq!(world.journal.cursor_value(cursor), taken);
+}
+
+#[test]
+fn a_full_disk_has_room_again_once_records_are_too_old() {
+    let log = Options { retention: Retention::Oldest { age_ms: 10_000 }, ..LOG };
+    let mut world = full_disk(log);
+    let (taken, stream) =
+        (world.durable.len() as u64, world.journal.stream("a").expect("few streams"));
+    world.now_ms += 10_000;
+    world.settle();
+    assert_eq!(world.journal.range(stream), 0..taken, "nothing is too old yet");
+    world.now_ms += 1;
+    world.settle();
+    assert!(world.journal.range(stream).start > 0);
+    assert_eq!(world.append("a", "again"), Ok(taken));
+    world.settle();
+    assert!(world.durable.contains_key(&("a".to_owned(), taken)));
+}
+
+/// The newest segment of the process before names all, so no other has to be made first.
+#[test]
+fn a_start_on_a_full_disk_has_room_once_records_are_too_old() {
+    let log = Options { retention: Retention::Oldest { age_ms: 10_000 }, ..LOG };
+    let mut world = full_disk(log);
+    let taken = world.durable.len() as u64;
+    world.now_ms += 10_001;
+    let mut world = world.reopen(log);
+    world.disk.faults.capacity_bytes = world.disk_bytes();
+    world.settle();
+    let stream = world.journal.stream("a").expect("few streams");
+    assert!(world.journal.range(stream).start > 0);
+    let mut world = world.reopen(log);
+    assert_eq!(world.append("a", "again"), Ok(taken), "offsets go on where they were");
+    world.settle();
+    assert!(world.durable.contains_key(&("a".to_owned(), taken)));
+}
+
+/// It may have been damaged, and then what it named is known from earlier ones alone.
+#[test]
+fn a_segment_that_does_not_name_all_replaces_none_before_it() {
+    let log = Options { retention: Retention::Oldest { age_ms: 10_000 }, ..LOG };
+    let mut world = World::new(1, log);
+    for payload in ["first", "second"] {
+        world.append("a", payload).expect("there is room");
+        world.settle();
+        world.journal.close();
+        world.settle();
+        world = world.reopen(log);
+        world.settle();
+    }
+    assert!(world.disk.flip(2, 20, 1), "in the header of the only commit with records");
+    world.now_ms += 10_001;
+    let mut world = world.reopen(log);
+    world.settle();
+    assert_eq!(world.read("a"), [(0, Bytes::from("first"))]);
 }
 
 #[test]
@@ -401,24 +456,50 @@ fn a_failing_disk_costs_the_log_no_record() {
     }
 }
 
+/// And all of a spool, since nobody knows whether what is in the others was released.
 #[test]
-fn only_the_newest_segment_must_be_read() {
-    let mut world = World::new(1, LOG);
-    world.append("a", "first").expect("there is room");
-    world.settle();
-    let mut world = world.reopen(LOG);
-    world.append("a", "second").expect("there is room");
-    world.settle();
-    for (unreadable, is_whole) in [(1, true), (2, false)] {
+fn only_the_newest_segment_of_a_log_must_be_read() {
+    for (options, unreadable, is_whole) in
+        [(LOG, 1, true), (LOG, 2, false), (SPOOL, 1, false), (SPOOL, 2, false)]
+    {
+        let mut world = World::new(1, options);
+        world.append("a", "first").expect("there is room");
+        world.settle();
+        let mut world = world.reopen(options);
+        world.append("a", "second").expect("there is room");
+        world.settle();
         world.disk.unreadable = Some(unreadable);
-        let opened = at_once(open(&mut world.disk, LOG)).expect("the folder can be read");
+        let opened = at_once(open(&mut world.disk, options)).expect("the folder can be read");
         assert_eq!(opened.damaged.len(), 1);
         let end = opened.whole().map(|mut opened| {
             let stream = opened.journal.stream("a").expect("few streams");
             opened.journal.range(stream).end
         });
-        assert_eq!(end.ok(), is_whole.then_some(2), "{unreadable}");
+        assert_eq!(end.ok(), is_whole.then_some(2), "{options:?}, {unreadable}");
     }
+}
+
+#[test]
+fn what_cannot_be_read_is_as_young_as_what_comes_behind() {
+    let age_ms = 1_000_000;
+    let log = Options { retention: Retention::Oldest { age_ms }, ..LOG };
+    let mut world = World::new(1, log);
+    for payload in ["first", "second"] {
+        world.append("a", payload).expect("there is room");
+        world.settle();
+        world = world.reopen(log);
+    }
+    world.disk.unreadable = Some(1);
+    let mut world = world.reopen(log);
+    let mut left = |now_ms| -> Vec<u64> {
+        world.now_ms = now_ms;
+        world.append("a", "more").expect("there is room");
+        world.settle();
+        let listed = at_once(world.disk.list()).expect("readable");
+        listed.iter().map(|listed| listed.segment).collect()
+    };
+    assert_eq!(left(NOW + age_ms), [1, 2, 3]);
+    assert_eq!(left(NOW + age_ms + 1), [3]);
 }
 
 #[test]
@@ -544,6 +625,30 @@ fn a_repaired_segment_has_all_but_what_was_damaged() {
             "seed {seed}"
         );
     }
+}
+
+/// A segment without one good commit says nothing of the ones before it, and neither does what is
+/// written in its place.
+#[test]
+fn a_repaired_segment_leaves_the_ones_before_it() {
+    let mut world = World::new(1, LOG);
+    for payload in ["first", "second", "third"] {
+        world.append("a", payload).expect("there is room");
+        world.settle();
+        world = world.reopen(LOG);
+        world.settle();
+    }
+    assert!(world.disk.flip(2, 20, 1), "in the header of the only commit");
+    let listed = at_once(world.disk.list()).expect("readable");
+    let mark = at_once(mark_of(&mut world.disk, 2, &listed[2..], &mut Vec::new()));
+    let fixed = repaired(2, world.disk.bytes(2), mark);
+    assert_eq!(fixed.len(), world.disk.bytes(2).len());
+    at_once(world.disk.write(2, 0, &fixed)).expect("nothing fails here");
+    at_once(world.disk.sync(2)).expect("nothing fails here");
+    let mut world = world.reopen(LOG);
+    let expected = Found { missing_records: 1, records: world.opened.records, ..Found::default() };
+    assert_eq!(world.opened, expected, "the second record alone");
+    assert_eq!(world.read("a"), [(0, Bytes::from("first")), (2, Bytes::from("third"))]);
 }
 
 /// A process that was killed leaves what it wrote in the page cache: what is read of it after a start

@@ -7,6 +7,8 @@ mod glommio;
 pub mod plain;
 #[cfg(any(test, feature = "simulation"))]
 pub mod simulated;
+#[cfg(test)]
+mod tests;
 
 pub(super) use glommio::{RingDisk, run_ring};
 
@@ -84,7 +86,8 @@ pub trait Disk {
     /// When it can't be; the segment stays.
     async fn remove(&mut self, segment: u64) -> io::Result<()>;
 
-    /// Keeps a segment as it is now for a person to look at, whatever becomes of it later.
+    /// Keeps a segment as it is now for a person to look at, whatever becomes of it later. A longer
+    /// copy that is there already stays, since it is of the segment before it was cut.
     ///
     /// # Errors
     /// When it can't be kept.

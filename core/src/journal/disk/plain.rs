@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt, chown, fchown};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, FlockOperation};
@@ -63,7 +63,8 @@ impl PlainDisk {
         self.folder.join(format!("{segment:016x}.segment"))
     }
 
-    /// Puts other bytes in the place of a segment's, at once: a crash leaves these or those.
+    /// Puts other bytes in the place of a segment's, at once: a crash leaves these or those. Who
+    /// could open the segment still can, whoever asks for this.
     ///
     /// # Errors
     /// When they can't be written; the segment is as it was.
@@ -71,7 +72,10 @@ impl PlainDisk {
         self.open.remove(&segment);
         let path = self.path(segment);
         let new = path.with_extension("new");
+        let before = fs::metadata(&path)?;
         let mut file = File::create(&new)?;
+        fchown(&file, Some(before.uid()), Some(before.gid()))?;
+        file.set_permissions(before.permissions())?;
         file.write_all(data)?;
         file.sync_all()?;
         fs::rename(&new, &path)?;
@@ -80,15 +84,19 @@ impl PlainDisk {
 
     fn file(&mut self, segment: u64) -> io::Result<&File> {
         if !self.open.contains_key(&segment) {
-            if self.open.len() >= OPEN_SEGMENTS {
-                // The one that is written to is the newest.
-                self.open.pop_first();
-            }
             let write = self.lock.is_some();
             let file = OpenOptions::new().read(true).write(write).open(self.path(segment))?;
-            self.open.insert(segment, file);
+            self.keep_open(segment, file);
         }
         Ok(&self.open[&segment])
+    }
+
+    fn keep_open(&mut self, segment: u64, file: File) {
+        if self.open.len() >= OPEN_SEGMENTS {
+            // The one that is written to is the newest.
+            self.open.pop_first();
+        }
+        self.open.insert(segment, file);
     }
 }
 
@@ -122,7 +130,7 @@ impl Disk for PlainDisk {
             let _ = fs::remove_file(&path);
             return Err(error);
         }
-        self.open.insert(segment, file);
+        self.keep_open(segment, file);
         Ok(())
     }
 
@@ -154,7 +162,10 @@ impl Disk for PlainDisk {
     async fn truncate(&mut self, segment: u64, bytes: u64) -> io::Result<()> {
         let file = self.file(segment)?;
         file.set_len(bytes)?;
-        file.sync_all()
+        file.sync_all()?;
+        // Nobody writes to it any more, and who reads it may open it anew.
+        self.open.remove(&segment);
+        Ok(())
     }
 
     async fn remove(&mut self, segment: u64) -> io::Result<()> {
@@ -172,12 +183,30 @@ impl Disk for PlainDisk {
         if self.lock.is_none() {
             return Ok(());
         }
-        let folder = self.folder.join("quarantine");
-        fs::create_dir_all(&folder)?;
-        let kept = folder.join(format!("{segment:016x}.segment"));
-        match fs::copy(self.path(segment), &kept) {
-            Ok(_) => File::open(&kept)?.sync_all(),
-            Err(error) => Err(error),
+        let (path, folder) = (self.path(segment), self.folder.join("quarantine"));
+        match fs::create_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => {
+                made?;
+                let of = self.directory.metadata()?;
+                // Whoever has the journal adds to it later; who may not give it away has it himself.
+                let _ = chown(&folder, Some(of.uid()), Some(of.gid()));
+            }
         }
+        let kept = folder.join(format!("{segment:016x}.segment"));
+        let bytes = fs::metadata(&path)?.len();
+        // A segment is cut or written anew once it was kept, so what is there is from before that.
+        if !fs::metadata(&kept).is_ok_and(|kept| kept.len() >= bytes) {
+            let new = kept.with_extension("new");
+            let copied = fs::copy(&path, &new)
+                .and_then(|_| File::open(&new)?.sync_all())
+                .and_then(|()| fs::rename(&new, &kept));
+            if let Err(error) = copied {
+                let _ = fs::remove_file(&new);
+                return Err(error);
+            }
+        }
+        File::open(&folder)?.sync_all()?;
+        self.directory.sync_all()
     }
 }
