@@ -309,6 +309,26 @@ fn a_drain_that_never_ends_is_killed_within_ten_seconds() {
 }
 
 #[test]
+fn a_stop_is_served_while_nobody_reads_what_is_said() {
+    use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let flags = fcntl_getfl(&writer).unwrap();
+    fcntl_setfl(&writer, flags | OFlags::NONBLOCK).unwrap();
+    while writer.write(&[0; 4096]).is_ok() {}
+    fcntl_setfl(&writer, flags).unwrap();
+    let place = Place::new("unread");
+    let mut command = place.command();
+    let child = command.stdout(writer.try_clone().unwrap()).stderr(writer).spawn().unwrap();
+    let mut gateway = Gateway { place: &place, child, printed: Arc::default() };
+    until("it serves", || place.data_pid().is_some());
+    let data = place.data_pid().unwrap();
+    gateway.signal(Signal::TERM);
+    assert_eq!(gateway.wait(), Some(0));
+    assert!(!lives(data), "the data process outlived a stop");
+    drop(reader);
+}
+
+#[test]
 fn a_hang_up_stops_only_what_a_terminal_started() {
     let place = Place::new("service");
     let gateway = place.start();

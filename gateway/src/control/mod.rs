@@ -21,7 +21,7 @@ pub mod supervise;
 mod topics;
 pub mod wire;
 
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
@@ -38,6 +38,7 @@ pub use state::{Shared, State};
 
 use crate::config::{Config, LogKind};
 use crate::limits::START_GRACE;
+use crate::logs::tell;
 use awake::Awake;
 use process::{Adopted, Found, Process};
 use runtime_dir::RuntimeDir;
@@ -56,7 +57,7 @@ pub fn run(config: Config, warnings: &[String]) -> ExitCode {
     let result = runtime.block_on(async {
         let control = Control::open(config).await?;
         for warning in warnings {
-            let _ = writeln!(io::stderr(), "trine: warning: {warning}");
+            tell(io::stderr(), &format!("trine: warning: {warning}"));
         }
         control.supervise().await
     });
@@ -69,13 +70,14 @@ pub fn run(config: Config, warnings: &[String]) -> ExitCode {
 }
 
 fn complain(error: &Error) -> ExitCode {
-    let _ = writeln!(io::stderr(), "trine: {error}");
+    tell(io::stderr(), &format!("trine: {error}"));
     ExitCode::from(error.exit_code())
 }
 
-/// Prints one line for people. A closed or hung-up standard output is no reason to end.
+/// Prints one line for people. A standard output that is closed, hung up or not read is no reason
+/// to end or to wait.
 fn say(line: &str) {
-    let _ = writeln!(io::stdout(), "{line}");
+    tell(io::stdout(), line);
 }
 
 struct Control {

@@ -13,7 +13,7 @@ mod names;
 mod report;
 mod stop;
 
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -77,7 +77,7 @@ pub fn main() -> ExitCode {
         return ExitCode::from(64);
     };
     crate::logs::start(&start.config.logs);
-    abort_on_panic();
+    crate::logs::abort_on_panic();
     match serve(control, start, handles) {
         Ok(code) => code,
         Err(error) => {
@@ -96,19 +96,8 @@ fn receive_start() -> Option<(UnixStream, Start, Handles)> {
     Some((control, start, handles))
 }
 
-/// Prints a panic and ends the process, whichever thread it is on.
-fn abort_on_panic() {
-    std::panic::set_hook(Box::new(|panic| {
-        let thread = thread::current();
-        let name = thread.name().unwrap_or("unnamed");
-        let trace = std::backtrace::Backtrace::capture();
-        let _ = writeln!(io::stderr(), "trine: bug on thread {name}: {panic}\n{trace}");
-        std::process::abort();
-    }));
-}
-
 fn complain(line: &str) {
-    let _ = writeln!(io::stderr(), "trine: {line}");
+    crate::logs::tell(io::stderr(), &format!("trine: {line}"));
 }
 
 fn serve(control: UnixStream, start: Start, handles: Handles) -> io::Result<ExitCode> {
