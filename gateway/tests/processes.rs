@@ -333,6 +333,9 @@ fn a_hang_up_stops_only_what_a_terminal_started() {
     let place = Place::new("service");
     let gateway = place.start();
     let data = place.data_pid().unwrap();
+    // What concerns the terminal of control does not concern a session without one.
+    let session = rustix::process::getsid(Pid::from_raw(data)).unwrap();
+    assert_eq!(session.as_raw_pid(), data);
     gateway.signal(Signal::HUP);
     // Answered after the signal was taken: both are handled by the one thread.
     until("still served", || place.data_pid() == Some(data));

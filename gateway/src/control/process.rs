@@ -119,7 +119,6 @@ pub fn start(start: &Start, handles: &Handles) -> Result<Found, Error> {
         .arg0("trine")
         .arg("data")
         .stdin(Stdio::from(OwnedFd::from(far)))
-        .process_group(0)
         .spawn()
         .map_err(|error| failed(error.to_string()))?;
     let answer = pidfd(child.id()).and_then(|pidfd| {

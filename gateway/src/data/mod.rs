@@ -69,7 +69,7 @@ impl Peers {
 /// message.
 pub fn main() -> ExitCode {
     // Off the terminal: neither Ctrl-C, nor a hang-up, nor output from the background concerns
-    // this process. It fails only where that is the case already.
+    // this process. It fails only for the leader of a group, which no child is that control starts.
     let _ = rustix::process::setsid();
     let _ = rustix::thread::set_name(c"trine-data");
     let Some((control, start, handles)) = receive_start() else {
