@@ -174,11 +174,34 @@ fn collect(mut from: impl Read + Send + 'static, into: &Arc<Mutex<String>>) {
 }
 
 fn send(pid: i32, signal: Signal) {
-    let _ = kill_process(Pid::from_raw(pid).unwrap(), signal);
+    if let Some(pid) = Pid::from_raw(pid) {
+        let _ = kill_process(pid, signal);
+    }
 }
 
 fn lives(pid: i32) -> bool {
     test_kill_process(Pid::from_raw(pid).unwrap()).is_ok()
+}
+
+/// The data processes that a control has started: those that have their name, and with it a session
+/// of their own, so that the system does not hang up on them when they are stopped and orphaned.
+fn data_processes(control: u32) -> impl Iterator<Item = i32> {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    processes.filter_map(move |process| {
+        let read = |file| fs::read_to_string(process.path().join(file)).ok();
+        let parent = read("stat")?.rsplit_once(") ")?.1.split(' ').nth(1)?.parse();
+        let is_its = parent == Ok(control) && read("comm")? == "trine-data\n";
+        is_its.then(|| process.file_name().to_str()?.parse().ok())?
+    })
+}
+
+/// A process that is not to outlive the test.
+struct KillOnDrop(i32);
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        send(self.0, Signal::KILL);
+    }
 }
 
 fn until(what: &str, mut condition: impl FnMut() -> bool) {
@@ -293,6 +316,34 @@ fn a_second_signal_ends_a_stuck_drain_at_once() {
     });
     assert_eq!(gateway.wait(), Some(1));
     until("the data process is gone", || !lives(data));
+}
+
+#[test]
+fn a_second_signal_ends_a_start_that_hangs_too() {
+    let place = Place::new("hangs");
+    let mut gateway = place.start();
+    let mut data = KillOnDrop(place.data_pid().unwrap());
+    let another = |old| data_processes(gateway.child.id()).find(|pid| *pid != old);
+    // Each that serves already is ended for the next.
+    until("one is caught while it starts", || {
+        let old = std::mem::replace(&mut data, KillOnDrop(0)).0;
+        send(old, Signal::KILL);
+        let deadline = Instant::now() + PATIENCE;
+        while data.0 == 0 && Instant::now() < deadline {
+            data.0 = another(old).unwrap_or(0);
+        }
+        send(data.0, Signal::STOP);
+        place.data_pid().is_none()
+    });
+    gateway.signal(Signal::TERM);
+    until("the first is taken", || gateway.printed().contains("stopping"));
+    assert!(gateway.child.try_wait().unwrap().is_none(), "control waits for the start");
+    until("control ends", || {
+        gateway.signal(Signal::INT);
+        gateway.child.try_wait().unwrap().is_some()
+    });
+    assert_eq!(gateway.wait(), Some(1));
+    until("the data process is gone", || !lives(data.0));
 }
 
 #[test]

@@ -40,7 +40,7 @@ use crate::config::{Config, LogKind};
 use crate::limits::START_GRACE;
 use crate::logs::tell;
 use awake::Awake;
-use process::{Adopted, Found, Process};
+use process::{Adopted, Begun, Found, Process};
 use runtime_dir::RuntimeDir;
 use signals::{Asked, Signals};
 use supervise::{Action, Event, Supervisor};
@@ -90,9 +90,15 @@ struct Control {
     listeners: Listeners,
     supervisor: Supervisor,
     process: Option<Process>,
-    starting: Option<JoinHandle<Result<Found, Error>>>,
+    starting: Option<Starting>,
     /// Whether any data process has served under this control.
     served: bool,
+}
+
+/// A start under way.
+struct Starting {
+    begun: Begun,
+    end: JoinHandle<Result<Found, Error>>,
 }
 
 #[derive(Debug, Default)]
@@ -175,21 +181,33 @@ impl Control {
                 }
                 Action::Kill => {
                     tracing::warn!("the data process did not drain in time");
-                    self.process.iter().for_each(Process::kill);
+                    self.kill();
                 }
                 Action::KillAndExit => {
-                    // One that is just being started must not be left behind.
-                    if let Some(starting) = self.starting.take()
-                        && let Ok(Ok(Ok(found))) = timeout(START_GRACE, starting).await
+                    self.kill();
+                    // One that begins only now must not be left behind.
+                    if let Some(Starting { end, .. }) = self.starting.take()
+                        && let Ok(Ok(Ok(found))) = timeout(START_GRACE, end).await
                     {
                         found.kill();
                     }
-                    self.process.iter().for_each(Process::kill);
                     return Err(Error::Interrupted);
+                }
+                Action::GiveUp => {
+                    self.kill();
+                    let starting = self.starting.as_ref().and_then(|start| start.begun.pid());
+                    let pid = self.process.as_ref().map(Process::pid).or(starting);
+                    return Err(Error::Undying { pid });
                 }
                 Action::Exit => return Ok(()),
             }
         }
+    }
+
+    /// Kills the data process, be it only starting.
+    fn kill(&self) {
+        self.starting.iter().for_each(|starting| starting.begun.kill());
+        self.process.iter().for_each(Process::kill);
     }
 
     async fn next_event(&mut self) -> Result<Event, Error> {
@@ -242,7 +260,10 @@ impl Control {
             api_listeners: self.listeners.api.len(),
         };
         let handles = handles.map_err(Error::System)?;
-        self.starting = Some(tokio::task::spawn_blocking(move || process::start(&start, &handles)));
+        let begun = Begun::default();
+        let begins = begun.clone();
+        let end = tokio::task::spawn_blocking(move || process::start(&start, &handles, &begins));
+        self.starting = Some(Starting { begun, end });
         Ok(())
     }
 
@@ -389,9 +410,9 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// The end of the start under way; never, when there is none.
-async fn join(starting: &mut Option<JoinHandle<Result<Found, Error>>>) -> Result<Found, Error> {
+async fn join(starting: &mut Option<Starting>) -> Result<Found, Error> {
     match starting {
-        Some(handle) => handle.await.map_err(|error| Error::System(error.into()))?,
+        Some(Starting { end, .. }) => end.await.map_err(|error| Error::System(error.into()))?,
         None => std::future::pending().await,
     }
 }
