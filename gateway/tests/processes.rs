@@ -380,6 +380,39 @@ fn a_stop_is_served_while_nobody_reads_what_is_said() {
 }
 
 #[test]
+fn a_stop_does_not_wait_for_a_name_that_is_being_looked_up() {
+    use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, open};
+    let services = fs::read_to_string("/etc/nsswitch.conf").unwrap_or_default();
+    if services.lines().any(|line| line.starts_with("hosts:") && line.contains("resolve")) {
+        println!("not tried: another process looks names up here");
+        return;
+    }
+    let place = Place::new("name");
+    let mut command = place.command();
+    let file = place.dir.join("trine.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    let text = format!(
+        "data_dir = \"data\"\n{text}[log]\nkind = \"kafka\"\n\
+         [kafka]\nbrokers = [\"broker:9092\"]\n[[rpc]]\nmethod = \"a\"\ntopic = \"a\"\n"
+    );
+    fs::write(file, text).unwrap();
+    // Where the resolver looks for other names of a host; nobody writes there, so it waits.
+    let aliases = place.dir.join("aliases");
+    mknodat(CWD, &aliases, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let mut gateway = place.start_with(command.env("HOSTALIASES", &aliases));
+    let mut held = None;
+    until("the name is looked up", || {
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        held = open(&aliases, flags, Mode::empty()).ok();
+        held.is_some()
+    });
+    gateway.signal(Signal::TERM);
+    assert_eq!(gateway.wait(), Some(0));
+    until("it ended by itself", || gateway.printed().contains("exit code 0"));
+    drop(held);
+}
+
+#[test]
 fn a_hang_up_stops_only_what_a_terminal_started() {
     let place = Place::new("service");
     let gateway = place.start();

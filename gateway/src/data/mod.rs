@@ -115,7 +115,10 @@ fn serve(control: UnixStream, start: Start, handles: Handles) -> io::Result<Exit
     // Control may be gone already; this process serves on and waits for another.
     let _ = wire::send(&control, &Started::Ready { unpinned }, &[]);
     drop(control);
-    runtime.block_on(until_drained(shards, link))
+    let ended = runtime.block_on(until_drained(shards, link));
+    // A name that is being looked up is of no use any more, and its server may take its time.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Opens what must be had before clients are served. The error is a line that names it.
