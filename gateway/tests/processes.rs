@@ -6,7 +6,8 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::net::UnixListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -14,7 +15,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use trine::config::Config;
+use trine::control::wire;
 use trine_core::fd;
+use trine_core::metrics::Page;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -377,6 +381,30 @@ fn a_stop_is_served_while_nobody_reads_what_is_said() {
     assert_eq!(gateway.wait(), Some(0));
     assert!(!lives(data), "the data process outlived a stop");
     drop(reader);
+}
+
+#[test]
+fn a_stop_that_is_asked_for_during_the_start_is_a_drain() {
+    let place = Place::new("early");
+    private_directory(&place.runtime_dir());
+    let (near, far) = UnixStream::pair().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trine"));
+    command.arg("data").stdin(OwnedFd::from(far));
+    let data = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut data = Gateway { place: &place, child: data, printed: Arc::default() };
+    let config = Config { runtime_dir: place.runtime_dir(), ..Config::with_file_defaults() };
+    let identity = wire::Identity::default();
+    let (cpus, control_cpus) = (vec![0], Vec::new());
+    let start =
+        wire::Start { identity, cpus, control_cpus, config, echo_listeners: 0, api_listeners: 0 };
+    let client = vec![TcpListener::bind(place.client).unwrap().into()];
+    let pages = vec![Page::create(0).unwrap()];
+    let handles = wire::Handles { client, echo: Vec::new(), api: Vec::new(), pages };
+    wire::send(&near, &start, &handles.as_fds()).unwrap();
+    // Made first; the shards are started after it.
+    until("the start is under way", || place.runtime_dir().join("data.sock").exists());
+    data.signal(Signal::TERM);
+    assert_eq!(data.wait(), Some(0));
 }
 
 #[test]

@@ -21,7 +21,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use trine_core::shard::{Balance, Mailboxes, Ownership, mesh};
 use trine_core::topology::{pin_current_thread, restrict_current_thread};
@@ -102,6 +103,8 @@ fn complain(line: &str) {
 
 fn serve(control: UnixStream, start: Start, handles: Handles) -> io::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // Before anything is begun: a stop that is asked for meanwhile is a drain, too.
+    let signals = Signals::install(&runtime)?;
     let path = data_socket(&start.config.runtime_dir);
     let begun = begin(&start, handles, &path);
     let (link, mut shards) = match begun {
@@ -115,7 +118,7 @@ fn serve(control: UnixStream, start: Start, handles: Handles) -> io::Result<Exit
     // Control may be gone already; this process serves on and waits for another.
     let _ = wire::send(&control, &Started::Ready { unpinned }, &[]);
     drop(control);
-    let ended = runtime.block_on(until_drained(shards, link));
+    let ended = runtime.block_on(until_drained(shards, link, signals));
     // A name that is being looked up is of no use any more, and its server may take its time.
     runtime.shutdown_background();
     ended
@@ -134,12 +137,31 @@ fn begin(start: &Start, handles: Handles, path: &Path) -> Result<(Link, Shards),
     Ok((link, shards))
 }
 
+/// What a signal asks for waits here until it is taken.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    /// Kept for reload; its default would end the process.
+    _hangup: Signal,
+}
+
+impl Signals {
+    fn install(runtime: &Runtime) -> io::Result<Signals> {
+        let _entered = runtime.enter();
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            _hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
 /// Serves until asked to stop, then drains.
-async fn until_drained(mut shards: Shards, link: Link) -> io::Result<ExitCode> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    // Kept for reload; its default would end the process.
-    let _hangup = signal(SignalKind::hangup())?;
+async fn until_drained(
+    mut shards: Shards,
+    link: Link,
+    mut signals: Signals,
+) -> io::Result<ExitCode> {
     let mut draining = false;
     let mut deadline = tokio::time::Instant::now();
     let mut look = tokio::time::interval(JOURNAL_LOOK);
@@ -155,8 +177,8 @@ async fn until_drained(mut shards: Shards, link: Link) -> io::Result<ExitCode> {
                 link.publish(shards.reporter.report(&shards.journals));
                 continue;
             }
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = signals.terminate.recv() => {}
+            _ = signals.interrupt.recv() => {}
             ended = shards.ended.recv() => {
                 assert!(draining && ended.is_some(), "a shard returned without being asked to");
                 shards.running -= 1;
