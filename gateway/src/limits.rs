@@ -42,6 +42,12 @@ pub const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 pub const STATUS_ANSWER_BYTES: u64 = 16 << 20;
 /// Records that wait for the log's writer; more are dropped, since a shard must not wait.
 pub const LOG_QUEUE_RECORDS: usize = 16_384;
+/// How long a line for people waits for room in a pipe or terminal: a reader that is only slow has
+/// made some by then, and neither a stop nor the end after a panic may wait for one that is not.
+pub const OUTPUT_TIMEOUT: Duration = Duration::from_millis(100);
+/// Bytes of such a line that are written at once: a pipe with room takes so many without blocking
+/// (`PIPE_BUF`).
+pub const OUTPUT_PIECE_BYTES: usize = 4096;
 /// Records that one call site may write in a second: enough to see what happens.
 pub const LOG_RECORDS_PER_SECOND: u32 = 10;
 /// Longest time a setting may name: a year. Longer ones are mistakes of unit.

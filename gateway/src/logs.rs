@@ -2,14 +2,18 @@
 //!
 //! **Runs on: any.** Records go through a bounded queue to a thread that writes; a full queue
 //! drops them. A call site may write so many a second; the next record after that says how many
-//! of its kind were left out.
+//! of its kind were left out. Lines for people go past that queue, and are given up where nobody
+//! reads: neither a stop nor the end after a panic waits for a reader.
 
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use tracing::callsite::Identifier;
 use tracing::{Event, Metadata, Subscriber};
 use tracing_appender::non_blocking::ErrorCounter;
@@ -18,7 +22,9 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, fmt as format};
 
 use crate::config::{LogFormat, LogLevel, Logs};
-use crate::limits::{LOG_QUEUE_RECORDS, LOG_RECORDS_PER_SECOND};
+use crate::limits::{
+    LOG_QUEUE_RECORDS, LOG_RECORDS_PER_SECOND, OUTPUT_PIECE_BYTES, OUTPUT_TIMEOUT,
+};
 
 static SUPPRESSED: AtomicU64 = AtomicU64::new(0);
 
@@ -62,6 +68,40 @@ pub fn start(logs: &Logs) {
         // It flushes when dropped, and logs are wanted until the very end of the process.
         std::mem::forget(guard);
     }
+}
+
+/// Writes a line for people to standard output or standard error. The rest is given up where there
+/// is no room for [`OUTPUT_TIMEOUT`], and all of it where the output is closed.
+pub fn tell(output: impl AsFd, line: &str) {
+    // Past the standard library: the log's writer may hold its lock for as long as nobody reads.
+    let line = format!("{line}\n");
+    let mut rest = line.as_bytes();
+    let deadline = Instant::now() + OUTPUT_TIMEOUT;
+    while !rest.is_empty() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).expect("OUTPUT_TIMEOUT is short");
+        match poll(&mut [PollFd::new(&output, PollFlags::OUT)], Some(&left)) {
+            Ok(1..) => {}
+            Err(Errno::INTR) => continue,
+            Ok(0) | Err(_) => return,
+        }
+        match rustix::io::write(&output, &rest[..rest.len().min(OUTPUT_PIECE_BYTES)]) {
+            Ok(written @ 1..) => rest = &rest[written..],
+            Err(Errno::INTR) => {}
+            Ok(0) | Err(_) => return,
+        }
+    }
+}
+
+/// Makes a panic end the process, whichever thread it is on, after it was printed.
+pub fn abort_on_panic() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("unnamed");
+        let trace = std::backtrace::Backtrace::capture();
+        tell(io::stderr(), &format!("trine: bug on thread {name}: {panic}\n{trace}"));
+        std::process::abort();
+    }));
 }
 
 /// Lets each call site write [`LOG_RECORDS_PER_SECOND`].
@@ -128,6 +168,91 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Filter<S> for RateLimit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{PipeReader, Read, Write};
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, Stdio};
+    use std::sync::mpsc;
+    use std::thread;
+
+    /// Not a test of its own: a process that panics while another thread has the lock of standard
+    /// error.
+    #[test]
+    fn child_that_panics() {
+        if std::env::var("TRINE_TEST_PANIC").is_err() {
+            return;
+        }
+        abort_on_panic();
+        let (locked, is_locked) = mpsc::channel();
+        thread::spawn(move || {
+            let lock = io::stderr().lock();
+            locked.send(()).unwrap();
+            thread::park();
+            drop(lock);
+        });
+        is_locked.recv().unwrap();
+        panic!("as a bug does");
+    }
+
+    /// How a process ends that panics, with such a standard error.
+    fn panic_with(stderr: impl Into<Stdio>) -> Option<i32> {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["logs::tests::child_that_panics", "--exact", "--nocapture"])
+            .env("TRINE_TEST_PANIC", "1")
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .spawn()
+            .unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                return status.signal();
+            }
+            if Instant::now() > deadline {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                panic!("a process that panicked lives on");
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn a_panic_ends_the_process_though_nobody_reads() {
+        let abort = Some(rustix::process::Signal::ABORT.as_raw());
+        let (mut reader, writer) = io::pipe().unwrap();
+        assert_eq!(panic_with(writer), abort);
+        let mut said = String::new();
+        reader.read_to_string(&mut said).unwrap();
+        assert!(said.contains("as a bug does"), "{said}");
+
+        let (reader, writer) = full_pipe();
+        assert_eq!(panic_with(writer), abort);
+        drop(reader);
+    }
+
+    #[test]
+    fn a_long_text_is_told_whole_and_none_to_nobody() {
+        let (reader, writer) = io::pipe().unwrap();
+        let text = "x".repeat(3 * OUTPUT_PIECE_BYTES);
+        tell(&writer, &text);
+        let mut told = vec![0; text.len() + 1];
+        (&reader).read_exact(&mut told).unwrap();
+        assert!(told.ends_with(b"x\n"));
+        // With nobody to read it ever, there is an error, and no signal that ends the process.
+        drop(reader);
+        tell(&writer, "to nobody");
+    }
+
+    /// A pipe without room; its reader keeps it open.
+    fn full_pipe() -> (PipeReader, io::PipeWriter) {
+        use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+        let (reader, mut writer) = io::pipe().unwrap();
+        let flags = fcntl_getfl(&writer).unwrap();
+        fcntl_setfl(&writer, flags | OFlags::NONBLOCK).unwrap();
+        while writer.write(&[0; 4096]).is_ok() {}
+        fcntl_setfl(&writer, flags).unwrap();
+        (reader, writer)
+    }
 
     #[test]
     fn a_call_site_is_limited_and_says_what_it_left_out() {

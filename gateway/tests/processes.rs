@@ -6,7 +6,8 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::net::UnixListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -14,7 +15,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use trine::config::Config;
+use trine::control::wire;
 use trine_core::fd;
+use trine_core::metrics::Page;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -174,11 +178,34 @@ fn collect(mut from: impl Read + Send + 'static, into: &Arc<Mutex<String>>) {
 }
 
 fn send(pid: i32, signal: Signal) {
-    let _ = kill_process(Pid::from_raw(pid).unwrap(), signal);
+    if let Some(pid) = Pid::from_raw(pid) {
+        let _ = kill_process(pid, signal);
+    }
 }
 
 fn lives(pid: i32) -> bool {
     test_kill_process(Pid::from_raw(pid).unwrap()).is_ok()
+}
+
+/// The data processes that a control has started: those that have their name, and with it a session
+/// of their own, so that the system does not hang up on them when they are stopped and orphaned.
+fn data_processes(control: u32) -> impl Iterator<Item = i32> {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    processes.filter_map(move |process| {
+        let read = |file| fs::read_to_string(process.path().join(file)).ok();
+        let parent = read("stat")?.rsplit_once(") ")?.1.split(' ').nth(1)?.parse();
+        let is_its = parent == Ok(control) && read("comm")? == "trine-data\n";
+        is_its.then(|| process.file_name().to_str()?.parse().ok())?
+    })
+}
+
+/// A process that is not to outlive the test.
+struct KillOnDrop(i32);
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        send(self.0, Signal::KILL);
+    }
 }
 
 fn until(what: &str, mut condition: impl FnMut() -> bool) {
@@ -296,6 +323,34 @@ fn a_second_signal_ends_a_stuck_drain_at_once() {
 }
 
 #[test]
+fn a_second_signal_ends_a_start_that_hangs_too() {
+    let place = Place::new("hangs");
+    let mut gateway = place.start();
+    let mut data = KillOnDrop(place.data_pid().unwrap());
+    let another = |old| data_processes(gateway.child.id()).find(|pid| *pid != old);
+    // Each that serves already is ended for the next.
+    until("one is caught while it starts", || {
+        let old = std::mem::replace(&mut data, KillOnDrop(0)).0;
+        send(old, Signal::KILL);
+        let deadline = Instant::now() + PATIENCE;
+        while data.0 == 0 && Instant::now() < deadline {
+            data.0 = another(old).unwrap_or(0);
+        }
+        send(data.0, Signal::STOP);
+        place.data_pid().is_none()
+    });
+    gateway.signal(Signal::TERM);
+    until("the first is taken", || gateway.printed().contains("stopping"));
+    assert!(gateway.child.try_wait().unwrap().is_none(), "control waits for the start");
+    until("control ends", || {
+        gateway.signal(Signal::INT);
+        gateway.child.try_wait().unwrap().is_some()
+    });
+    assert_eq!(gateway.wait(), Some(1));
+    until("the data process is gone", || !lives(data.0));
+}
+
+#[test]
 fn a_drain_that_never_ends_is_killed_within_ten_seconds() {
     let place = Place::new("never");
     let mut gateway = place.start();
@@ -309,10 +364,90 @@ fn a_drain_that_never_ends_is_killed_within_ten_seconds() {
 }
 
 #[test]
+fn a_stop_is_served_while_nobody_reads_what_is_said() {
+    use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let flags = fcntl_getfl(&writer).unwrap();
+    fcntl_setfl(&writer, flags | OFlags::NONBLOCK).unwrap();
+    while writer.write(&[0; 4096]).is_ok() {}
+    fcntl_setfl(&writer, flags).unwrap();
+    let place = Place::new("unread");
+    let mut command = place.command();
+    let child = command.stdout(writer.try_clone().unwrap()).stderr(writer).spawn().unwrap();
+    let mut gateway = Gateway { place: &place, child, printed: Arc::default() };
+    until("it serves", || place.data_pid().is_some());
+    let data = place.data_pid().unwrap();
+    gateway.signal(Signal::TERM);
+    assert_eq!(gateway.wait(), Some(0));
+    assert!(!lives(data), "the data process outlived a stop");
+    drop(reader);
+}
+
+#[test]
+fn a_stop_that_is_asked_for_during_the_start_is_a_drain() {
+    let place = Place::new("early");
+    private_directory(&place.runtime_dir());
+    let (near, far) = UnixStream::pair().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trine"));
+    command.arg("data").stdin(OwnedFd::from(far));
+    let data = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut data = Gateway { place: &place, child: data, printed: Arc::default() };
+    let config = Config { runtime_dir: place.runtime_dir(), ..Config::with_file_defaults() };
+    let identity = wire::Identity::default();
+    let (cpus, control_cpus) = (vec![0], Vec::new());
+    let start =
+        wire::Start { identity, cpus, control_cpus, config, echo_listeners: 0, api_listeners: 0 };
+    let client = vec![TcpListener::bind(place.client).unwrap().into()];
+    let pages = vec![Page::create(0).unwrap()];
+    let handles = wire::Handles { client, echo: Vec::new(), api: Vec::new(), pages };
+    wire::send(&near, &start, &handles.as_fds()).unwrap();
+    // Made first; the shards are started after it.
+    until("the start is under way", || place.runtime_dir().join("data.sock").exists());
+    data.signal(Signal::TERM);
+    assert_eq!(data.wait(), Some(0));
+}
+
+#[test]
+fn a_stop_does_not_wait_for_a_name_that_is_being_looked_up() {
+    use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, open};
+    let services = fs::read_to_string("/etc/nsswitch.conf").unwrap_or_default();
+    if services.lines().any(|line| line.starts_with("hosts:") && line.contains("resolve")) {
+        println!("not tried: another process looks names up here");
+        return;
+    }
+    let place = Place::new("name");
+    let mut command = place.command();
+    let file = place.dir.join("trine.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    let text = format!(
+        "data_dir = \"data\"\n{text}[log]\nkind = \"kafka\"\n\
+         [kafka]\nbrokers = [\"broker:9092\"]\n[[rpc]]\nmethod = \"a\"\ntopic = \"a\"\n"
+    );
+    fs::write(file, text).unwrap();
+    // Where the resolver looks for other names of a host; nobody writes there, so it waits.
+    let aliases = place.dir.join("aliases");
+    mknodat(CWD, &aliases, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let mut gateway = place.start_with(command.env("HOSTALIASES", &aliases));
+    let mut held = None;
+    until("the name is looked up", || {
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        held = open(&aliases, flags, Mode::empty()).ok();
+        held.is_some()
+    });
+    gateway.signal(Signal::TERM);
+    assert_eq!(gateway.wait(), Some(0));
+    until("it ended by itself", || gateway.printed().contains("exit code 0"));
+    drop(held);
+}
+
+#[test]
 fn a_hang_up_stops_only_what_a_terminal_started() {
     let place = Place::new("service");
     let gateway = place.start();
     let data = place.data_pid().unwrap();
+    // What concerns the terminal of control does not concern a session without one.
+    let session = rustix::process::getsid(Pid::from_raw(data)).unwrap();
+    assert_eq!(session.as_raw_pid(), data);
     gateway.signal(Signal::HUP);
     // Answered after the signal was taken: both are handled by the one thread.
     until("still served", || place.data_pid() == Some(data));

@@ -69,6 +69,11 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// The data process was killed and has not ended.
+    Undying {
+        /// Its process id, when known.
+        pid: Option<u32>,
+    },
     /// A second signal cut the drain short.
     Interrupted,
     /// Control's own runtime, signals or pages failed.
@@ -147,6 +152,16 @@ impl fmt::Display for Error {
                 }
             }
             Error::Start { reason } => write!(f, "the data process did not start: {reason}"),
+            Error::Undying { pid } => {
+                f.write_str("the data process ")?;
+                if let Some(pid) = pid {
+                    write!(f, "(pid {pid}) ")?;
+                }
+                f.write_str(
+                    "was killed and has not ended; it holds data_dir until the system lets it go: \
+                     look for a disk that hangs",
+                )
+            }
             Error::Interrupted => {
                 f.write_str("ended at once by a second signal; connections were cut, not closed")
             }

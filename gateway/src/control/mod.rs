@@ -21,7 +21,7 @@ pub mod supervise;
 mod topics;
 pub mod wire;
 
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
@@ -38,8 +38,9 @@ pub use state::{Shared, State};
 
 use crate::config::{Config, LogKind};
 use crate::limits::START_GRACE;
+use crate::logs::tell;
 use awake::Awake;
-use process::{Adopted, Found, Process};
+use process::{Adopted, Begun, Found, Process};
 use runtime_dir::RuntimeDir;
 use signals::{Asked, Signals};
 use supervise::{Action, Event, Supervisor};
@@ -56,7 +57,7 @@ pub fn run(config: Config, warnings: &[String]) -> ExitCode {
     let result = runtime.block_on(async {
         let control = Control::open(config).await?;
         for warning in warnings {
-            let _ = writeln!(io::stderr(), "trine: warning: {warning}");
+            tell(io::stderr(), &format!("trine: warning: {warning}"));
         }
         control.supervise().await
     });
@@ -69,13 +70,14 @@ pub fn run(config: Config, warnings: &[String]) -> ExitCode {
 }
 
 fn complain(error: &Error) -> ExitCode {
-    let _ = writeln!(io::stderr(), "trine: {error}");
+    tell(io::stderr(), &format!("trine: {error}"));
     ExitCode::from(error.exit_code())
 }
 
-/// Prints one line for people. A closed or hung-up standard output is no reason to end.
+/// Prints one line for people. A standard output that is closed, hung up or not read is no reason
+/// to end or to wait.
 fn say(line: &str) {
-    let _ = writeln!(io::stdout(), "{line}");
+    tell(io::stdout(), line);
 }
 
 struct Control {
@@ -88,9 +90,15 @@ struct Control {
     listeners: Listeners,
     supervisor: Supervisor,
     process: Option<Process>,
-    starting: Option<JoinHandle<Result<Found, Error>>>,
+    starting: Option<Starting>,
     /// Whether any data process has served under this control.
     served: bool,
+}
+
+/// A start under way.
+struct Starting {
+    begun: Begun,
+    end: JoinHandle<Result<Found, Error>>,
 }
 
 #[derive(Debug, Default)]
@@ -173,21 +181,33 @@ impl Control {
                 }
                 Action::Kill => {
                     tracing::warn!("the data process did not drain in time");
-                    self.process.iter().for_each(Process::kill);
+                    self.kill();
                 }
                 Action::KillAndExit => {
-                    // One that is just being started must not be left behind.
-                    if let Some(starting) = self.starting.take()
-                        && let Ok(Ok(Ok(found))) = timeout(START_GRACE, starting).await
+                    self.kill();
+                    // One that begins only now must not be left behind.
+                    if let Some(Starting { end, .. }) = self.starting.take()
+                        && let Ok(Ok(Ok(found))) = timeout(START_GRACE, end).await
                     {
                         found.kill();
                     }
-                    self.process.iter().for_each(Process::kill);
                     return Err(Error::Interrupted);
+                }
+                Action::GiveUp => {
+                    self.kill();
+                    let starting = self.starting.as_ref().and_then(|start| start.begun.pid());
+                    let pid = self.process.as_ref().map(Process::pid).or(starting);
+                    return Err(Error::Undying { pid });
                 }
                 Action::Exit => return Ok(()),
             }
         }
+    }
+
+    /// Kills the data process, be it only starting.
+    fn kill(&self) {
+        self.starting.iter().for_each(|starting| starting.begun.kill());
+        self.process.iter().for_each(Process::kill);
     }
 
     async fn next_event(&mut self) -> Result<Event, Error> {
@@ -240,7 +260,10 @@ impl Control {
             api_listeners: self.listeners.api.len(),
         };
         let handles = handles.map_err(Error::System)?;
-        self.starting = Some(tokio::task::spawn_blocking(move || process::start(&start, &handles)));
+        let begun = Begun::default();
+        let begins = begun.clone();
+        let end = tokio::task::spawn_blocking(move || process::start(&start, &handles, &begins));
+        self.starting = Some(Starting { begun, end });
         Ok(())
     }
 
@@ -387,9 +410,9 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// The end of the start under way; never, when there is none.
-async fn join(starting: &mut Option<JoinHandle<Result<Found, Error>>>) -> Result<Found, Error> {
+async fn join(starting: &mut Option<Starting>) -> Result<Found, Error> {
     match starting {
-        Some(handle) => handle.await.map_err(|error| Error::System(error.into()))?,
+        Some(Starting { end, .. }) => end.await.map_err(|error| Error::System(error.into()))?,
         None => std::future::pending().await,
     }
 }

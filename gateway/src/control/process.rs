@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -104,12 +104,31 @@ impl Found {
     }
 }
 
+/// The process of a start under way, for whoever must end it before it serves.
+#[derive(Debug, Clone, Default)]
+pub struct Begun(Arc<OnceLock<(u32, OwnedFd)>>);
+
+impl Begun {
+    /// Its process id, once there is one.
+    pub fn pid(&self) -> Option<u32> {
+        self.0.get().map(|(pid, _)| *pid)
+    }
+
+    /// Ends it at once, if there is one.
+    pub fn kill(&self) {
+        if let Some((_, pidfd)) = self.0.get() {
+            let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
+        }
+    }
+}
+
 /// Starts a data process from this very program and waits until it serves. Blocks for at most
-/// twice [`START_TIMEOUT`].
+/// twice [`START_TIMEOUT`], and then for as long as a process that failed does not end: the next one
+/// must not be started beside it.
 ///
 /// # Errors
 /// [`Error::Start`]; the process is gone then.
-pub fn start(start: &Start, handles: &Handles) -> Result<Found, Error> {
+pub fn start(start: &Start, handles: &Handles, begun: &Begun) -> Result<Found, Error> {
     let failed = |reason: String| Error::Start { reason };
     let (near, far) = UnixStream::pair().map_err(Error::System)?;
     near.set_read_timeout(Some(START_TIMEOUT)).map_err(Error::System)?;
@@ -119,10 +138,10 @@ pub fn start(start: &Start, handles: &Handles) -> Result<Found, Error> {
         .arg0("trine")
         .arg("data")
         .stdin(Stdio::from(OwnedFd::from(far)))
-        .process_group(0)
         .spawn()
         .map_err(|error| failed(error.to_string()))?;
     let answer = pidfd(child.id()).and_then(|pidfd| {
+        let _ = begun.0.set((child.id(), pidfd.try_clone()?));
         wire::send(&near, start, &handles.as_fds())?;
         Ok((pidfd, wire::receive::<Started>(&near)?.0))
     });
@@ -140,7 +159,11 @@ pub fn start(start: &Start, handles: &Handles) -> Result<Found, Error> {
         },
     };
     let _ = child.kill();
-    let _ = child.wait();
+    if status_soon(&mut child).is_none() {
+        tracing::error!(pid = child.id(), reason, "a data process that did not start lives on");
+        // Nobody waits for this: a stop has a deadline of its own.
+        let _ = child.wait();
+    }
     Err(failed(reason))
 }
 

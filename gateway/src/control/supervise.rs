@@ -5,8 +5,8 @@
 //! - A process that ended unasked is started again: the first time after
 //!   [`FIRST_RESTART`], then after twice as long each time up to [`LONGEST_RESTART`]; one that
 //!   lived for [`STEADY`] clears the count.
-//! - A stop asks once, waits [`DRAIN`], then kills; a second stop kills at once, unless it comes
-//!   within [`SAME_STOP`] of the first.
+//! - A stop asks once, waits [`DRAIN`], then kills and waits [`KILL_GRACE`]; a second stop kills at
+//!   once, unless it comes within [`SAME_STOP`] of the first.
 
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,9 @@ pub const STEADY: Duration = Duration::from_secs(30);
 /// How long control waits for a data process that was asked to stop, so that a stop takes less
 /// than 10 s whatever happens.
 pub const DRAIN: Duration = Duration::from_secs(9);
+/// How long control waits for the end of a process that it killed. The system takes some time for
+/// much memory, and for ever where the process waits for a disk that hangs.
+pub const KILL_GRACE: Duration = Duration::from_millis(700);
 /// How long the data process itself waits for its shards: shorter, so that it is the one to tell.
 pub const SHARDS_DRAIN: Duration = Duration::from_secs(8);
 
@@ -55,6 +58,8 @@ pub enum Action {
     Kill,
     /// Kill the process if there is one, and exit.
     KillAndExit,
+    /// Exit, though the process that was killed has not ended.
+    GiveUp,
     /// Exit; there is no process.
     Exit,
 }
@@ -72,7 +77,7 @@ enum State {
     Running { since: Instant },
     Waiting { until: Instant },
     Stopping { until: Instant, running: bool },
-    Killed,
+    Killed { until: Instant },
     Done,
 }
 
@@ -108,16 +113,21 @@ impl Supervisor {
                 (State::Stopping { until, running: true }, Action::Terminate)
             }
             (State::Stopping { until, .. }, Event::Deadline) if now >= until => {
-                (State::Killed, Action::Kill)
+                (State::Killed { until: now + KILL_GRACE }, Action::Kill)
             }
-            (State::Stopping { .. } | State::Killed, Event::Ended | Event::StartFailed) => {
+            (State::Killed { until }, Event::Deadline) if now >= until => {
+                (State::Done, Action::GiveUp)
+            }
+            (State::Stopping { .. } | State::Killed { .. }, Event::Ended | Event::StartFailed) => {
                 (State::Done, Action::Exit)
             }
-            (State::Killed, Event::Ready) => (State::Killed, Action::Kill),
+            (State::Killed { .. }, Event::Ready) => {
+                (State::Killed { until: now + KILL_GRACE }, Action::Kill)
+            }
             (State::Stopping { until, .. }, Event::Stop) if now + DRAIN < until + SAME_STOP => {
                 (self.state, Action::Wait)
             }
-            (State::Stopping { .. } | State::Killed, Event::Stop) => {
+            (State::Stopping { .. } | State::Killed { .. }, Event::Stop) => {
                 (State::Done, Action::KillAndExit)
             }
             (state, _) => (state, Action::Wait),
@@ -129,8 +139,10 @@ impl Supervisor {
     /// When to come back with [`Event::Deadline`].
     pub fn deadline(&self) -> Option<Instant> {
         match self.state {
-            State::Waiting { until } | State::Stopping { until, .. } => Some(until),
-            State::Starting | State::Running { .. } | State::Killed | State::Done => None,
+            State::Waiting { until } | State::Stopping { until, .. } | State::Killed { until } => {
+                Some(until)
+            }
+            State::Starting | State::Running { .. } | State::Done => None,
         }
     }
 
@@ -196,8 +208,26 @@ mod tests {
         assert_eq!(machine.handle(now, Event::Stop), Action::Terminate);
         assert_eq!(machine.deadline(), Some(now + DRAIN));
         assert_eq!(machine.handle(now + DRAIN, Event::Deadline), Action::Kill);
-        assert_eq!(machine.deadline(), None);
         assert_eq!(machine.handle(now + DRAIN, Event::Ended), Action::Exit);
+        assert_eq!(machine.deadline(), None);
+    }
+
+    #[test]
+    fn a_stop_ends_though_what_was_killed_does_not() {
+        let now = Instant::now();
+        for steps in [&[Event::Ready, Event::Stop][..], &[Event::Stop]] {
+            let mut machine = Supervisor::new();
+            for event in steps {
+                machine.handle(now, *event);
+            }
+            assert_eq!(machine.handle(now + DRAIN, Event::Deadline), Action::Kill);
+            let until = machine.deadline().unwrap();
+            assert_eq!(until, now + DRAIN + KILL_GRACE);
+            let early = until - Duration::from_millis(1);
+            assert_eq!(machine.handle(early, Event::Deadline), Action::Wait);
+            assert_eq!(machine.handle(until, Event::Deadline), Action::GiveUp);
+            assert_eq!(machine.deadline(), None);
+        }
     }
 
     #[test]
@@ -215,12 +245,14 @@ mod tests {
 
     proptest::proptest! {
         /// Whatever happens in whatever order: one process at most, none started after a stop,
-        /// every wait has a deadline or a process whose end will be told.
+        /// every wait has a deadline or, before a stop, a process whose end will be told; one that
+        /// was killed is given up after its time and no sooner.
         #[test]
         fn any_order_of_events(steps in proptest::collection::vec((0u8..6, 0u64..12_000), 0..60)) {
             let mut now = Instant::now();
             let mut machine = Supervisor::new();
             let (mut starting, mut running, mut stopped, mut done) = (true, false, false, false);
+            let mut killed = None;
             for (what, pause_ms) in steps {
                 now += Duration::from_millis(pause_ms);
                 let event = match what {
@@ -243,7 +275,16 @@ mod tests {
                         proptest::prop_assert!(!starting && !running && !stopped);
                         starting = true;
                     }
-                    Action::Terminate | Action::Kill => proptest::prop_assert!(stopped),
+                    Action::Terminate => proptest::prop_assert!(stopped && running),
+                    Action::Kill => {
+                        proptest::prop_assert!(stopped && (starting || running));
+                        killed = Some(now);
+                    }
+                    Action::GiveUp => {
+                        proptest::prop_assert!(stopped && (starting || running));
+                        proptest::prop_assert!(killed.is_some_and(|at| now >= at + KILL_GRACE));
+                        done = true;
+                    }
                     Action::Exit => {
                         proptest::prop_assert!(stopped && !running && !starting);
                         done = true;
@@ -257,7 +298,10 @@ mod tests {
                 if done {
                     break;
                 }
-                proptest::prop_assert!(starting || running || machine.deadline().is_some());
+                let told = !stopped && (starting || running);
+                let limit = if killed.is_some() { KILL_GRACE } else { DRAIN.max(LONGEST_RESTART) };
+                let deadline = machine.deadline();
+                proptest::prop_assert!(told || deadline.is_some_and(|at| at <= now + limit));
             }
         }
     }

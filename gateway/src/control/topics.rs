@@ -16,7 +16,7 @@ const DEFAULT: i32 = -1;
 /// Makes what is missing, however long the cluster is away.
 pub(super) async fn create(config: Config) {
     let routes = Routes::new(&config);
-    let mut missing: Vec<&str> = routes.log_topics().iter().map(|topic| &**topic).collect();
+    let mut missing: Vec<String> = routes.log_topics().iter().map(ToString::to_string).collect();
     while !missing.is_empty() {
         match create_all(&config.kafka, &mut missing).await {
             Ok(()) => tracing::info!("Kafka has all topics"),
@@ -28,7 +28,7 @@ pub(super) async fn create(config: Config) {
     }
 }
 
-async fn create_all(kafka: &Kafka, missing: &mut Vec<&str>) -> Result<(), Error> {
+async fn create_all(kafka: &Kafka, missing: &mut Vec<String>) -> Result<(), Error> {
     let mut builder = ClientBuilder::new(kafka.brokers.clone()).client_id("trine-control");
     // Tried again by the caller, so that what fails is logged.
     let deadline = Some(CREATE_TOPICS_PAUSE);
@@ -39,9 +39,9 @@ async fn create_all(kafka: &Kafka, missing: &mut Vec<&str>) -> Result<(), Error>
     let client = builder.build().await?;
     let there = client.list_topics().await?;
     missing.retain(|topic| !there.iter().any(|known| known.name == *topic));
-    let controller = client.controller_client()?;
-    while let Some(topic) = missing.last() {
-        let made = controller.create_topic(*topic, DEFAULT, DEFAULT as i16, CREATE_TOPIC_MS).await;
+    let controller = &client.controller_client()?;
+    make_each(missing, |topic| async move {
+        let made = controller.create_topic(&topic, DEFAULT, DEFAULT as i16, CREATE_TOPIC_MS).await;
         match made {
             Ok(()) => tracing::info!(topic, "topic made"),
             // Another gateway was faster.
@@ -50,9 +50,25 @@ async fn create_all(kafka: &Kafka, missing: &mut Vec<&str>) -> Result<(), Error>
             }) => {}
             Err(error) => return Err(error),
         }
-        missing.pop();
+        Ok(())
+    })
+    .await
+}
+
+/// Makes each topic, whatever became of the others. Those that can't be made stay in `missing`; the
+/// error is the last one's.
+async fn make_each<E, Made: Future<Output = Result<(), E>>>(
+    missing: &mut Vec<String>,
+    mut make: impl FnMut(String) -> Made,
+) -> Result<(), E> {
+    let mut result = Ok(());
+    for topic in std::mem::take(missing) {
+        if let Err(error) = make(topic.clone()).await {
+            missing.push(topic);
+            result = Err(error);
+        }
     }
-    Ok(())
+    result
 }
 
 fn credentials(kafka: &Kafka) -> Option<SaslConfig> {
@@ -63,4 +79,24 @@ fn credentials(kafka: &Kafka) -> Option<SaslConfig> {
         Sasl::ScramSha256 => SaslConfig::ScramSha256(credentials()),
         Sasl::ScramSha512 => SaslConfig::ScramSha512(credentials()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_topic_that_is_refused_keeps_no_other_from_being_made() {
+        let mut missing = ["refused", "made", "refused too"].map(str::to_owned).to_vec();
+        let mut tried = Vec::new();
+        let result = make_each(&mut missing, |topic| {
+            tried.push(topic.clone());
+            std::future::ready(if topic == "made" { Ok(()) } else { Err(topic) })
+        });
+        assert_eq!(result.await, Err("refused too".to_owned()));
+        assert_eq!(tried, ["refused", "made", "refused too"]);
+        assert_eq!(missing, ["refused", "refused too"], "those are tried again");
+        let result = make_each(&mut missing, |_| std::future::ready(Ok::<_, ()>(())));
+        assert_eq!((result.await, missing.len()), (Ok(()), 0));
+    }
 }

@@ -13,7 +13,7 @@ mod names;
 mod report;
 mod stop;
 
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -21,7 +21,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use trine_core::shard::{Balance, Mailboxes, Ownership, mesh};
 use trine_core::topology::{pin_current_thread, restrict_current_thread};
@@ -69,7 +70,7 @@ impl Peers {
 /// message.
 pub fn main() -> ExitCode {
     // Off the terminal: neither Ctrl-C, nor a hang-up, nor output from the background concerns
-    // this process. It fails only where that is the case already.
+    // this process. It fails only for the leader of a group, which no child is that control starts.
     let _ = rustix::process::setsid();
     let _ = rustix::thread::set_name(c"trine-data");
     let Some((control, start, handles)) = receive_start() else {
@@ -77,7 +78,7 @@ pub fn main() -> ExitCode {
         return ExitCode::from(64);
     };
     crate::logs::start(&start.config.logs);
-    abort_on_panic();
+    crate::logs::abort_on_panic();
     match serve(control, start, handles) {
         Ok(code) => code,
         Err(error) => {
@@ -96,23 +97,14 @@ fn receive_start() -> Option<(UnixStream, Start, Handles)> {
     Some((control, start, handles))
 }
 
-/// Prints a panic and ends the process, whichever thread it is on.
-fn abort_on_panic() {
-    std::panic::set_hook(Box::new(|panic| {
-        let thread = thread::current();
-        let name = thread.name().unwrap_or("unnamed");
-        let trace = std::backtrace::Backtrace::capture();
-        let _ = writeln!(io::stderr(), "trine: bug on thread {name}: {panic}\n{trace}");
-        std::process::abort();
-    }));
-}
-
 fn complain(line: &str) {
-    let _ = writeln!(io::stderr(), "trine: {line}");
+    crate::logs::tell(io::stderr(), &format!("trine: {line}"));
 }
 
 fn serve(control: UnixStream, start: Start, handles: Handles) -> io::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // Before anything is begun: a stop that is asked for meanwhile is a drain, too.
+    let signals = Signals::install(&runtime)?;
     let path = data_socket(&start.config.runtime_dir);
     let begun = begin(&start, handles, &path);
     let (link, mut shards) = match begun {
@@ -126,7 +118,10 @@ fn serve(control: UnixStream, start: Start, handles: Handles) -> io::Result<Exit
     // Control may be gone already; this process serves on and waits for another.
     let _ = wire::send(&control, &Started::Ready { unpinned }, &[]);
     drop(control);
-    runtime.block_on(until_drained(shards, link))
+    let ended = runtime.block_on(until_drained(shards, link, signals));
+    // A name that is being looked up is of no use any more, and its server may take its time.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Opens what must be had before clients are served. The error is a line that names it.
@@ -142,12 +137,31 @@ fn begin(start: &Start, handles: Handles, path: &Path) -> Result<(Link, Shards),
     Ok((link, shards))
 }
 
+/// What a signal asks for waits here until it is taken.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    /// Kept for reload; its default would end the process.
+    _hangup: Signal,
+}
+
+impl Signals {
+    fn install(runtime: &Runtime) -> io::Result<Signals> {
+        let _entered = runtime.enter();
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            _hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
 /// Serves until asked to stop, then drains.
-async fn until_drained(mut shards: Shards, link: Link) -> io::Result<ExitCode> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    // Kept for reload; its default would end the process.
-    let _hangup = signal(SignalKind::hangup())?;
+async fn until_drained(
+    mut shards: Shards,
+    link: Link,
+    mut signals: Signals,
+) -> io::Result<ExitCode> {
     let mut draining = false;
     let mut deadline = tokio::time::Instant::now();
     let mut look = tokio::time::interval(JOURNAL_LOOK);
@@ -163,8 +177,8 @@ async fn until_drained(mut shards: Shards, link: Link) -> io::Result<ExitCode> {
                 link.publish(shards.reporter.report(&shards.journals));
                 continue;
             }
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = signals.terminate.recv() => {}
+            _ = signals.interrupt.recv() => {}
             ended = shards.ended.recv() => {
                 assert!(draining && ended.is_some(), "a shard returned without being asked to");
                 shards.running -= 1;
