@@ -151,41 +151,49 @@ fn operators_see_the_lag_of_groups_of_other_programs() {
     assert!(wait::within(Duration::from_secs(40), none).is_some(), "the lag has fallen");
 }
 
+/// Bytes that a record is filled with that is larger than the topic takes in the end.
+const LARGE_BYTES: usize = 30_000;
+
+fn is_at(place: &'static str) -> impl Fn(&Sent) -> bool {
+    move |of| matches!(&of.outcome, Outcome::Acknowledged { at, .. } if at == place)
+}
+
+/// Sends one at a time until one is acknowledged there.
+#[track_caller]
+fn await_place(place: &'static str, send: impl Fn() -> Vec<Sent>) {
+    let sent = || send().iter().all(is_at(place)).then_some(());
+    assert!(wait::within(PATIENCE, sent).is_some(), "records go to {place}");
+}
+
 #[test]
-fn a_record_too_large_and_topics_that_change_stop_nothing_else() {
+fn a_record_too_large_stops_nothing_else() {
     let kafka = Kafka::start(1);
     kafka.create_topic(TOPIC, PARTITIONS);
-    kafka.create_topic("other", 8);
-    let more = format!(
-        "[[rpc]]\nmethod = \"other\"\ntopic = \"other\"\nkey = \"/key\"\n\
-         [spool]\nforward_rate = {FORWARD_RATE}\n"
-    );
+    let more = format!("[spool]\nforward_rate = {FORWARD_RATE}\n");
     let mut gateway = Gateway::start(&format!("{}{more}", config(&kafka)));
     let address = gateway.client;
-    let send = |sender: &str, method: &str, fill_bytes, count| {
-        let plan = Plan { fill_bytes, ..Plan::rpc(address, "aside", sender, method) };
+    let send = |sender: &str, fill_bytes, count| {
+        let plan = Plan { fill_bytes, ..Plan::rpc(address, "aside", sender, TOPIC) };
         publish(&plan, count, &Progress::default())
     };
-    let at_spool =
-        |of: &Sent| matches!(&of.outcome, Outcome::Acknowledged { at, .. } if at == "spool");
-    let sent = publish_while(&mut gateway, "beside", |gateway, progress| {
-        // What the gateway has learnt of the topic is not so any more.
+    let refused = |code| Outcome::Refused { code, possibly_written: false };
+    let sent = publish_while(&mut gateway, "large", |gateway, progress| {
         progress.acknowledge(100);
+        // What the gateway has learnt of the topic is not so any more.
         kafka.configure_topic(TOPIC, "max.message.bytes", "20000");
-        let refused = Outcome::Refused { code: 107, possibly_written: false };
-        let live = send("live", TOPIC, 30_000, 1);
-        assert_eq!(live[0].outcome, refused, "Kafka refuses it for good");
+        let live = send("live", LARGE_BYTES, 1);
+        assert_eq!(live[0].outcome, refused(107), "Kafka refuses it for good");
         // What the spool has taken and Kafka refuses is kept apart, counted, and its key goes on.
         let counted = || gateway.metrics().sum("trine_spool_dead_letters_total", &[]);
         kafka.kill_node(1);
         progress.acknowledge(500);
-        assert!(send("counted", TOPIC, 30_000, 1).iter().all(at_spool));
+        assert!(send("counted", LARGE_BYTES, 1).iter().all(is_at("spool")));
         kafka.restart_node(1);
         assert!(wait::within(PATIENCE, || (counted() == 1.0).then_some(())).is_some());
         gateway.await_empty_spool(PATIENCE);
         kafka.kill_node(1);
         progress.acknowledge(500);
-        assert!(send("spooled", TOPIC, 30_000, TOO_LARGE).iter().all(at_spool));
+        assert!(send("spooled", LARGE_BYTES, TOO_LARGE).iter().all(is_at("spool")));
         let forwarded = || gateway.metrics().sum("trine_spool_records_total", OUT);
         let before = forwarded();
         kafka.restart_node(1);
@@ -199,53 +207,59 @@ fn a_record_too_large_and_topics_that_change_stop_nothing_else() {
         let letters = journal::read_dead_letters(&gateway.data_dir(), TOPIC, PARTITIONS as u32);
         let values: BTreeSet<_> = letters.iter().map(|letter| &letter.value).collect();
         let sizes = letters.iter().map(|letter| letter.value.as_ref().map_or(0, Vec::len));
-        assert!(sizes.min() >= Some(30_000), "only what is too large is kept apart");
+        assert!(sizes.min() >= Some(LARGE_BYTES), "only what is too large is kept apart");
         assert_eq!(values.len() as u64, 1 + TOO_LARGE);
+        // The new process has learnt it, and promises nothing that Kafka won't take later.
+        await_place("kafka", || send("small", 0, 1));
+        kafka.kill_node(1);
+        await_place("spool", || send("small", 0, 1));
+        assert_eq!(send("late", LARGE_BYTES, 1)[0].outcome, refused(106));
+        gateway.kill_data();
+        await_place("spool", || send("small", 0, 1));
+        assert_eq!(send("later", LARGE_BYTES, 1)[0].outcome, refused(106), "also over a start");
+        kafka.restart_node(1);
+    });
+    let records = settled(&gateway, &kafka);
+    let allowed = Allowed::outages(5, SHARDS, PARTITIONS);
+    let allowed = allowed.and_forwarding(2, SHARDS, FORWARD_RATE, SENDERS * RATE_PER_S as usize);
+    checker::check("large", &sent, &records).assert(allowed);
+}
+
+#[test]
+fn topics_that_change_stop_nothing_else() {
+    let kafka = Kafka::start(1);
+    kafka.create_topic(TOPIC, PARTITIONS);
+    kafka.create_topic("other", 8);
+    let more = "[[rpc]]\nmethod = \"other\"\ntopic = \"other\"\nkey = \"/key\"\n";
+    let mut gateway = Gateway::start(&format!("{}{more}", config(&kafka)));
+    let address = gateway.client;
+    let send = |sender: &str, count| {
+        publish(&Plan::rpc(address, "aside", sender, "other"), count, &Progress::default())
+    };
+    let sent = publish_while(&mut gateway, "beside", |gateway, progress| {
+        progress.acknowledge(100);
         kafka.add_partitions(TOPIC, 12);
         progress.acknowledge(500);
         // A topic that is gone is waited for, and no other with it.
         kafka.delete_topic("other");
-        let gone = send("gone", "other", 0, 20);
-        assert!(gone.iter().all(at_spool), "{:?}", places(&gone));
+        await_place("spool", || send("first", 1));
+        let gone = send("gone", 20);
+        assert!(gone.iter().all(is_at("spool")), "{:?}", places(&gone));
         progress.acknowledge(500);
-        // It is back with fewer partitions, of which none is one of those that had records' keys.
+        // It is back, and most of the partitions that have its records are not.
         kafka.create_topic("other", 3);
         gateway.await_empty_spool(PATIENCE);
-        let at_kafka = || {
-            let sent = send("back", "other", 0, 20);
-            let at = |of: &Sent| matches!(&of.outcome, Outcome::Acknowledged { at, .. } if at == "kafka");
-            sent.iter().all(at).then_some(())
-        };
-        assert!(wait::within(PATIENCE, at_kafka).is_some(), "it is as any topic again");
-        gateway.await_empty_spool(PATIENCE);
-        // Another process learns it, and does not promise what Kafka won't take while that is away.
-        gateway.kill_data();
-        let at = |place: &'static str| move |of: &Sent| matches!(&of.outcome, Outcome::Acknowledged { at, .. } if at == place);
-        let goes_to = |place| {
-            let sent = || send("small", TOPIC, 0, 1).iter().all(at(place)).then_some(());
-            assert!(wait::within(PATIENCE, sent).is_some(), "small ones go to {place}");
-        };
-        goes_to("kafka");
-        kafka.kill_node(1);
-        goes_to("spool");
-        let too_large = Outcome::Refused { code: 106, possibly_written: false };
-        assert_eq!(send("late", TOPIC, 30_000, 1)[0].outcome, too_large);
-        gateway.kill_data();
-        goes_to("spool");
-        assert_eq!(send("later", TOPIC, 30_000, 1)[0].outcome, too_large, "also over a start");
-        kafka.restart_node(1);
-        gateway.await_empty_spool(PATIENCE);
+        await_place("kafka", || send("back", 20));
     });
     let records = settled(&gateway, &kafka);
     let report = checker::check("beside", &sent, &records);
-    let allowed = Allowed::outages(5, SHARDS, PARTITIONS);
-    let allowed = allowed.and_forwarding(3, SHARDS, FORWARD_RATE, SENDERS * RATE_PER_S as usize);
-    report.assert(Allowed { moved_keys: true, ..allowed });
-    let marks = |record: &checker::Record| {
-        String::from_utf8_lossy(record.value.as_deref().unwrap_or_default()).contains("gone")
+    report.assert(Allowed { moved_keys: true, ..Allowed::default() });
+    let is_gone = |record: &checker::Record| {
+        let value = record.value.as_deref().unwrap_or_default();
+        String::from_utf8_lossy(value).contains("\"gone\"")
     };
     let gone: BTreeSet<_> =
-        kafka.read("other").into_iter().filter(marks).map(|of| of.value).collect();
+        kafka.read("other").into_iter().filter(is_gone).map(|of| of.value).collect();
     assert_eq!(gone.len(), 20, "what was spooled for it came to it");
 }
 

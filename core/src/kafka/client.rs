@@ -639,7 +639,7 @@ async fn ask_configs(client: &Client, connection: &Connection) -> Result<(), Rc<
         return Ok(());
     }
     let topics: Vec<_> = wanted.iter().map(|(_, name)| &**name).collect();
-    let names = [describe_configs::MAX_MESSAGE_BYTES];
+    let names = [describe_configs::LARGEST_BATCH];
     let request = describe_configs::Request { topics: &topics, names: &names };
     let (body, version) = match connection.request(&request).await {
         // It tells by refusing, then.

@@ -629,34 +629,9 @@ impl Spool {
     fn take(&mut self, answer: Answer, now_ms: u64) {
         match answer {
             Answer::Listed { names, .. } => self.listed(&names),
-            Answer::Opened { token, stream, first, next, value } => match About::of(token) {
-                (About::Producer, number) => self.giver_opened(number, stream, value),
-                (About::Shards, _) => self.shards_cursor = Some((stream, value)),
-                (About::Partitions, topic) => {
-                    let topic = &mut self.topics[topic];
-                    (topic.cursor, topic.partitions) = (Some(stream), value as u32);
-                }
-                (About::RecordBytes, topic) => {
-                    let topic = &mut self.topics[topic];
-                    topic.record_bytes_cursor = Some(stream);
-                    topic.record_bytes = value;
-                }
-                (About::Dead, line) => {
-                    self.all[line].dead = Some(stream);
-                }
-                (About::Cursor, line) => {
-                    let state = &mut self.all[line];
-                    state.cursor = Some(stream);
-                    state.done = state.done.max(value);
-                    self.opened(line, now_ms);
-                }
-                (_, line) => {
-                    let state = &mut self.all[line];
-                    state.stream = Some(stream);
-                    (state.done, state.end) = (state.done.max(first), next);
-                    self.opened(line, now_ms);
-                }
-            },
+            Answer::Opened { token, stream, first, next, value } => {
+                self.opened_as(About::of(token), stream, (first, next), value, now_ms);
+            }
             Answer::Durable { token, offset } => {
                 let (about, record) = About::of(token);
                 if about == About::Letter {
@@ -697,6 +672,45 @@ impl Spool {
                 (About::Moved, _) => self.lag.flushed(),
                 (_, flush) => self.identity_flushed(flush),
             },
+        }
+    }
+
+    /// A stream or cursor is known now, and what it holds.
+    fn opened_as(
+        &mut self,
+        about: (About, usize),
+        stream: StreamId,
+        (first, next): (u64, u64),
+        value: u64,
+        now_ms: u64,
+    ) {
+        match about {
+            (About::Producer, number) => self.giver_opened(number, stream, value),
+            (About::Shards, _) => self.shards_cursor = Some((stream, value)),
+            (About::Partitions, topic) => {
+                let topic = &mut self.topics[topic];
+                (topic.cursor, topic.partitions) = (Some(stream), value as u32);
+            }
+            (About::RecordBytes, topic) => {
+                let topic = &mut self.topics[topic];
+                topic.record_bytes_cursor = Some(stream);
+                topic.record_bytes = value;
+            }
+            (About::Dead, line) => {
+                self.all[line].dead = Some(stream);
+            }
+            (About::Cursor, line) => {
+                let state = &mut self.all[line];
+                state.cursor = Some(stream);
+                state.done = state.done.max(value);
+                self.opened(line, now_ms);
+            }
+            (_, line) => {
+                let state = &mut self.all[line];
+                state.stream = Some(stream);
+                (state.done, state.end) = (state.done.max(first), next);
+                self.opened(line, now_ms);
+            }
         }
     }
 

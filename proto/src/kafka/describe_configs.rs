@@ -10,7 +10,7 @@ use super::frame::{self, Api};
 pub const API: Api = Api { key: 32, name: "DescribeConfigs", min: 1, max: 4, flexible: 4 };
 
 /// The bytes of a batch that a topic takes.
-pub const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
+pub const LARGEST_BATCH: &str = "max.message.bytes";
 
 /// The kind of resource that a topic is.
 const TOPIC: i8 = 2;

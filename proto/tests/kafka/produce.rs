@@ -116,7 +116,7 @@ fn init_producer_id() {
 #[test]
 fn describe_configs() {
     for version in versions(&describe_configs::API) {
-        let names = [describe_configs::MAX_MESSAGE_BYTES];
+        let names = [describe_configs::LARGEST_BATCH];
         let ours = describe_configs::Request { topics: &["chat", "log"], names: &names };
         let theirs: DescribeConfigsRequest = request(&ours, version);
         let resources = theirs.resources.iter();

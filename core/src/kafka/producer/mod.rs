@@ -42,7 +42,7 @@ pub struct PartitionId(u32);
 
 /// What a batch of one record has beside the record's body: its head, and the record's length,
 /// attributes and deltas.
-pub const BATCH_OF_ONE_BYTES: usize = RECORDS_START + 4 + 3;
+pub const BATCH_OVERHEAD: usize = RECORDS_START + 4 + 3;
 
 /// A producer id and its epoch: what a broker recognises retries by, and fences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -287,7 +287,7 @@ impl Producer {
         let state = &mut self.partitions[partition.0 as usize];
         state.batch_bytes = batch_bytes.min(bytes);
         if compression == Compression::None {
-            state.record_bytes = record_bytes.min(bytes.saturating_sub(BATCH_OF_ONE_BYTES));
+            state.record_bytes = record_bytes.min(bytes.saturating_sub(BATCH_OVERHEAD));
         }
     }
 

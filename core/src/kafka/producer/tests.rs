@@ -175,7 +175,7 @@ fn too_much_is_refused() {
     let options = Options { buffer_bytes: 1000, buffer_records: 5, ..options() };
     let mut world = World::new(1, options);
     let partition = world.partitions[0];
-    world.producer.set_message_bytes(partition, 600 + BATCH_OF_ONE_BYTES);
+    world.producer.set_message_bytes(partition, 600 + BATCH_OVERHEAD);
     assert_eq!(world.append(0, 700), Err(Refused::TooLarge(600)));
     world.append(0, 550).unwrap();
     assert_eq!(world.append(0, 550), Err(Refused::Full));
