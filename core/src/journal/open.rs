@@ -100,7 +100,6 @@ pub async fn open<D: Disk>(disk: &mut D, options: Options) -> io::Result<Opened>
             let (at, text) = (0..bytes, error.to_string());
             opened.unread = Some((segment, error));
             opened.damaged.push(Damage { segment, at, error: Some(text) });
-            opened.keep_copy(disk, segment).await;
             opened.journal.segments.push_back(Segment { segment, bytes, last_ms: 0 });
             before = segment;
             continue;
@@ -209,10 +208,13 @@ impl Opened {
 
     fn keep(&mut self, segment: u64, bytes: u64, scanned: &Scanned) {
         let journal = &mut self.journal;
-        journal.previous = Mark { segment, synced: scanned.end };
-        // What is damaged and has no copy may be of use to a person yet, so it isn't cut.
+        // What is damaged and has no copy may be of use to a person yet: it isn't cut, and the next
+        // start finds it again, since it was synced.
         let is_kept = !self.not_kept.iter().any(|(of, _)| *of == segment);
-        let end = if is_kept { bytes.min(scanned.end) } else { bytes };
+        let damaged = scanned.damaged.last().filter(|_| !is_kept).map_or(0, |range| range.end);
+        let synced = scanned.end.max(damaged);
+        journal.previous = Mark { segment, synced };
+        let end = bytes.min(synced);
         let kept = Segment { segment, bytes: end, last_ms: scanned.last_ms };
         // Those without a time are no younger than this one, and may be as young.
         let timeless = journal.segments.iter_mut().rev().take_while(|before| before.last_ms == 0);

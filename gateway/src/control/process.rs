@@ -270,6 +270,10 @@ pub fn fresh_pages(old: &[Page], shards: usize) -> io::Result<Vec<Page>> {
 
 /// The status of a child that closed its socket, if it ends within a second.
 fn status_soon(child: &mut Child) -> Option<ExitStatus> {
+    // Once it was waited for its id may be another's.
+    if let Ok(Some(status)) = child.try_wait() {
+        return Some(status);
+    }
     await_end(&pidfd(child.id()).ok()?);
     child.try_wait().ok()?
 }

@@ -163,7 +163,11 @@ impl Journal {
             self.told = true;
             tracing::info!(journal, driver = state.driver(), ?recovery, "journal recovered");
             for damage in state.damages() {
-                tracing::error!(journal, damage, "journal damaged; a copy is in its quarantine");
+                tracing::error!(
+                    journal,
+                    damage,
+                    "journal damaged; what could be copied is in its quarantine"
+                );
             }
         }
         let records = state.removed() - self.removed;

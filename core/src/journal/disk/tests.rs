@@ -117,6 +117,26 @@ fn what_could_not_be_copied_is_not_cut() {
 }
 
 #[test]
+fn what_has_no_copy_is_found_again_by_the_next_start() {
+    let mut folder = Folder::new("again");
+    folder.run(&["first", "second", "third"]);
+    let path = folder.disk.path(1);
+    let mut bytes = fs::read(&path).expect("readable");
+    // The third commit did not come whole, but its head says that the second was synced.
+    bytes[4096 + 20] ^= 1;
+    let body = bytes.windows(5).position(|at| at == b"third").expect("it was written");
+    bytes[body] ^= 1;
+    fs::write(&path, &bytes).expect("writable");
+    fs::write(folder.path.join("quarantine"), b"no folder").expect("writable");
+    for records in [&["fourth"][..], &[]] {
+        let opened = folder.run(records);
+        assert_eq!((opened.damaged.len(), opened.not_kept.len()), (1, 1));
+        let now = fs::read(&path).expect("readable");
+        assert!(now == bytes[..2 * 4096], "the damaged one stays, and no room behind it");
+    }
+}
+
+#[test]
 fn few_segments_stay_open() {
     let mut folder = Folder::new("open");
     let path = folder.path.clone();
