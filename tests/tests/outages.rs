@@ -571,6 +571,38 @@ fn a_leader_that_lacks_what_was_delivered_is_read_from_where_it_differs() {
 }
 
 #[test]
+fn a_topic_that_is_made_anew_is_delivered_from_its_beginning() {
+    const ANEW: &str = "anew";
+    let kafka = Kafka::start(1);
+    kafka.create_topic(ANEW, 1);
+    let legacy = Backend::start();
+    let gateway = Gateway::start(&group_config(&kafka, "range", ANEW, &legacy));
+    let write = |run, count| {
+        let sent = kafka.write(ANEW, run, count, 1_000).finish();
+        assert_eq!(places(&sent), [("kafka".to_owned(), count as usize)].into());
+    };
+    let await_all = |run: &str, count: usize| {
+        let of_run = |request: &Request| String::from_utf8_lossy(&request.body).contains(run);
+        let seen =
+            || legacy.requests().iter().filter(|request| of_run(request)).map(place).collect();
+        let all = wait::within(PATIENCE, || {
+            let seen: BTreeSet<_> = seen();
+            (seen.len() == count).then_some(())
+        });
+        let seen: BTreeSet<_> = seen();
+        assert!(all.is_some(), "{} of {count} of {run}: {seen:?}", seen.len());
+    };
+    write("before", 100);
+    await_all("before", 100);
+    kafka.delete_topic(ANEW);
+    kafka.create_topic(ANEW, 1);
+    // Fewer than were delivered, and there before the group looks.
+    write("after", 40);
+    await_all("after", 40);
+    assert!(gateway.metrics().sum("trine_consumer_out_of_range_total", &[]) > 0.0, "an alarm");
+}
+
+#[test]
 fn groups_in_unrest_deliver_everything() {
     let kafka = Kafka::start(1);
     for assignor in ["range", "roundrobin", "cooperative-sticky", "broker"] {

@@ -631,6 +631,7 @@ async fn ask_configs(client: &Client, connection: &Connection) -> Result<(), Rc<
         let is_new = known.asked_ms == 0 || known.of != topic.id;
         let is_due = is_new || now_ms >= known.asked_ms + KAFKA_METADATA_AGE_MS;
         if is_due && topic.error.is_none() && !topic.leaders.is_empty() {
+            known.bytes = known.bytes.filter(|_| known.of == topic.id);
             (known.of, known.asked_ms) = (topic.id, now_ms.max(1));
             wanted.push((id, topic.name.clone()));
         }
@@ -644,16 +645,28 @@ async fn ask_configs(client: &Client, connection: &Connection) -> Result<(), Rc<
     let (body, version) = match connection.request(&request).await {
         // It tells by refusing, then.
         Err(error) if matches!(error.what, What::NoVersion(_)) => return Ok(()),
-        answer => answer?,
+        Err(error) => {
+            let mut known = client.message_bytes.borrow_mut();
+            for (id, _) in &wanted {
+                known.entry(*id).and_modify(|known| known.asked_ms = 0);
+            }
+            return Err(error);
+        }
+        Ok(answer) => answer,
     };
     let response = connection.read(&request, &body, version)?;
     for found in &response.topics {
         let asked = wanted.iter().find(|(_, name)| **name == *found.name);
         let value = found.configs.iter().find(|(name, _)| *name == names[0]);
         let bytes = value.and_then(|(_, value)| value.as_ref()?.parse().ok());
-        let Some((id, _)) = asked.filter(|_| found.error.is_none()) else { continue };
+        let Some((id, _)) = asked else { continue };
         if let Some(known) = client.message_bytes.borrow_mut().get_mut(id) {
-            known.bytes = bytes;
+            match found.error.is_none() {
+                true => known.bytes = bytes,
+                // With the next metadata.
+                false if found.error.is_retriable() => known.asked_ms = 0,
+                false => {}
+            }
         }
     }
     client.spread();

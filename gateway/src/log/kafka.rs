@@ -66,6 +66,13 @@ struct Sent {
     live: usize,
 }
 
+impl Sent {
+    /// Whether the producer has forwarded records of it in this partition.
+    fn has_forwarded_into(&self, id: PartitionId) -> bool {
+        !self.forwarded.is_empty() && self.forwarded_into == Some(id)
+    }
+}
+
 /// What happened since the start.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Totals {
@@ -485,7 +492,7 @@ impl Kafka {
         for id in overdue.drain(..) {
             let takes = |&line: &usize| {
                 let sent = self.sent.get(line);
-                sent.is_some_and(|sent| sent.live > 0 || !sent.forwarded.is_empty())
+                sent.is_some_and(|sent| sent.live > 0 || sent.has_forwarded_into(id))
             };
             if self.lines[&id].iter().any(takes) {
                 self.take_over_partition(id, now_ms);
@@ -507,6 +514,11 @@ impl Kafka {
         self.totals.take_overs += 1;
         self.must_raise = true;
         for &line in &lines {
+            let is_elsewhere =
+                |sent: &Sent| !sent.forwarded.is_empty() && !sent.has_forwarded_into(id);
+            if self.sent.get(line).is_some_and(is_elsewhere) {
+                continue;
+            }
             self.spool.take_back(line, now_ms);
             if let Some(sent) = self.sent.get_mut(line) {
                 sent.forwarded.clear();

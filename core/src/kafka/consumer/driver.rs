@@ -262,7 +262,8 @@ impl Consumer {
         let at = TopicPartition { topic, partition };
         let state = &mut *self.state.borrow_mut();
         let last_epoch = state.offsets.last_epoch(at, offset);
-        state.fetcher.want(at, offset, last_epoch, limit_bytes);
+        let of = self.client.cluster().borrow().get(topic).id;
+        state.fetcher.want(at, offset, (last_epoch, of), limit_bytes);
         self.is_dirty.set(true);
     }
 
@@ -624,8 +625,8 @@ impl State {
                 self.events.push(event);
             }
             fetcher::Event::OutOfRange(at, offset) => self.offsets.out_of_range(at, offset),
-            fetcher::Event::Diverged(at, offset, first) => {
-                self.offsets.diverged(at, offset, first);
+            fetcher::Event::Diverged(at, offset, epoch, end) => {
+                self.offsets.diverged(at, offset, epoch, end);
             }
             fetcher::Event::Refused(at, error) => self.failed(client, at, "Fetch", &error),
             fetcher::Event::Damaged(at, offset, error) => {

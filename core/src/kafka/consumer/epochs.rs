@@ -37,6 +37,11 @@ impl Epochs {
         newest_first.find(|&&(first, _)| first < next_offset).map_or(-1, |&(_, epoch)| epoch)
     }
 
+    /// Where records of a newer epoch than this begin.
+    pub fn first_above(&self, epoch: i32) -> Option<i64> {
+        self.0.iter().find(|&&(_, read)| read > epoch).map(|&(first, _)| first)
+    }
+
     /// What was read from an offset on counts no more.
     pub fn cut(&mut self, next_offset: i64) {
         self.0.retain(|&(first, _)| first < next_offset);
@@ -57,6 +62,10 @@ mod tests {
         epochs.read(9, 5);
         epochs.read(12, 5);
         assert_eq!([7, 9, 10, 20].map(|offset| epochs.before(offset)), [3, 3, 5, 5]);
+        assert_eq!(
+            [2, 3, 4, 5].map(|epoch| epochs.first_above(epoch)),
+            [Some(6), Some(9), Some(9), None]
+        );
         epochs.cut(9);
         assert_eq!([7, 20].map(|offset| epochs.before(offset)), [3, 3]);
         for epoch in 0..2 * KAFKA_EPOCHS_KEPT as i32 {

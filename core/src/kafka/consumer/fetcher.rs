@@ -14,7 +14,7 @@ use crate::limits::{
 };
 use std::collections::BTreeMap;
 use trine_proto::kafka::fetch::Session;
-use trine_proto::kafka::{Action, ErrorCode, Leader};
+use trine_proto::kafka::{Action, ErrorCode, Leader, Uuid};
 
 /// A Fetch request to a broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +40,8 @@ pub struct Place {
     pub leader_epoch: i32,
     /// That of the record before the offset, -1 if unknown.
     pub last_epoch: i32,
+    /// The topic's id when that was read.
+    pub of: Uuid,
 }
 
 /// What a response says of a partition.
@@ -51,8 +53,9 @@ pub struct Fetched {
     pub error: ErrorCode,
     /// The end: the last stable offset, or the high watermark.
     pub end_offset: i64,
-    /// Where it has ceased to be what was read.
-    pub diverging: Option<i64>,
+    /// The log has other records than were read: its newest epoch up to the one that was told, and
+    /// where that ends.
+    pub diverging: Option<(i32, i64)>,
     /// What it holds.
     pub read: Read,
 }
@@ -64,9 +67,9 @@ pub enum Event {
     Records(TopicPartition, Read),
     /// The wanted offset is not there. Not wanted any more.
     OutOfRange(TopicPartition, i64),
-    /// From the second offset on the log holds other records than were read of it, up to the first,
-    /// which is not wanted any more.
-    Diverged(TopicPartition, i64, i64),
+    /// The log holds other records than were read of it, up to the offset, which is not wanted any
+    /// more. Those that it has of the epoch, or of older ones, end at the last.
+    Diverged(TopicPartition, i64, i32, i64),
     /// The broker refuses; it is tried again.
     Refused(TopicPartition, ErrorCode),
     /// What it holds from this offset on can't be read; it is tried again.
@@ -86,6 +89,7 @@ struct Wanted {
     offset: i64,
     limit_bytes: i32,
     last_epoch: i32,
+    of: Uuid,
 }
 
 #[derive(Debug)]
@@ -139,11 +143,17 @@ impl Fetcher {
     }
 
     /// More is wanted of a partition, from `offset` on; the record before it is of `last_epoch`, -1 if
-    /// that is not known.
-    pub fn want(&mut self, at: TopicPartition, offset: i64, last_epoch: i32, limit_bytes: usize) {
+    /// that is not known, of the topic with the id `of`.
+    pub fn want(
+        &mut self,
+        at: TopicPartition,
+        offset: i64,
+        (last_epoch, of): (i32, Uuid),
+        limit_bytes: usize,
+    ) {
         if let Some(partition) = self.partitions.get_mut(&at) {
             let limit_bytes = limit_bytes.clamp(1, KAFKA_FETCH_PARTITION_BYTES) as i32;
-            partition.wanted = Some(Wanted { offset, limit_bytes, last_epoch });
+            partition.wanted = Some(Wanted { offset, limit_bytes, last_epoch, of });
             partition.next_offset = offset;
         }
     }
@@ -205,11 +215,11 @@ impl Fetcher {
         for (&place, partition) in &self.partitions {
             let Some(leader) = leader(place).filter(|leader| leader.id == broker) else { continue };
             match partition.wanted {
-                Some(Wanted { offset, limit_bytes, last_epoch })
+                Some(Wanted { offset, limit_bytes, last_epoch, of })
                     if partition.backoff.until_ms() <= now_ms =>
                 {
                     let leader_epoch = leader.epoch;
-                    let at = Place { offset, limit_bytes, leader_epoch, last_epoch };
+                    let at = Place { offset, limit_bytes, leader_epoch, last_epoch, of };
                     wanted.insert(place, at);
                 }
                 _ => has_backlog |= partition.next_offset < partition.end_offset,
@@ -263,7 +273,7 @@ impl Fetcher {
         for fetched in answer {
             let Some(at) = included.get(&fetched.partition) else { continue };
             has_records |= !fetched.read.records.is_empty();
-            self.take_in(broker, fetched, at.offset, now_ms);
+            self.take_in(broker, fetched, *at, now_ms);
         }
         if let Some(of) = self.brokers.get_mut(&broker) {
             of.wait_ms = match has_records {
@@ -273,7 +283,8 @@ impl Fetcher {
         }
     }
 
-    fn take_in(&mut self, broker: i32, fetched: Fetched, offset: i64, now_ms: u64) {
+    fn take_in(&mut self, broker: i32, fetched: Fetched, at: Place, now_ms: u64) {
+        let offset = at.offset;
         let Fetched { partition: place, error, end_offset, diverging, read } = fetched;
         let Some(partition) = self.partitions.get_mut(&place) else { return };
         if partition.wanted.is_none_or(|wanted| wanted.offset != offset) {
@@ -305,9 +316,14 @@ impl Fetcher {
             }
             return;
         }
-        if let Some(first) = diverging.filter(|first| *first < offset) {
+        if let Some((epoch, end)) = diverging {
             partition.wanted = None;
-            return self.events.push(Event::Diverged(place, offset, first));
+            // Without a leader since it is no log that was cut: it is another one.
+            let is_cut = at.leader_epoch > at.last_epoch && at.last_epoch >= 0;
+            return self.events.push(match is_cut && (end < offset || epoch < at.last_epoch) {
+                true => Event::Diverged(place, offset, epoch, end),
+                false => Event::OutOfRange(place, offset),
+            });
         }
         partition.end_offset = end_offset;
         if let Some(damage) = read.damage.filter(|_| read.next_offset == offset) {
@@ -338,6 +354,7 @@ mod tests {
     use bytes::Bytes;
 
     const A: TopicPartition = TopicPartition { topic: 0, partition: 0 };
+    const ID: Uuid = [7; 16];
     const B: TopicPartition = TopicPartition { topic: 0, partition: 1 };
 
     fn leader(_: TopicPartition) -> Option<Leader> {
@@ -348,8 +365,8 @@ mod tests {
         let mut fetcher = Fetcher::default();
         fetcher.add(A, 5);
         fetcher.add(B, 7);
-        fetcher.want(A, 5, 2, 1000);
-        fetcher.want(B, 7, -1, 1000);
+        fetcher.want(A, 5, (2, ID), 1000);
+        fetcher.want(B, 7, (-1, ID), 1000);
         fetcher
     }
 
@@ -381,7 +398,7 @@ mod tests {
         assert_eq!((offsets(&request), request.forgotten), (vec![], vec![A]));
         assert_eq!(request.wait_ms, KAFKA_FETCH_BACKLOG_WAIT_MS, "A has more");
         fetcher.fetched(1, 77, ErrorCode::NONE, vec![], 0);
-        fetcher.want(A, 8, 3, 1000);
+        fetcher.want(A, 8, (3, ID), 1000);
         let request = fetcher.next_request(1, leader, 0).unwrap();
         assert_eq!((request.session.epoch, offsets(&request)), (2, vec![(0, 8)]));
         let mut events = Vec::new();
@@ -412,7 +429,7 @@ mod tests {
     fn what_is_not_wanted_any_more_is_thrown_away() {
         let mut fetcher = fetcher();
         fetcher.next_request(1, leader, 0).unwrap();
-        fetcher.want(A, 2, -1, 1000);
+        fetcher.want(A, 2, (-1, ID), 1000);
         fetcher.remove(B);
         let answer = vec![records(A, 5, 8, 8), records(B, 7, 9, 9)];
         fetcher.fetched(1, 77, ErrorCode::NONE, answer, 0);
@@ -425,21 +442,35 @@ mod tests {
 
     #[test]
     fn a_log_that_has_other_records_than_were_read_is_told_of() {
+        // The leader is of epoch 3, and what was read of 2.
+        let cases = [
+            ((2, 3), Event::Diverged(A, 5, 2, 3)),
+            ((1, 20), Event::Diverged(A, 5, 1, 20)),
+            // A broker's mistake: no record is passed over for it.
+            ((2, 7), Event::OutOfRange(A, 5)),
+        ];
+        for (told, expected) in cases {
+            let mut fetcher = fetcher();
+            let request = fetcher.next_request(1, leader, 0).unwrap();
+            let epochs = request.partitions.iter().map(|(_, at)| at.last_epoch);
+            assert_eq!(epochs.collect::<Vec<_>>(), [2, -1]);
+            let diverged = Fetched { diverging: Some(told), ..records(A, 5, 5, 9) };
+            let silent = Fetched { diverging: None, ..records(B, 7, 8, 9) };
+            fetcher.fetched(1, 77, ErrorCode::NONE, vec![diverged, silent], 0);
+            let mut events = Vec::new();
+            fetcher.take_events(&mut events);
+            assert_eq!(format!("{:?}", events[0]), format!("{expected:?}"));
+            assert!(fetcher.next_request(1, leader, 0).is_none(), "nothing is wanted any more");
+        }
+        // The leader that what was read is of has no reason to have less: another log of that name.
         let mut fetcher = fetcher();
-        let request = fetcher.next_request(1, leader, 0).unwrap();
-        let epochs = request.partitions.iter().map(|(_, at)| at.last_epoch);
-        assert_eq!(epochs.collect::<Vec<_>>(), [2, -1]);
-        let diverged = Fetched { diverging: Some(3), ..records(A, 5, 5, 9) };
-        // Not before what was read: a broker's mistake, or of no consequence.
-        let not = Fetched { diverging: Some(7), ..records(B, 7, 8, 9) };
-        fetcher.fetched(1, 77, ErrorCode::NONE, vec![diverged, not], 0);
+        fetcher.want(A, 5, (3, ID), 1000);
+        fetcher.next_request(1, leader, 0).unwrap();
+        let shorter = Fetched { diverging: Some((3, 4)), ..records(A, 4, 4, 4) };
+        fetcher.fetched(1, 77, ErrorCode::NONE, vec![shorter], 0);
         let mut events = Vec::new();
         fetcher.take_events(&mut events);
-        assert!(
-            matches!(&events[..], [Event::Diverged(A, 5, 3), Event::Records(B, _)]),
-            "{events:?}"
-        );
-        assert!(fetcher.next_request(1, leader, 0).is_none(), "nothing is wanted any more");
+        assert!(matches!(&events[..], [Event::OutOfRange(A, 5)]), "{events:?}");
     }
 
     #[test]
@@ -450,7 +481,7 @@ mod tests {
         fetcher.fetched(1, 77, ErrorCode::NONE, vec![moved, records(B, 7, 8, 8)], 0);
         assert!(fetcher.take_metadata_wish());
         assert!(fetcher.next_request(1, leader, 0).is_none());
-        fetcher.want(B, 8, 3, 1000);
+        fetcher.want(B, 8, (3, ID), 1000);
         let request = fetcher.next_request(1, leader, 0).unwrap();
         assert_eq!(offsets(&request), [(1, 8)]);
         fetcher.fetched(1, 77, ErrorCode::NONE, vec![], 0);
@@ -464,7 +495,7 @@ mod tests {
         let mut events = Vec::new();
         fetcher.take_events(&mut events);
         assert!(matches!(events.last(), Some(Event::OutOfRange(A, 5))), "{events:?}");
-        fetcher.want(A, 6, -1, 10);
+        fetcher.want(A, 6, (-1, ID), 10);
         assert!(fetcher.next_request(2, elsewhere, due_ms).is_some());
     }
 
@@ -476,7 +507,7 @@ mod tests {
         let mut first = records(A, 5, 6, 9);
         first.read.damage = damage;
         fetcher.fetched(1, 0, ErrorCode::NONE, vec![first], 0);
-        fetcher.want(A, 6, -1, 1000);
+        fetcher.want(A, 6, (-1, ID), 1000);
         fetcher.next_request(1, leader, 0).unwrap();
         let mut second = records(A, 6, 6, 9);
         second.read.damage = damage;

@@ -205,10 +205,13 @@ impl Offsets {
         self.known.get(&partition).map_or(-1, |known| known.epochs.before(next_offset))
     }
 
-    /// From `first` on a partition holds other records than were read of it, up to `wanted`.
-    pub fn diverged(&mut self, partition: TopicPartition, wanted: i64, first: i64) {
-        if self.known.get(&partition).is_some_and(|known| known.stage == Stage::Ready) {
-            self.go_on(partition, wanted, first);
+    /// A partition holds other records than were read of it, up to `wanted`: those that it has up to
+    /// this epoch end at `end`, and of newer ones it has others.
+    pub fn diverged(&mut self, partition: TopicPartition, wanted: i64, epoch: i32, end: i64) {
+        let Some(known) = self.known.get(&partition) else { return };
+        if known.stage == Stage::Ready {
+            let newer = known.epochs.first_above(epoch).unwrap_or(wanted);
+            self.go_on(partition, wanted, end.min(newer).min(wanted));
         }
     }
 
@@ -628,7 +631,7 @@ mod tests {
         let commits = offsets.next_commit(0, true);
         assert_eq!((commits[0].next_offset, commits[0].last_epoch), (100, EPOCH + 1));
         offsets.commit(place(0), 110);
-        offsets.diverged(place(0), 120, 40);
+        offsets.diverged(place(0), 120, EPOCH - 1, 40);
         let lost = [Event::NotCommitted(place(0)), Event::OutOfRange(place(0), 120, 40)];
         assert_eq!(events(&mut offsets), lost);
         assert_eq!(offsets.last_epoch(place(0), 40), -1, "the broker has told no epoch");
@@ -641,6 +644,13 @@ mod tests {
         assert_eq!((commits[0].next_offset, commits[0].last_epoch), (60, EPOCH + 2));
         offsets.answered(&[(place(0), ErrorCode::NONE)], 3_000);
         assert_eq!(events(&mut offsets), [Event::Committed(place(0), 60)]);
+        // Of a newer epoch nothing that was read is there, however far the older one goes.
+        for end in [65, 90] {
+            offsets.read(place(0), 60, EPOCH + 2);
+            offsets.read(place(0), 63, EPOCH + 3);
+            offsets.diverged(place(0), 70, EPOCH + 2, end);
+            assert_eq!(events(&mut offsets), [Event::OutOfRange(place(0), 70, 63)]);
+        }
     }
 
     #[test]

@@ -488,7 +488,12 @@ impl Consumer {
                 partition: at.partition as i32,
                 leader_epoch: place.leader_epoch,
                 offset: place.offset,
-                last_epoch: place.last_epoch,
+                // Of a topic that was made anew meanwhile nothing was read.
+                last_epoch: if cluster.get(at.topic).id == place.of {
+                    place.last_epoch
+                } else {
+                    -1
+                },
                 max_bytes: place.limit_bytes,
             };
             let partitions: Vec<_> = request.partitions.iter().map(partition).collect();
@@ -539,7 +544,7 @@ impl Consumer {
                 false => found.high_watermark,
             };
             let read = records::read(body, found.records, &found.aborted, offset);
-            let (error, diverging) = (found.error, found.diverging.map(|diverging| diverging.1));
+            let (error, diverging) = (found.error, found.diverging);
             all.push(Fetched { partition: place, error, end_offset, diverging, read });
         }
         drop(cluster);
