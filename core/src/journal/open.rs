@@ -63,7 +63,10 @@ impl Opened {
         match self.unread.take() {
             None => Ok(self),
             Some((segment, error)) => {
-                let text = format!("{segment:016x}.segment can't be read: {error}");
+                let text = format!(
+                    "{segment:016x}.segment can't be read: {error} (moved out of the folder it is \
+                     given up)"
+                );
                 Err(io::Error::new(error.kind(), text))
             }
         }
