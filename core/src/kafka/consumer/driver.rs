@@ -259,11 +259,8 @@ impl Consumer {
     /// Wants records of an assigned partition, from `offset` on: one [`Event::Records`] answers it,
     /// with `limit_bytes` at most if one batch is not more.
     pub fn fetch(&self, topic: TopicId, partition: u32, offset: i64, limit_bytes: usize) {
-        let at = TopicPartition { topic, partition };
-        let state = &mut *self.state.borrow_mut();
-        let last_epoch = state.offsets.last_epoch(at, offset);
-        let of = self.client.cluster().borrow().get(topic).id;
-        state.fetcher.want(at, offset, (last_epoch, of), limit_bytes);
+        let partition = TopicPartition { topic, partition };
+        self.state.borrow_mut().fetcher.want(partition, offset, limit_bytes);
         self.is_dirty.set(true);
     }
 
@@ -487,7 +484,10 @@ impl State {
             if !lists.is_empty() {
                 return Some(Action::List(connection, lists));
             }
-            if let Some(request) = self.fetcher.next_request(broker, leader, now_ms) {
+            let last_epoch = |at: TopicPartition, next_offset| {
+                self.offsets.last_epoch(at, cluster.get(at.topic).id, next_offset)
+            };
+            if let Some(request) = self.fetcher.next_request(broker, leader, last_epoch, now_ms) {
                 return Some(Action::Fetch(broker, connection, request));
             }
             let ends: Vec<_> = self.ends.iter().copied().filter(|at| is_there(*at)).collect();
@@ -616,9 +616,7 @@ impl State {
         match event {
             fetcher::Event::Records(at, read) => {
                 let TopicPartition { topic, partition } = at;
-                for &(first_offset, epoch) in &read.epochs {
-                    self.offsets.read(at, first_offset, epoch);
-                }
+                self.offsets.read(at, client.cluster().borrow().get(topic).id, &read.epochs);
                 let end_offset = self.fetcher.position(at).map_or(-1, |position| position.0);
                 let (records, next_offset) = (read.records, read.next_offset);
                 let event = Event::Records { topic, partition, records, next_offset, end_offset };

@@ -14,7 +14,7 @@ use crate::limits::{
 };
 use std::collections::BTreeMap;
 use trine_proto::kafka::fetch::Session;
-use trine_proto::kafka::{Action, ErrorCode, Leader, Uuid};
+use trine_proto::kafka::{Action, ErrorCode, Leader};
 
 /// A Fetch request to a broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,8 +40,6 @@ pub struct Place {
     pub leader_epoch: i32,
     /// That of the record before the offset, -1 if unknown.
     pub last_epoch: i32,
-    /// The topic's id when that was read.
-    pub of: Uuid,
 }
 
 /// What a response says of a partition.
@@ -78,18 +76,10 @@ pub enum Event {
 
 #[derive(Debug, Default)]
 struct Partition {
-    wanted: Option<Wanted>,
+    wanted: Option<(i64, i32)>,
     backoff: Backoff,
     next_offset: i64,
     end_offset: i64,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Wanted {
-    offset: i64,
-    limit_bytes: i32,
-    last_epoch: i32,
-    of: Uuid,
 }
 
 #[derive(Debug)]
@@ -142,18 +132,11 @@ impl Fetcher {
         self.partitions.remove(&partition);
     }
 
-    /// More is wanted of a partition, from `offset` on; the record before it is of `last_epoch`, -1 if
-    /// that is not known, of the topic with the id `of`.
-    pub fn want(
-        &mut self,
-        at: TopicPartition,
-        offset: i64,
-        (last_epoch, of): (i32, Uuid),
-        limit_bytes: usize,
-    ) {
-        if let Some(partition) = self.partitions.get_mut(&at) {
-            let limit_bytes = limit_bytes.clamp(1, KAFKA_FETCH_PARTITION_BYTES) as i32;
-            partition.wanted = Some(Wanted { offset, limit_bytes, last_epoch, of });
+    /// More is wanted of a partition, from `offset` on.
+    pub fn want(&mut self, partition: TopicPartition, offset: i64, limit_bytes: usize) {
+        if let Some(partition) = self.partitions.get_mut(&partition) {
+            let limit = limit_bytes.clamp(1, KAFKA_FETCH_PARTITION_BYTES);
+            partition.wanted = Some((offset, limit as i32));
             partition.next_offset = offset;
         }
     }
@@ -175,7 +158,7 @@ impl Fetcher {
 
     /// Where a partition is wanted to be read.
     pub fn offset(&self, partition: TopicPartition) -> Option<i64> {
-        self.partitions.get(&partition)?.wanted.map(|wanted| wanted.offset)
+        self.partitions.get(&partition)?.wanted.map(|wanted| wanted.0)
     }
 
     /// Where a partition ends, by another's word.
@@ -199,11 +182,13 @@ impl Fetcher {
         pauses.chain(brokers).filter(|pause_ms| *pause_ms > now_ms).min().unwrap_or(u64::MAX)
     }
 
-    /// The next request to a broker that can be sent to.
+    /// The next request to a broker that can be sent to. `last_epoch` says of which epoch the record
+    /// before an offset was that was read, -1: nobody knows.
     pub fn next_request(
         &mut self,
         broker: i32,
         leader: impl Fn(TopicPartition) -> Option<Leader>,
+        last_epoch: impl Fn(TopicPartition, i64) -> i32,
         now_ms: u64,
     ) -> Option<Request> {
         let of = self.brokers.entry(broker).or_default();
@@ -215,11 +200,9 @@ impl Fetcher {
         for (&place, partition) in &self.partitions {
             let Some(leader) = leader(place).filter(|leader| leader.id == broker) else { continue };
             match partition.wanted {
-                Some(Wanted { offset, limit_bytes, last_epoch, of })
-                    if partition.backoff.until_ms() <= now_ms =>
-                {
-                    let leader_epoch = leader.epoch;
-                    let at = Place { offset, limit_bytes, leader_epoch, last_epoch, of };
+                Some((offset, limit_bytes)) if partition.backoff.until_ms() <= now_ms => {
+                    let (leader_epoch, last_epoch) = (leader.epoch, last_epoch(place, offset));
+                    let at = Place { offset, limit_bytes, leader_epoch, last_epoch };
                     wanted.insert(place, at);
                 }
                 _ => has_backlog |= partition.next_offset < partition.end_offset,
@@ -287,7 +270,7 @@ impl Fetcher {
         let offset = at.offset;
         let Fetched { partition: place, error, end_offset, diverging, read } = fetched;
         let Some(partition) = self.partitions.get_mut(&place) else { return };
-        if partition.wanted.is_none_or(|wanted| wanted.offset != offset) {
+        if partition.wanted.is_none_or(|wanted| wanted.0 != offset) {
             return;
         }
         if !error.is_none() {
@@ -354,19 +337,27 @@ mod tests {
     use bytes::Bytes;
 
     const A: TopicPartition = TopicPartition { topic: 0, partition: 0 };
-    const ID: Uuid = [7; 16];
     const B: TopicPartition = TopicPartition { topic: 0, partition: 1 };
 
     fn leader(_: TopicPartition) -> Option<Leader> {
         Some(Leader { id: 1, epoch: 3 })
     }
 
+    /// What was read of A is of epoch 2, but for the end.
+    fn last_epoch(place: TopicPartition, next_offset: i64) -> i32 {
+        match (place, next_offset) {
+            (A, ..6) => 2,
+            (A, _) => 3,
+            _ => -1,
+        }
+    }
+
     fn fetcher() -> Fetcher {
         let mut fetcher = Fetcher::default();
         fetcher.add(A, 5);
         fetcher.add(B, 7);
-        fetcher.want(A, 5, (2, ID), 1000);
-        fetcher.want(B, 7, (-1, ID), 1000);
+        fetcher.want(A, 5, 1000);
+        fetcher.want(B, 7, 1000);
         fetcher
     }
 
@@ -388,18 +379,18 @@ mod tests {
     #[test]
     fn a_session_is_told_what_changed_and_forgets_what_is_not_wanted() {
         let mut fetcher = fetcher();
-        let request = fetcher.next_request(1, leader, 0).unwrap();
+        let request = fetcher.next_request(1, leader, last_epoch, 0).unwrap();
         assert_eq!((request.session, offsets(&request)), (Session::NEW, vec![(0, 5), (1, 7)]));
         assert_eq!(request.wait_ms, KAFKA_FETCH_WAIT_MS);
-        assert!(fetcher.next_request(1, leader, 0).is_none(), "one at a time");
+        assert!(fetcher.next_request(1, leader, last_epoch, 0).is_none(), "one at a time");
         fetcher.fetched(1, 77, ErrorCode::NONE, vec![records(A, 5, 8, 20)], 0);
-        let request = fetcher.next_request(1, leader, 0).unwrap();
+        let request = fetcher.next_request(1, leader, last_epoch, 0).unwrap();
         assert_eq!(request.session, Session { id: 77, epoch: 1 });
         assert_eq!((offsets(&request), request.forgotten), (vec![], vec![A]));
         assert_eq!(request.wait_ms, KAFKA_FETCH_BACKLOG_WAIT_MS, "A has more");
         fetcher.fetched(1, 77, ErrorCode::NONE, vec![], 0);
-        fetcher.want(A, 8, (3, ID), 1000);
-        let request = fetcher.next_request(1, leader, 0).unwrap();
+        fetcher.want(A, 8, 1000);
+        let request = fetcher.next_request(1, leader, last_epoch, 0).unwrap();
         assert_eq!((request.session.epoch, offsets(&request)), (2, vec![(0, 8)]));
         let mut events = Vec::new();
         fetcher.take_events(&mut events);
@@ -409,34 +400,34 @@ mod tests {
     #[test]
     fn a_lost_session_begins_anew_with_everything_wanted() {
         let mut fetcher = fetcher();
-        fetcher.next_request(1, leader, 0).unwrap();
+        fetcher.next_request(1, leader, last_epoch, 0).unwrap();
         fetcher.fetched(1, 77, ErrorCode::NONE, vec![], 0);
-        fetcher.next_request(1, leader, 0).unwrap();
+        fetcher.next_request(1, leader, last_epoch, 0).unwrap();
         fetcher.fetched(1, 0, ErrorCode::FETCH_SESSION_ID_NOT_FOUND, vec![], 0);
-        let request = fetcher.next_request(1, leader, 0).unwrap();
+        let request = fetcher.next_request(1, leader, last_epoch, 0).unwrap();
         assert_eq!((request.session, offsets(&request)), (Session::NEW, vec![(0, 5), (1, 7)]));
         // A broker without room for sessions gives none.
         fetcher.fetched(1, 0, ErrorCode::NONE, vec![], 0);
-        let request = fetcher.next_request(1, leader, 0).unwrap();
+        let request = fetcher.next_request(1, leader, last_epoch, 0).unwrap();
         assert_eq!((request.session, offsets(&request).len()), (Session::NEW, 2));
         fetcher.disconnected(1);
         assert!(fetcher.take_metadata_wish());
-        let request = fetcher.next_request(1, leader, 0).unwrap();
+        let request = fetcher.next_request(1, leader, last_epoch, 0).unwrap();
         assert_eq!((request.session, offsets(&request).len()), (Session::NEW, 2));
     }
 
     #[test]
     fn what_is_not_wanted_any_more_is_thrown_away() {
         let mut fetcher = fetcher();
-        fetcher.next_request(1, leader, 0).unwrap();
-        fetcher.want(A, 2, (-1, ID), 1000);
+        fetcher.next_request(1, leader, last_epoch, 0).unwrap();
+        fetcher.want(A, 2, 1000);
         fetcher.remove(B);
         let answer = vec![records(A, 5, 8, 8), records(B, 7, 9, 9)];
         fetcher.fetched(1, 77, ErrorCode::NONE, answer, 0);
         let mut events = Vec::new();
         fetcher.take_events(&mut events);
         assert!(events.is_empty(), "{events:?}");
-        let request = fetcher.next_request(1, leader, 0).unwrap();
+        let request = fetcher.next_request(1, leader, last_epoch, 0).unwrap();
         assert_eq!((offsets(&request), request.forgotten), (vec![(0, 2)], vec![B]));
     }
 
@@ -451,7 +442,7 @@ mod tests {
         ];
         for (told, expected) in cases {
             let mut fetcher = fetcher();
-            let request = fetcher.next_request(1, leader, 0).unwrap();
+            let request = fetcher.next_request(1, leader, last_epoch, 0).unwrap();
             let epochs = request.partitions.iter().map(|(_, at)| at.last_epoch);
             assert_eq!(epochs.collect::<Vec<_>>(), [2, -1]);
             let diverged = Fetched { diverging: Some(told), ..records(A, 5, 5, 9) };
@@ -460,55 +451,58 @@ mod tests {
             let mut events = Vec::new();
             fetcher.take_events(&mut events);
             assert_eq!(format!("{:?}", events[0]), format!("{expected:?}"));
-            assert!(fetcher.next_request(1, leader, 0).is_none(), "nothing is wanted any more");
+            assert!(
+                fetcher.next_request(1, leader, last_epoch, 0).is_none(),
+                "nothing is wanted any more"
+            );
         }
         // The leader that what was read is of has no reason to have less: another log of that name.
         let mut fetcher = fetcher();
-        fetcher.want(A, 5, (3, ID), 1000);
-        fetcher.next_request(1, leader, 0).unwrap();
+        fetcher.want(A, 6, 1000);
+        fetcher.next_request(1, leader, last_epoch, 0).unwrap();
         let shorter = Fetched { diverging: Some((3, 4)), ..records(A, 4, 4, 4) };
         fetcher.fetched(1, 77, ErrorCode::NONE, vec![shorter], 0);
         let mut events = Vec::new();
         fetcher.take_events(&mut events);
-        assert!(matches!(&events[..], [Event::OutOfRange(A, 5)]), "{events:?}");
+        assert!(matches!(&events[..], [Event::OutOfRange(A, 6)]), "{events:?}");
     }
 
     #[test]
     fn errors_pause_a_partition_and_nothing_else() {
         let mut fetcher = fetcher();
-        fetcher.next_request(1, leader, 0).unwrap();
+        fetcher.next_request(1, leader, last_epoch, 0).unwrap();
         let moved = refused(A, ErrorCode::NOT_LEADER_OR_FOLLOWER);
         fetcher.fetched(1, 77, ErrorCode::NONE, vec![moved, records(B, 7, 8, 8)], 0);
         assert!(fetcher.take_metadata_wish());
-        assert!(fetcher.next_request(1, leader, 0).is_none());
-        fetcher.want(B, 8, (3, ID), 1000);
-        let request = fetcher.next_request(1, leader, 0).unwrap();
+        assert!(fetcher.next_request(1, leader, last_epoch, 0).is_none());
+        fetcher.want(B, 8, 1000);
+        let request = fetcher.next_request(1, leader, last_epoch, 0).unwrap();
         assert_eq!(offsets(&request), [(1, 8)]);
         fetcher.fetched(1, 77, ErrorCode::NONE, vec![], 0);
         let due_ms = fetcher.deadline_ms(0);
         assert_eq!(due_ms, KAFKA_RETRY_MS);
         let elsewhere = |place| Some(Leader { id: if place == A { 2 } else { 1 }, epoch: 4 });
-        let request = fetcher.next_request(2, elsewhere, due_ms).unwrap();
+        let request = fetcher.next_request(2, elsewhere, last_epoch, due_ms).unwrap();
         assert_eq!(offsets(&request), [(0, 5)]);
         let gone = refused(A, ErrorCode::OFFSET_OUT_OF_RANGE);
         fetcher.fetched(2, 9, ErrorCode::NONE, vec![gone], due_ms);
         let mut events = Vec::new();
         fetcher.take_events(&mut events);
         assert!(matches!(events.last(), Some(Event::OutOfRange(A, 5))), "{events:?}");
-        fetcher.want(A, 6, (-1, ID), 10);
-        assert!(fetcher.next_request(2, elsewhere, due_ms).is_some());
+        fetcher.want(A, 6, 10);
+        assert!(fetcher.next_request(2, elsewhere, last_epoch, due_ms).is_some());
     }
 
     #[test]
     fn damage_behind_whole_records_shows_only_when_it_is_reached() {
         let mut fetcher = fetcher();
-        fetcher.next_request(1, leader, 0).unwrap();
+        fetcher.next_request(1, leader, last_epoch, 0).unwrap();
         let damage = Some(trine_proto::kafka::Error::Checksum);
         let mut first = records(A, 5, 6, 9);
         first.read.damage = damage;
         fetcher.fetched(1, 0, ErrorCode::NONE, vec![first], 0);
-        fetcher.want(A, 6, (-1, ID), 1000);
-        fetcher.next_request(1, leader, 0).unwrap();
+        fetcher.want(A, 6, 1000);
+        fetcher.next_request(1, leader, last_epoch, 0).unwrap();
         let mut second = records(A, 6, 6, 9);
         second.read.damage = damage;
         fetcher.fetched(1, 0, ErrorCode::NONE, vec![second], 0);

@@ -488,12 +488,7 @@ impl Consumer {
                 partition: at.partition as i32,
                 leader_epoch: place.leader_epoch,
                 offset: place.offset,
-                // Of a topic that was made anew meanwhile nothing was read.
-                last_epoch: if cluster.get(at.topic).id == place.of {
-                    place.last_epoch
-                } else {
-                    -1
-                },
+                last_epoch: place.last_epoch,
                 max_bytes: place.limit_bytes,
             };
             let partitions: Vec<_> = request.partitions.iter().map(partition).collect();
@@ -544,7 +539,7 @@ impl Consumer {
                 false => found.high_watermark,
             };
             let read = records::read(body, found.records, &found.aborted, offset);
-            let (error, diverging) = (found.error, found.diverging);
+            let fetch::Fetched { error, diverging, .. } = *found;
             all.push(Fetched { partition: place, error, end_offset, diverging, read });
         }
         drop(cluster);
