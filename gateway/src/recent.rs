@@ -25,7 +25,7 @@ impl<V: Copy> Recent<V> {
     /// What became of the first with this name.
     pub fn find(&mut self, name: &[u8], now_ms: u64) -> Option<V> {
         self.forget_old(now_ms);
-        self.seen.get(name).map(|&(became, _)| became)
+        self.known(name)
     }
 
     /// The same, however long ago it came.

@@ -20,7 +20,7 @@ use crate::limits::BLOCK_BYTES;
 /// A place that held durable bytes and does not any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damage {
-    /// The segment; a copy is kept in quarantine.
+    /// The segment; a copy is kept in quarantine where it can be read, and one be written.
     pub segment: u64,
     /// The bytes.
     pub at: Range<u64>,

@@ -7,7 +7,7 @@
 //! metadata and ids go over a connection of their own, so that a slow acknowledgement holds up
 //! neither.
 
-use super::cluster::{Cluster, Resolve, endpoint};
+use super::cluster::{self, Cluster, Resolve, endpoint};
 use super::collect::Body;
 use super::connection::{Connection, Error, Settings, What};
 use super::producer::{
@@ -63,7 +63,7 @@ pub struct Client {
     /// The producer's partitions of each topic.
     partitions: RefCell<Vec<Vec<PartitionId>>>,
     /// What topics take.
-    message_bytes: RefCell<HashMap<TopicId, TopicLimit>>,
+    topic_limits: RefCell<HashMap<TopicId, TopicLimit>>,
     brokers: RefCell<HashMap<i32, Broker>>,
     /// Wakes the task that watches deadlines and opens connections.
     watcher: Notify,
@@ -104,7 +104,7 @@ impl Client {
             producer: RefCell::new(Producer::new(options.producer)),
             cluster: RefCell::new(Cluster::new(options.bootstrap, options.resolve)),
             partitions: RefCell::default(),
-            message_bytes: RefCell::default(),
+            topic_limits: RefCell::default(),
             brokers: RefCell::default(),
             watcher: Notify::new(),
             watched_ms: Cell::new(0),
@@ -137,8 +137,8 @@ impl Client {
 
     /// Bytes of a record's body that a topic takes; `None`: not known (yet).
     pub fn record_bytes(&self, topic: TopicId) -> Option<usize> {
-        let known = self.message_bytes.borrow();
-        known.get(&topic)?.bytes?;
+        let of = self.cluster.borrow().get(topic).id;
+        self.topic_limits.borrow().get(&topic).filter(|known| known.of == of)?.bytes?;
         let first = *self.partitions.borrow().get(topic as usize)?.first()?;
         Some(self.producer.borrow().record_bytes(first))
     }
@@ -454,14 +454,15 @@ impl Client {
         let cluster = self.cluster.borrow();
         let mut producer = self.producer.borrow_mut();
         let mut partitions = self.partitions.borrow_mut();
-        let messages = self.message_bytes.borrow();
+        let limits = self.topic_limits.borrow();
         for (id, topic) in cluster.topics() {
             let Some(known) = partitions.get_mut(id as usize) else { continue };
             for index in known.len()..topic.leaders.len() {
                 known.push(producer.partition(id, index as i32));
             }
-            if let Some(TopicLimit { bytes: Some(bytes), .. }) = messages.get(&id) {
-                known.iter().for_each(|&at| producer.set_message_bytes(at, *bytes));
+            let limit = limits.get(&id).filter(|limit| limit.of == topic.id);
+            if let Some(bytes) = limit.and_then(|limit| limit.bytes) {
+                known.iter().for_each(|&at| producer.set_message_bytes(at, bytes));
             }
             let places = known.iter().enumerate();
             for (index, &partition) in places {
@@ -624,50 +625,42 @@ async fn ask_metadata(client: &Client, connection: &Connection) -> Result<(), Rc
 /// Asks what the topics take of which that is not known, or not known to be so still.
 async fn ask_configs(client: &Client, connection: &Connection) -> Result<(), Rc<Error>> {
     let now_ms = rt::now_ms();
-    let mut wanted = Vec::new();
-    for (id, topic) in client.cluster.borrow().topics() {
-        let mut known = client.message_bytes.borrow_mut();
-        let known = known.entry(id).or_insert(TopicLimit { of: [0; 16], asked_ms: 0, bytes: None });
-        let is_new = known.asked_ms == 0 || known.of != topic.id;
-        let is_due = is_new || now_ms >= known.asked_ms + KAFKA_METADATA_AGE_MS;
-        if is_due && topic.error.is_none() && !topic.leaders.is_empty() {
-            known.bytes = known.bytes.filter(|_| known.of == topic.id);
-            (known.of, known.asked_ms) = (topic.id, now_ms.max(1));
-            wanted.push((id, topic.name.clone()));
-        }
-    }
+    let is_due = |id: TopicId, topic: &cluster::Topic| {
+        let limits = client.topic_limits.borrow();
+        let known = limits.get(&id).filter(|known| known.of == topic.id);
+        let is_old = known.is_none_or(|known| now_ms >= known.asked_ms + KAFKA_METADATA_AGE_MS);
+        is_old && topic.error.is_none() && !topic.leaders.is_empty()
+    };
+    let wanted: Vec<_> = {
+        let cluster = client.cluster.borrow();
+        let due = cluster.topics().filter(|&(id, topic)| is_due(id, topic));
+        due.map(|(id, topic)| (topic.name.clone(), id, topic.id)).collect()
+    };
     if wanted.is_empty() {
         return Ok(());
     }
-    let topics: Vec<_> = wanted.iter().map(|(_, name)| &**name).collect();
+    let learnt = |name: &str, bytes| {
+        if let Some(&(_, id, of)) = wanted.iter().find(|(wanted, ..)| **wanted == *name) {
+            let limit = TopicLimit { of, asked_ms: now_ms, bytes };
+            client.topic_limits.borrow_mut().insert(id, limit);
+        }
+    };
+    let topics: Vec<_> = wanted.iter().map(|(name, ..)| &**name).collect();
     let names = [describe_configs::LARGEST_BATCH];
     let request = describe_configs::Request { topics: &topics, names: &names };
     let (body, version) = match connection.request(&request).await {
         // It tells by refusing, then.
-        Err(error) if matches!(error.what, What::NoVersion(_)) => return Ok(()),
-        Err(error) => {
-            let mut known = client.message_bytes.borrow_mut();
-            for (id, _) in &wanted {
-                known.entry(*id).and_modify(|known| known.asked_ms = 0);
-            }
-            return Err(error);
+        Err(error) if matches!(error.what, What::NoVersion(_)) => {
+            topics.iter().for_each(|name| learnt(name, None));
+            return Ok(());
         }
-        Ok(answer) => answer,
+        answer => answer?,
     };
     let response = connection.read(&request, &body, version)?;
-    for found in &response.topics {
-        let asked = wanted.iter().find(|(_, name)| **name == *found.name);
+    // What failed for now is asked for again with the next metadata.
+    for found in response.topics.iter().filter(|found| !found.error.is_retriable()) {
         let value = found.configs.iter().find(|(name, _)| *name == names[0]);
-        let bytes = value.and_then(|(_, value)| value.as_ref()?.parse().ok());
-        let Some((id, _)) = asked else { continue };
-        if let Some(known) = client.message_bytes.borrow_mut().get_mut(id) {
-            match found.error.is_none() {
-                true => known.bytes = bytes,
-                // With the next metadata.
-                false if found.error.is_retriable() => known.asked_ms = 0,
-                false => {}
-            }
-        }
+        learnt(found.name, value.and_then(|(_, value)| value.as_ref()?.parse().ok()));
     }
     client.spread();
     Ok(())

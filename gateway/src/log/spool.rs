@@ -100,14 +100,27 @@ struct Topic {
     name: Box<str>,
     /// This shard's line of each partition.
     lines: Vec<usize>,
-    /// Partitions that keys are spread over, and the cursor that keeps their number.
-    partitions: u32,
-    cursor: Option<StreamId>,
-    /// Bytes of a record's body that it takes, 0 if no start has learnt that, and their cursor.
-    record_bytes: u64,
-    record_bytes_cursor: Option<StreamId>,
+    /// Partitions that keys are spread over.
+    partitions: Learnt,
+    /// Bytes of a record's body that it takes.
+    record_bytes: Learnt,
     /// Records that Kafka has not acknowledged.
     spooled: u64,
+}
+
+/// A number that Kafka tells, 0 if no start has learnt it, and the cursor that keeps it.
+#[derive(Debug, Default)]
+struct Learnt {
+    value: u64,
+    cursor: Option<StreamId>,
+}
+
+impl Learnt {
+    /// What keeps another number, once there is a place for it.
+    fn learn(&mut self, value: u64) -> Option<Request> {
+        self.value = value;
+        Some(Request::MoveCursor { cursor: self.cursor?, value })
+    }
 }
 
 impl Topic {
@@ -115,10 +128,8 @@ impl Topic {
         Self {
             name: name.into(),
             lines: Vec::new(),
-            partitions: 0,
-            cursor: None,
-            record_bytes: 0,
-            record_bytes_cursor: None,
+            partitions: Learnt::default(),
+            record_bytes: Learnt::default(),
             spooled: 0,
         }
     }
@@ -263,13 +274,13 @@ impl Spool {
         let token = About::Shards.token(0);
         waiting.push_back(Request::Open { token, name: "shards".into(), cursor: true });
         for (number, topic) in topics.iter().enumerate() {
-            let token = About::Partitions.token(number);
-            // No topic has a colon in its name, so that no line has this one.
-            let name = format!("partitions:{shard}/{topic}").into();
-            waiting.push_back(Request::Open { token, name, cursor: true });
-            let token = About::RecordBytes.token(number);
-            let name = format!("record-bytes:{shard}/{topic}").into();
-            waiting.push_back(Request::Open { token, name, cursor: true });
+            for (about, what) in
+                [(About::Partitions, "partitions"), (About::RecordBytes, "record-bytes")]
+            {
+                // No topic has a colon in its name, so that no line has this one.
+                let name = format!("{what}:{shard}/{topic}").into();
+                waiting.push_back(Request::Open { token: about.token(number), name, cursor: true });
+            }
         }
         waiting.push_back(Request::List { token: About::List.token(0), prefix: "".into() });
         Self {
@@ -405,40 +416,41 @@ impl Spool {
 
     /// Partitions that a topic's keys are spread over; 0: no start has learnt that yet.
     pub fn partitions(&self, topic: u16) -> u32 {
-        self.topics[topic as usize].partitions
+        self.topics[topic as usize].partitions.value as u32
     }
 
     /// Kafka says how many partitions a topic has. A number that grows while records are spooled
     /// counts from when they are forwarded: a key that moved to another partition would overtake its
     /// spooled records. A smaller one is that of another topic of this name, and counts at once.
     pub fn learn_partitions(&mut self, topic: u16, count: u32) {
+        let known = self.partitions(topic);
         let state = &mut self.topics[topic as usize];
-        let frozen = state.spooled > 0 && count > state.partitions && state.partitions > 0;
-        if !self.is_open || count == 0 || count == state.partitions || frozen {
+        let frozen = state.spooled > 0 && count > known && known > 0;
+        if !self.is_open || count == 0 || count == known || frozen {
             return;
         }
-        state.partitions = count;
         // A commit holds the cursors that were moved before its records, so that no record is
         // spooled with a number that the next start won't find.
-        if let Some(cursor) = state.cursor {
-            self.send(Request::MoveCursor { cursor, value: count.into() });
+        if let Some(request) = state.partitions.learn(count.into()) {
+            self.send(request);
         }
         self.line(topic, count - 1);
     }
 
     /// Bytes of a record's body that a topic takes; `None`: no start has learnt that yet.
     pub fn record_bytes(&self, topic: u16) -> Option<u64> {
-        Some(self.topics[topic as usize].record_bytes).filter(|&bytes| bytes > 0)
+        Some(self.topics[topic as usize].record_bytes.value).filter(|&bytes| bytes > 0)
     }
 
     /// Kafka says how many bytes of a record's body a topic takes. That is kept, so that also while no
     /// broker answers nothing is acknowledged that it will refuse.
     pub fn learn_record_bytes(&mut self, topic: u16, bytes: u64) {
-        let state = &mut self.topics[topic as usize];
-        let Some(cursor) = state.record_bytes_cursor else { return };
-        if state.record_bytes != bytes {
-            state.record_bytes = bytes;
-            self.send(Request::MoveCursor { cursor, value: bytes });
+        let state = &mut self.topics[topic as usize].record_bytes;
+        if self.is_open
+            && state.value != bytes
+            && let Some(request) = state.learn(bytes)
+        {
+            self.send(request);
         }
     }
 
@@ -688,13 +700,10 @@ impl Spool {
             (About::Producer, number) => self.giver_opened(number, stream, value),
             (About::Shards, _) => self.shards_cursor = Some((stream, value)),
             (About::Partitions, topic) => {
-                let topic = &mut self.topics[topic];
-                (topic.cursor, topic.partitions) = (Some(stream), value as u32);
+                self.topics[topic].partitions = Learnt { value, cursor: Some(stream) };
             }
             (About::RecordBytes, topic) => {
-                let topic = &mut self.topics[topic];
-                topic.record_bytes_cursor = Some(stream);
-                topic.record_bytes = value;
+                self.topics[topic].record_bytes = Learnt { value, cursor: Some(stream) };
             }
             (About::Dead, line) => {
                 self.all[line].dead = Some(stream);
@@ -860,11 +869,11 @@ impl Spool {
         for number in 0..self.topics.len() {
             // A spool that has no number has at least the partitions that were spooled for.
             let topic = &mut self.topics[number];
-            if topic.partitions == 0 {
-                topic.partitions = topic.lines.len() as u32;
+            if topic.partitions.value == 0 {
+                topic.partitions.value = topic.lines.len() as u64;
             }
-            if topic.partitions > 0 {
-                self.line(number as u16, self.topics[number].partitions - 1);
+            if let Some(last) = self.partitions(number as u16).checked_sub(1) {
+                self.line(number as u16, last);
             }
         }
         let last = self.gives(0).then(|| self.givers[0].last()).flatten();

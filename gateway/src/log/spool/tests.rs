@@ -187,9 +187,9 @@ fn the_number_of_partitions_stays_while_records_are_spooled() {
     assert_eq!(fixture.spool.partitions(0), 8);
 }
 
-#[test]
-fn lines_of_a_shard_that_is_no_more_go_under_its_producer() {
-    let (mut fixture, line) = opened("spool-givers");
+/// What two shards leave: a record of the producer (6, 1), then two of (7, 3) by the second shard.
+fn two_shards(name: &str) -> Fixture {
+    let (mut fixture, line) = opened(name);
     fixture.keep_identity(6, 1);
     fixture.append(line, 1, 0);
     assert_eq!(fixture.restart_as((1, 2)), None);
@@ -203,6 +203,12 @@ fn lines_of_a_shard_that_is_no_more_go_under_its_producer() {
         fixture.spool.flush(0);
     }
     fixture.append(line, 2, 0);
+    fixture
+}
+
+#[test]
+fn lines_of_a_shard_that_is_no_more_go_under_its_producer() {
+    let mut fixture = two_shards("spool-givers");
     // One shard again: its own record first, then those of the other, and not before the producer
     // has its identity.
     assert_eq!(fixture.restart_as((0, 1)), Some((6, 1 + SPOOL_EPOCHS_AHEAD)));
@@ -263,19 +269,7 @@ fn an_epoch_is_not_used_before_one_at_least_as_high_is_durable() {
 
 #[test]
 fn an_identity_of_the_giver_before_forwards_nothing_of_the_next() {
-    let (mut fixture, line) = opened("spool-late-identity");
-    fixture.keep_identity(6, 1);
-    fixture.append(line, 1, 0);
-    fixture.restart_as((1, 2));
-    fixture.spool.keep_shards();
-    fixture.keep_identity(7, 3);
-    let line = fixture.spool.line(0, 0);
-    fixture.spool.all[line].not_before_ms = 1_000;
-    while fixture.spool.opening > 0 {
-        fixture.spool.receive(0);
-        fixture.spool.flush(0);
-    }
-    fixture.append(line, 1, 0);
+    let mut fixture = two_shards("spool-late-identity");
     fixture.restart_as((0, 1));
     let own = 2 + SPOOL_EPOCHS_AHEAD;
     fixture.keep_identity(6, own);
