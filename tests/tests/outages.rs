@@ -461,6 +461,13 @@ fn a_backend_that_is_only_slow_gets_everything() {
     assert!(wait::within(PATIENCE, delivered).is_some(), "all is delivered");
 }
 
+/// Another program's events, all of which Kafka acknowledges.
+#[track_caller]
+fn write(kafka: &Kafka, topic: &str, run: &str, count: u64) {
+    let sent = kafka.write(topic, run, count, 1_000).finish();
+    assert_eq!(places(&sent), [("kafka".to_owned(), count as usize)].into());
+}
+
 /// Each node dies in its turn, and with it the coordinators of some groups; none comes back before
 /// all groups have gone on without it.
 #[test]
@@ -491,15 +498,11 @@ fn groups_go_on_without_the_node_of_their_coordinator() {
             assert!(all.is_some(), "{assignor}, {which}: {} of {count} {when}", seen());
         }
     };
-    let write = |run: &str| {
-        let sent = kafka.write(EVENTS, run, COUNT, 1_000).finish();
-        assert_eq!(places(&sent), [("kafka".to_owned(), COUNT as usize)].into());
-    };
-    write("all");
+    write(&kafka, EVENTS, "all", COUNT);
     await_all(COUNT as usize, "with all nodes");
     for node in 1..=kafka.nodes() {
         kafka.kill_node(node);
-        write(&format!("without {node}"));
+        write(&kafka, EVENTS, &format!("without {node}"), COUNT);
         await_all(COUNT as usize * (node + 1), &format!("without node {node}"));
         kafka.restart_node(node);
         await_in_sync(&kafka, EVENTS);
@@ -521,10 +524,6 @@ fn a_leader_that_lacks_what_was_delivered_is_read_from_where_it_differs() {
         let config = group_config(&kafka, groups[which], CUT, &backends[which]);
         Gateway::start(&config.replace(',', "\", \""))
     });
-    let write = |run, count| {
-        let sent = kafka.write(CUT, run, count, 1_000).finish();
-        assert_eq!(places(&sent), [("kafka".to_owned(), count as usize)].into());
-    };
     let await_all = |count: usize| {
         for (backend, group) in backends.iter().zip(groups) {
             let seen = || {
@@ -535,12 +534,12 @@ fn a_leader_that_lacks_what_was_delivered_is_read_from_where_it_differs() {
             assert!(wait::within(PATIENCE, seen).is_some(), "{group} delivers and commits {count}");
         }
     };
-    write("both", 50);
+    write(&kafka, CUT, "both", 50);
     await_all(50);
     kafka.kill_node(2);
     let alone = || (kafka.describe(CUT)[0].in_sync == [1]).then_some(());
     assert!(wait::within(PATIENCE, alone).is_some(), "one replica is in sync");
-    write("lost", 50);
+    write(&kafka, CUT, "lost", 50);
     await_all(100);
     assert!(gateways[1].terminate(Duration::from_secs(10)).is_some_and(|of| of.success()));
     kafka.kill_node(1);
@@ -549,7 +548,7 @@ fn a_leader_that_lacks_what_was_delivered_is_read_from_where_it_differs() {
     assert!(wait::within(PATIENCE, leads).is_some(), "who lacks records leads");
     assert_eq!(kafka.describe(CUT)[0].end_offset, Some(50));
     // Its log is longer soon than what was delivered, so that no offset is beyond its end.
-    write("other", 100);
+    write(&kafka, CUT, "other", 100);
     gateways[1].start_control();
     for (backend, group) in backends.iter().zip(groups) {
         let others = || {
@@ -577,10 +576,6 @@ fn a_topic_that_is_made_anew_is_delivered_from_its_beginning() {
     kafka.create_topic(ANEW, 1);
     let legacy = Backend::start();
     let gateway = Gateway::start(&group_config(&kafka, "range", ANEW, &legacy));
-    let write = |run, count| {
-        let sent = kafka.write(ANEW, run, count, 1_000).finish();
-        assert_eq!(places(&sent), [("kafka".to_owned(), count as usize)].into());
-    };
     let await_all = |run: &str, count: usize| {
         let of_run = |request: &Request| String::from_utf8_lossy(&request.body).contains(run);
         let seen =
@@ -592,12 +587,12 @@ fn a_topic_that_is_made_anew_is_delivered_from_its_beginning() {
         let seen: BTreeSet<_> = seen();
         assert!(all.is_some(), "{} of {count} of {run}: {seen:?}", seen.len());
     };
-    write("before", 100);
+    write(&kafka, ANEW, "before", 100);
     await_all("before", 100);
     kafka.delete_topic(ANEW);
     kafka.create_topic(ANEW, 1);
     // Fewer than were delivered, and there before the group looks.
-    write("after", 40);
+    write(&kafka, ANEW, "after", 40);
     await_all("after", 40);
     assert!(gateway.metrics().sum("trine_consumer_out_of_range_total", &[]) > 0.0, "an alarm");
 }
