@@ -298,14 +298,17 @@ fn a_broker_that_leads_nothing_any_more_is_not_wanted() {
     producer.set_identity(Identity { id: 1, epoch: 0 }, 0);
     producer.set_leader(partition, Some(7), 0);
     producer.unreachable(7);
-    producer.append(0, partition, 77, &body_of(0, 20), 0).unwrap();
+    // A complete batch, and one that gathers.
+    for token in 0..2 {
+        producer.append(token, partition, 77, &body_of(token, 300), 0).unwrap();
+    }
     assert_eq!(producer.wanted_brokers().collect::<Vec<_>>(), [7]);
     producer.set_leader(partition, Some(8), 1);
     assert_eq!(producer.wanted_brokers().collect::<Vec<_>>(), [8]);
     // Who leads again is tried before the spool takes what is for it.
     producer.set_leader(partition, Some(7), 2);
     producer.take_over(partition);
-    producer.append(1, partition, 77, &body_of(1, 20), 2).unwrap();
+    producer.append(2, partition, 77, &body_of(2, 20), 2).unwrap();
     let mut overdue = Vec::new();
     producer.overdue(1, &mut overdue);
     assert!(overdue.is_empty(), "{overdue:?}");
