@@ -222,5 +222,8 @@ pub const DEDUPE_WAITERS: usize = 16;
 pub const DEAD_LETTERS_BYTES: u64 = 256 << 20;
 /// Records that a keyless topic's partition gets before the next one's turn: some batches.
 pub const STICKY_RECORDS: u32 = 256;
+/// A thread's buffer for a record's body is kept up to this size. One that is still needed when the
+/// log has the record keeps all its memory, so that it may not be much larger than a record.
+pub const RECORD_BODY_KEEP_BYTES: usize = 4 << 10;
 /// Room for a record's headers, made at once with its payload's.
 pub const RECORD_HEADERS_BYTES: usize = 160;

@@ -551,18 +551,25 @@ impl Journal {
 
     fn encode(&self, mut commit: Commit, current: Current, now_ms: u64) -> Commit {
         let Current { segment, position, .. } = current;
-        let mut writer = CommitWriter::new(segment, position, BLOCK_BYTES);
         commit.named.clear();
         let fresh = position == 0;
         let users = commit.records.iter().map(|waiting| waiting.stream);
         let all: Vec<StreamId> = if fresh { self.streams.ids().collect() } else { users.collect() };
         let mut named = vec![false; self.streams.len()];
         for id in all {
-            let stream = self.streams.get(id);
-            if stream.named_in == segment || std::mem::replace(&mut named[id.0 as usize], true) {
-                continue;
+            let is_named = self.streams.get(id).named_in == segment;
+            if !is_named && !std::mem::replace(&mut named[id.0 as usize], true) {
+                commit.named.push(id);
             }
-            commit.named.push(id);
+        }
+        // The room is taken at once, since growing would copy the records over and over.
+        let names = commit.named.iter().chain(commit.cursors.iter().map(|(id, _)| id));
+        let names: usize = names.map(|id| self.name_bytes(*id)).sum();
+        let payloads = commit.records.iter().map(|waiting| record_bytes(waiting.payload.len()));
+        let bytes = COMMIT_HEADER_BYTES + names + payloads.sum::<usize>();
+        let mut writer = CommitWriter::new(segment, position, bytes);
+        for &id in &commit.named {
+            let stream = self.streams.get(id);
             let kind = if stream.is_cursor { Kind::Cursor } else { Kind::Stream };
             let payload = stream.name.as_bytes();
             let offset = stream.durable;

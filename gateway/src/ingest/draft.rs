@@ -14,6 +14,7 @@ use super::routes::{Choose, Find, Route, Routes};
 use crate::broker::{Info, InfoRef, PublishOptions, joined};
 use crate::config::RecordHeader;
 use crate::limits::RECORD_HEADERS_BYTES;
+use crate::scratch;
 
 /// What a client or a backend sent.
 #[derive(Clone, Copy)]
@@ -108,9 +109,8 @@ impl Draft {
         let owner = key
             .or(dedupe.as_deref())
             .map(|name| Owner::new(&routes.topics()[route.topic as usize], name));
-        let mut body = Vec::with_capacity(
-            key.map_or(0, <[u8]>::len) + event.data.len() + RECORD_HEADERS_BYTES,
-        );
+        let key_bytes = key.map_or(0, <[u8]>::len);
+        let mut body = scratch::body(key_bytes + event.data.len() + RECORD_HEADERS_BYTES);
         let own = super::OWN_HEADERS;
         let options = route.headers.iter().filter_map(|header| event.header(*header));
         let options: smallvec::SmallVec<[(&str, &str); 4]> = options.collect();
@@ -140,14 +140,12 @@ impl Draft {
         Bytes::copy_from_slice(&self.body[self.value.clone()])
     }
 
-    /// The whole body with the gateway's headers, and the payload in it.
-    pub fn finish(mut self, headers: [(&str, &str); super::OWN_HEADERS]) -> (Bytes, Bytes) {
+    /// The whole body with the gateway's headers, and where the payload is in it.
+    pub fn finish(mut self, headers: [(&str, &str); super::OWN_HEADERS]) -> (Bytes, Range<usize>) {
         for (name, value) in headers {
             record::write_header(&mut self.body, name, Some(value.as_bytes()));
         }
-        let body = Bytes::from(self.body);
-        let value = body.slice(self.value);
-        (body, value)
+        (Bytes::from(self.body), self.value)
     }
 }
 

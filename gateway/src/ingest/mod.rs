@@ -267,6 +267,8 @@ impl Ingest {
             ("trine-sequence", &*text),
         ];
         let (body, value) = draft.finish(headers);
+        // Only a publication shares the body's memory: else the log may use it again.
+        let publication = publication.map(|publication| (publication, body.slice(value)));
         let record = self.accepted.vacant_key() as u32;
         let appended = self.log.append(record, topic, partition, body, ack == Ack::Log, now_ms);
         appended.map_err(|why| Err(why.refusal()))?;
@@ -276,7 +278,7 @@ impl Ingest {
         }
         let mut accepted = Accepted {
             askers: SmallVec::from_elem(asker, 1),
-            publication: publication.map(|publication| (publication, value)),
+            publication,
             partition,
             dedupe: dedupe.map(|id| (table, id)),
             is_unpublished: false,

@@ -19,6 +19,7 @@ use super::spool::{Line, Spool, SpoolEvent};
 use super::{Appended, Unavailable};
 use crate::ingest::At;
 use crate::limits::{EPOCH_RAISE_MS, SPOOL_LOOK_MS};
+use crate::scratch;
 use trine_core::journal::Refused as JournalRefused;
 
 /// Kafka as one shard sees it.
@@ -233,6 +234,7 @@ impl Kafka {
         match self.client.append(token, kafka_topic, partition, time_ms, &body) {
             Ok(()) => {
                 self.sent[line].live += usize::from(!only_log);
+                scratch::give_back_body(body);
                 Ok(())
             }
             Err(NotTaken::Unknown) if only_log => Err(Unavailable::Failing),
