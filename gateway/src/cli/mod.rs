@@ -137,6 +137,12 @@ fn load(options: &Options) -> Result<Config, String> {
             config.listen.admin = config::next_port(listen);
         }
         config.listen.client = listen;
+        if let Some((one, other)) = config.listeners_in_conflict().first() {
+            return Err(format!(
+                "--listen {listen}: listen.{one} and listen.{other} have the same address; give \
+                 another, or set them apart in the file"
+            ));
+        }
     }
     Ok(config)
 }

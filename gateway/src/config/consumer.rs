@@ -13,9 +13,9 @@ use toml::de::DeValue;
 use trine_core::limits;
 use trine_core::upstream::Options;
 
+use super::Config;
 use super::file::Reader;
 use super::schema::{Key, Kind, Value, keys, list, name_of, quoted, time_of_day, word, write_key};
-use super::{Config, LogKind};
 use crate::deliver::Template;
 use crate::limits::{KAFKA_SESSION_MS, YEAR_MS};
 
@@ -267,7 +267,7 @@ impl Schedule {
         self.records > 0 || self.has_times()
     }
 
-    fn has_times(&self) -> bool {
+    pub(super) fn has_times(&self) -> bool {
         self.every_ms > 0 || !self.at.is_empty()
     }
 }
@@ -275,7 +275,7 @@ impl Schedule {
 impl Consumer {
     /// Whether records that it drains into a topic come back to it, through consumers that drain
     /// that topic.
-    fn drains_into_itself(&self, all: &[Consumer]) -> bool {
+    pub(super) fn drains_into_itself(&self, all: &[Consumer]) -> bool {
         let mut reached: Vec<&String> = self.to.topic.iter().collect();
         let mut next = 0;
         while let Some(&topic) = reached.get(next) {
@@ -378,119 +378,6 @@ impl Reader {
             self.problem(span, title, "names are used once");
         }
         config.upstreams.push(upstream);
-    }
-
-    /// What consumers must agree on with each other and with the rest of the file.
-    pub(super) fn check_consumers(&mut self, config: &Config) {
-        self.check_queues(config);
-        for (index, consumer) in config.consumers.iter().enumerate() {
-            let place = |name: &str| format!("consumer[{index}].{name}");
-            if let Some(upstream) = &consumer.to.upstream {
-                let known: Vec<_> = config.upstreams.iter().map(|u| u.name.as_str()).collect();
-                let label = match &known[..] {
-                    [] => format!("add an [[upstream]] with name = \"{upstream}\""),
-                    _ => format!("known are {}", known.join(", ")),
-                };
-                let title = format!("there is no upstream `{upstream}`");
-                let is_known = known.contains(&upstream.as_str());
-                self.rule(is_known, &[&place("to.upstream")], &title, &label);
-            }
-            for (name, needs) in [
-                ("to.path", !consumer.to.path.is_empty()),
-                ("batch.records", consumer.batch.records > 1),
-            ] {
-                self.rule(
-                    !needs || consumer.to.upstream.is_some(),
-                    &[&place(name)],
-                    &format!("`{name}` means nothing"),
-                    "it is for requests: add to.upstream, or take it out",
-                );
-            }
-            self.check_queue(config, index);
-            let retry = &consumer.retry;
-            self.rule(
-                retry.min_ms <= retry.max_ms,
-                &[&place("retry.max_ms"), &place("retry.min_ms")],
-                "the longest pause is shorter than the first",
-                &format!("min_ms is {}, max_ms {}", retry.min_ms, retry.max_ms),
-            );
-            let lag = &consumer.lag;
-            self.rule(
-                lag.critical == 0 || lag.warn <= lag.critical,
-                &[&place("lag.critical"), &place("lag.warn")],
-                "the alarm would come before the warning",
-                &format!("warn is {}, critical {}", lag.warn, lag.critical),
-            );
-            let others = config.consumers[..index].iter();
-            let twin = others
-                .filter(|other| other.group == consumer.group)
-                .find(|other| other.topics.iter().any(|topic| consumer.topics.contains(topic)));
-            let said = twin.map_or("", |twin| twin.name.as_str());
-            self.rule(
-                twin.is_none(),
-                &[&place("group"), &place("name")],
-                &format!("consumer `{said}` reads a topic of this one in the same group"),
-                "each would get a part of the records: use members, or another group",
-            );
-            let fed = consumer.feeds_itself(config.written_topics());
-            let (namespace, topic) = fed.unwrap_or_default();
-            self.rule(
-                fed.is_none(),
-                &[&place("to.channel")],
-                &format!("`{}` would consume what it publishes", consumer.name),
-                &format!("publishes in namespace `{namespace}` go to its topic `{topic}`"),
-            );
-        }
-    }
-
-    /// Whether each queue is drained, and by one consumer.
-    fn check_queues(&mut self, config: &Config) {
-        let readers = |topic| config.consumers.iter().filter(|c| c.topics.contains(topic)).count();
-        for (number, topic) in config.queue.topics.iter().enumerate() {
-            self.rule(
-                readers(topic) == 1 && !config.queue.topics[..number].contains(topic),
-                &["queue.topics"],
-                &format!("queue `{topic}` is drained by {} consumers, not by one", readers(topic)),
-                "a record leaves a queue once: to.topic leads to a topic that several may read",
-            );
-        }
-    }
-
-    /// What a consumer with a schedule, or with a topic to drain into, needs.
-    fn check_queue(&mut self, config: &Config, index: usize) {
-        let consumer = &config.consumers[index];
-        let place = |name: &str| format!("consumer[{index}].{name}");
-        let schedule = &consumer.schedule;
-        self.rule(
-            schedule.records == 0 || schedule.has_times(),
-            &[&place("schedule.records")],
-            "the last records of the queue would wait for ever",
-            "add schedule.every_ms or schedule.at",
-        );
-        let queued = consumer.topics.iter().filter(|topic| config.queue.topics.contains(topic));
-        let (queued, topics) = (queued.count(), consumer.topics.len());
-        self.rule(
-            queued == 0 || queued == topics,
-            &[&place("topics")],
-            "a consumer drains queues or reads topics of the log, not both",
-            "make two consumers of it, or name all of its topics in queue.topics, or none",
-        );
-        let keys = ["every_ms", "at", "records", "rate_per_s"];
-        let keys = keys.map(|name| place(&format!("schedule.{name}")));
-        let is_timed = schedule.holds() || schedule.rate_per_s > 0;
-        self.rule(
-            !is_timed || queued > 0 || config.log.kind == LogKind::Embedded,
-            &keys.each_ref().map(String::as_str),
-            "records of Kafka wait in Kafka, not for a schedule",
-            "name the topics in queue.topics, so that this node keeps them, or take out `schedule`",
-        );
-        let topic = place("to.topic");
-        self.rule(
-            !consumer.drains_into_itself(&config.consumers),
-            &[&topic],
-            &format!("`{}` would consume what it drains", consumer.name),
-            "records that go there come back to one of its own topics",
-        );
     }
 }
 
@@ -724,6 +611,8 @@ name = "audit"
 group = "others"
 topics = ["tickets"]
 to.upstream = "desk"
+[[namespace]]
+name = "user"
 [[upstream]]
 name = "desk"
 endpoints = ["127.0.0.1:8080", "[::1]:8081"]
@@ -787,8 +676,7 @@ timeout_ms = 2
 
     #[test]
     fn mistakes_of_consumers_and_upstreams_are_refused() {
-        const GOOD: &str =
-            "[[consumer]]\nname = \"a\"\ntopics = [\"t\"]\nto.channel = \"u:{key}\"\n";
+        const GOOD: &str = "[[consumer]]\nname = \"a\"\ntopics = [\"t\"]\nto.channel = \"{key}\"\n";
         const BACK: &str = "[[consumer]]\nname = \"b\"\ntopics = [\"u\"]\nto.topic = \"t\"\n";
         const KAFKA: &str = "[log]\nkind = \"kafka\"\n";
         const QUEUE: &str = "[queue]\ntopics = [\"t\"]\n";
@@ -826,7 +714,7 @@ timeout_ms = 2
             (format!("{GOOD}{GOOD}"), "consumer `a` is there already"),
             (format!("{GOOD}{}group = \"a\"", GOOD.replace("\"a\"", "\"b\"")), "in the same group"),
             (GOOD.replace("[\"t\"]", "[\"t\", \"t\"]"), "each once"),
-            (GOOD.replace("{key}", "{kee}"), "        ^^^^^ at character 3: write {key}"),
+            (GOOD.replace("{key}", "{kee}"), " ^^^^^ at character 1: write {key}"),
             (format!("{DESK}{DESK}"), "upstream `desk` is there already"),
             (DESK.replace("127.0.0.1:1", "desk:80"), "IP addresses with ports"),
             (format!("{DESK}path = \"x\""), "a path such as"),

@@ -11,7 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::schema::{KEYS, Key, Kind, NAMESPACE_KEYS, ROUTE_KEYS, RPC_KEYS, Value};
-use super::{Config, LogKind, Namespace, Partitioner, RecordKey, Rpc};
+use super::{Config, Namespace, Partitioner, RecordKey, Rpc};
 use crate::deliver::Template;
 use crate::limits::SHARDS_MAX;
 
@@ -280,94 +280,7 @@ impl Reader {
         self.spans.iter().find(|(name, _)| name == key).map(|(_, span)| span.clone())
     }
 
-    /// What several keys must agree on. Said at the first of `keys` that the file has.
-    fn check(&mut self, config: &Config) {
-        let client = &config.client;
-        let (ping, pong) = (client.ping_interval_ms, client.pong_timeout_ms);
-        self.rule(
-            ping == 0 || pong < ping,
-            &["client.pong_timeout_ms", "client.ping_interval_ms"],
-            "a pong must be due before the next ping",
-            &format!("pong_timeout_ms is {pong}, ping_interval_ms {ping}"),
-        );
-        if let (Some(count), Some(cpus)) = (config.shards.count, &config.shards.cpus) {
-            self.rule(
-                count <= cpus.len(),
-                &["shards.count", "shards.cpus"],
-                "there are more shards than CPUs for them",
-                &format!("count is {count}, cpus names {}", cpus.len()),
-            );
-        }
-        let listen = &config.listen;
-        let equal = |one: SocketAddr, other: SocketAddr| one == other && one.port() != 0;
-        self.rule(
-            !equal(listen.client, listen.admin),
-            &["listen.admin", "listen.client"],
-            "two listeners have the same address",
-            "listen.client and listen.admin",
-        );
-        let echo_apart = listen
-            .echo
-            .is_none_or(|echo| !equal(echo, listen.client) && !equal(echo, listen.admin));
-        self.rule(
-            echo_apart,
-            &["listen.echo"],
-            "two listeners have the same address",
-            "listen.echo needs one of its own",
-        );
-        let api_apart = config.api.key.is_empty()
-            || (!equal(listen.api, listen.client) && !equal(listen.api, listen.admin));
-        self.rule(
-            api_apart,
-            &["listen.api"],
-            "two listeners have the same address",
-            "listen.api needs one of its own",
-        );
-        let keyless = |rpc: &Rpc| rpc.route.key != RecordKey::Channel;
-        for (index, rpc) in config.rpcs.iter().enumerate() {
-            let key = format!("rpc[{index}].key");
-            self.rule(keyless(rpc), &[&key], "an rpc has no channel", "take another key");
-        }
-        self.rule(
-            config.kafka.watch_groups.is_empty() || config.log.kind == LogKind::Kafka,
-            &["kafka.watch_groups"],
-            "`watch_groups` means nothing",
-            "it needs log.kind = \"kafka\": set that, or take it out",
-        );
-        self.check_consumers(config);
-        for (index, namespace) in config.namespaces.iter().enumerate() {
-            let place = match index {
-                0 => "channel".to_owned(),
-                _ => format!("namespace[{}]", index - 1),
-            };
-            self.check_namespace(config, namespace, &place);
-        }
-    }
-
-    fn check_namespace(&mut self, config: &Config, namespace: &Namespace, place: &str) {
-        for (name, wanted) in [
-            ("recovery", namespace.recovery),
-            ("force_recovery", namespace.force_recovery),
-            ("positioning", namespace.positioning),
-            ("force_positioning", namespace.force_positioning),
-        ] {
-            self.rule(
-                !wanted || namespace.has_history(),
-                &[&format!("{place}.{name}")],
-                &format!("`{name}` needs history"),
-                "set history_size and history_ttl_ms above 0",
-            );
-        }
-        let limit = config.client.message_limit_bytes;
-        let key = format!("{place}.message_limit_bytes");
-        self.rule(
-            namespace.message_limit_bytes <= limit || self.span(&key).is_none(),
-            &[&key],
-            "no client can send a message as long as this payload",
-            &format!("at most client.message_limit_bytes, which is {limit}"),
-        );
-    }
-
+    /// Says what is wrong at the first of `keys` that the file has, unless the rule holds.
     pub(super) fn rule(&mut self, holds: bool, keys: &[&str], title: &str, label: &str) {
         if !holds {
             let span = keys.iter().find_map(|key| self.span(key)).unwrap_or(0..0);
@@ -398,9 +311,9 @@ fn is_section(name: &str) -> bool {
     !name.is_empty() && KEYS.iter().any(|key| key.section == name)
 }
 
-/// The address with the next port; port 0, which means any, stays.
+/// The address with the next port; port 0, which means any, stays, and so does the last one.
 pub fn next_port(address: SocketAddr) -> SocketAddr {
-    let port = if address.port() == 0 { 0 } else { address.port().wrapping_add(1).max(1) };
+    let port = if address.port() == 0 { 0 } else { address.port().saturating_add(1) };
     SocketAddr::new(address.ip(), port)
 }
 
@@ -459,20 +372,21 @@ fn read_written(kind: Kind, value: &DeValue<'_>) -> Result<Value, String> {
         }
         (Kind::Pointer, value) => text_that(value, |text| text.is_empty() || text.starts_with('/'))
             .ok_or_else(|| "a JSON pointer such as \"/message/id\"".to_owned()),
-        (Kind::Brokers, value) => texts_that(value, is_broker)
+        (Kind::Brokers, value) => some(distinct(value, is_broker))
             .ok_or_else(|| "a list of brokers, such as [\"kafka.example:9092\"]".to_owned()),
-        (Kind::Choices(words), value) => texts_that(value, |text| words.contains(&text))
-            .ok_or_else(|| format!("a list of some of: {}", words.join(", "))),
+        (Kind::Choices(words), value) => distinct(value, |text| words.contains(&text))
+            .ok_or_else(|| format!("a list of some of these, each once: {}", words.join(", "))),
         (Kind::Numbers, value) => numbers(value)
             .ok_or_else(|| "a table of partitions, such as { gold = 0, silver = 1 }".to_owned()),
         (Kind::TimesOfDay, value) => times_of_day(value)
             .ok_or_else(|| "a list of times of day, such as [\"02:00\"]".to_owned()),
-        (Kind::Names, value) => distinct(value, is_name)
+        (Kind::Names, value) => some(distinct(value, is_name))
             .ok_or_else(|| "a list of names, each once, such as [\"tickets\"]".to_owned()),
-        (Kind::Addresses, value) => distinct(value, |text| text.parse::<SocketAddr>().is_ok())
-            .ok_or_else(|| {
-                "a list of IP addresses with ports, such as [\"127.0.0.1:8080\"]".to_owned()
-            }),
+        (Kind::NamesOrNone, value) => distinct(value, is_name)
+            .ok_or_else(|| "a list of names, each once, such as [\"tickets\"]".to_owned()),
+        (Kind::Addresses, value) => some(distinct(value, is_endpoint)).ok_or_else(|| {
+            "a list of IP addresses with ports, such as [\"127.0.0.1:8080\"]".to_owned()
+        }),
         (Kind::Template, value) => match value.as_str().map(Template::parse) {
             Some(Ok(template)) => Ok(Value::Text(template.into())),
             Some(Err(error)) => Err(error.to_string()),
@@ -510,7 +424,12 @@ fn texts_that(value: &DeValue<'_>, holds: impl Fn(&str) -> bool) -> Option<Value
 
 fn is_broker(text: &str) -> bool {
     let Some((host, port)) = text.rsplit_once(':') else { return false };
-    !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
+    let is_address = text.parse::<SocketAddr>().is_ok();
+    (is_address || is_name(host)) && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+fn is_endpoint(text: &str) -> bool {
+    text.parse::<SocketAddr>().is_ok_and(|address| address.port() > 0)
 }
 
 fn numbers(value: &DeValue<'_>) -> Option<Value> {
@@ -548,11 +467,15 @@ fn origins(value: &DeValue<'_>) -> Option<Value> {
 }
 
 fn distinct(value: &DeValue<'_>, fits: impl Fn(&str) -> bool) -> Option<Value> {
-    let texts = value.as_array()?.iter().map(|entry| entry.get_ref().as_str());
-    let texts = texts.map(|text| text.filter(|text| fits(text)).map(str::to_owned));
-    let texts: Vec<String> = texts.collect::<Option<_>>()?;
-    let once = texts.iter().enumerate().all(|(index, text)| !texts[..index].contains(text));
-    (once && !texts.is_empty()).then_some(Value::Texts(texts))
+    let texts = texts_that(value, fits)?;
+    let entries = texts.texts();
+    let mut once = entries.iter().enumerate().map(|(index, text)| !entries[..index].contains(text));
+    once.all(|is_first| is_first).then_some(texts)
+}
+
+/// Those of which there is one at least.
+fn some(texts: Option<Value>) -> Option<Value> {
+    texts.filter(|texts| !texts.texts().is_empty())
 }
 
 /// Minutes after midnight.

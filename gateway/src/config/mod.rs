@@ -6,6 +6,7 @@
 mod consumer;
 mod durable;
 mod file;
+mod rules;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -355,6 +356,21 @@ impl Config {
         consumer.topics.iter().any(|topic| self.queue.topics.contains(topic))
     }
 
+    /// Listeners that would have the same address, by their keys in `[listen]`.
+    pub fn listeners_in_conflict(&self) -> Vec<(&'static str, &'static str)> {
+        let Listen { client, admin, api, echo } = self.listen;
+        let api = (!self.api.key.is_empty()).then_some(api);
+        let all = [("echo", echo), ("api", api), ("admin", Some(admin)), ("client", Some(client))];
+        let mut conflicts = Vec::new();
+        for (place, (name, address)) in all.iter().enumerate() {
+            let others = all[place + 1..].iter().filter(|(_, other)| {
+                other == address && address.is_some_and(|address| address.port() != 0)
+            });
+            conflicts.extend(others.map(|(other, _)| (*name, *other)));
+        }
+        conflicts
+    }
+
     /// What control sends to the data process.
     pub fn to_wire(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("a configuration has a JSON form")
@@ -384,10 +400,49 @@ impl Config {
                     .to_owned(),
             );
         }
+        if !self.embedded_default {
+            warnings.extend(self.warnings_of_names());
+        }
         if !self.listen.admin.ip().is_loopback() {
             warnings.push(format!(
                 "listen.admin {} is not on loopback and asks for no credentials",
                 self.listen.admin
+            ));
+        }
+        warnings
+    }
+}
+
+impl Config {
+    /// Who connects without a token has no name: what a file lets the named do, nobody can.
+    fn warnings_of_names(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let all = |namespace: &Namespace| {
+            let Namespace { subscribe, publish, presence_access, history_access, .. } = namespace;
+            [*subscribe, *publish, *presence_access, *history_access].contains(&Access::Clients)
+        };
+        let closed = self.namespaces.iter().filter(|namespace| all(namespace));
+        let closed = closed.map(|namespace| match namespace.name.as_str() {
+            "" => "[channel]".to_owned(),
+            name => format!("namespace {name}"),
+        });
+        let closed = closed.collect::<Vec<_>>().join(", ");
+        if !closed.is_empty() {
+            warnings.push(format!(
+                "access \"clients\" lets nobody in, since clients have no names before there are \
+                 tokens: {closed}"
+            ));
+        }
+        let routes = self.namespaces.iter().map(|namespace| &namespace.route);
+        let routes = routes.chain(self.rpcs.iter().map(|rpc| &rpc.route));
+        let keyed = routes.filter_map(Route::durable).filter(|route| route.key == RecordKey::User);
+        let mut topics: Vec<&str> = keyed.map(|route| route.topic.as_str()).collect();
+        topics.dedup();
+        if !topics.is_empty() {
+            warnings.push(format!(
+                "key \"user\" puts all records under one key, since clients have no names before \
+                 there are tokens: {}",
+                topics.join(", ")
             ));
         }
         warnings

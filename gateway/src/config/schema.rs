@@ -39,7 +39,7 @@ pub(super) enum Kind {
     AnyText,
     /// A JSON pointer (RFC 6901), or empty text for none.
     Pointer,
-    /// A list of `host:port`.
+    /// A list of `host:port`, each once, one at least.
     Brokers,
     /// A list of these words, each once.
     Choices(&'static [&'static str]),
@@ -47,8 +47,10 @@ pub(super) enum Kind {
     Numbers,
     /// A list of times of day, such as `02:00`.
     TimesOfDay,
-    /// A list of names, each once.
+    /// A list of names, each once, one at least.
     Names,
+    /// A list of names, each once.
+    NamesOrNone,
     /// A channel's template, such as `user:{key}`.
     Template,
     /// A list of addresses with their ports, each once.
@@ -89,7 +91,7 @@ impl Value {
         if let Value::Text(text) = self { text } else { "" }
     }
 
-    fn texts(&self) -> &[String] {
+    pub(super) fn texts(&self) -> &[String] {
         if let Value::Texts(texts) = self { texts } else { &[] }
     }
 
@@ -243,7 +245,7 @@ pub(super) const KEYS: &[Key<Config>] = keys! { Config;
     "kafka" "create_topics" Kind::Bool,
         "Make topics that are not there, with the brokers' defaults for partitions and replicas.",
         |c, v| c.kafka.create_topics = v.bool(), |c| Some(c.kafka.create_topics.to_string());
-    "kafka" "watch_groups" Kind::Names,
+    "kafka" "watch_groups" Kind::NamesOrNone,
         "Groups of other programs whose lag in the gateway's topics is shown beside its own; needs `log.kind = \"kafka\"`.",
         |c, v| if let Value::Texts(groups) = v { c.kafka.watch_groups = groups.clone() },
         |c| (!c.kafka.watch_groups.is_empty()).then(|| format!("{:?}", c.kafka.watch_groups));
@@ -258,7 +260,7 @@ pub(super) const KEYS: &[Key<Config>] = keys! { Config;
     "spool" "forward_rate" Kind::Integer(100, 10_000_000),
         "Spooled records a second that each shard sends to Kafka beside live ones.",
         |c, v| c.spool.forward_rate = v.integer(), |c| Some(c.spool.forward_rate.to_string());
-    "queue" "topics" Kind::Names,
+    "queue" "topics" Kind::NamesOrNone,
         "Topics that wait on this node's disk, whatever the log is, for the one consumer that drains each.",
         |c, v| if let Value::Texts(topics) = v { c.queue.topics = topics.clone() },
         |c| (!c.queue.topics.is_empty()).then(|| format!("{:?}", c.queue.topics));
@@ -396,8 +398,8 @@ pub fn default_file() -> String {
         write_key(&mut text, key, &closed.route);
     }
     text.push_str(
-        "\n# Channels `room:…`; repeat it for other names. It has the keys of [channel] too.\n\
-         # [[namespace]]\n# name = \"room\"\n",
+        "\n# Channels `user:…`; repeat it for other names. It has the keys of [channel] too.\n\
+         # [[namespace]]\n# name = \"user\"\n",
     );
     text
 }

@@ -154,13 +154,19 @@ fn the_examples_of_the_default_file_are_right() {
 #[test]
 fn mistakes_of_each_kind_are_refused() {
     const WATCHED: &str = "[kafka]\nwatch_groups = [\"billing\"]\n";
+    const RPC: &str = "[[rpc]]\nmethod = \"a\"\ntopic = \"a\"\n";
+    const CONSUMER: &str = "[[consumer]]\nname = \"a\"\ngroup = \"a\"\ntopics = [\"a\"]\n";
+    const CALLER: &str = "[[upstream]]\nname = \"b\"\nendpoints = [\"127.0.0.1:80\"]\n\
+        [[consumer]]\nname = \"a\"\ngroup = \"a\"\ntopics = [\"a\"]\nto.upstream = \"b\"\n";
     for (text, part) in [
         ("listen = 1", "write [listen]"),
         ("namespace = 1", "write [[namespace]]"),
         ("[channel]\nname = \"a\"", "no key `name`"),
         ("[listen]\nclient = \"localhost\"", "an IP address with its port"),
         ("[listen]\nclient = \"127.0.0.1:1\"\nadmin = \"127.0.0.1:1\"", "the same address"),
-        ("[listen]\necho = \"127.0.0.1:8000\"", "one of its own"),
+        ("[listen]\necho = \"127.0.0.1:8000\"", "listen.echo and listen.client need one each"),
+        ("[listen]\necho = \"127.0.0.1:8002\"\n[api]\nkey = \"k\"", "listen.echo and listen.api"),
+        ("[listen]\nclient = \"127.0.0.1:65535\"", "trine.toml:2:10"),
         ("[shards]\ncount = 3\ncpus = [0]", "more shards than CPUs"),
         ("[shards]\ncpus = [0, 0]", "each once"),
         ("[shards]\ncpus = []", "each once"),
@@ -173,12 +179,40 @@ fn mistakes_of_each_kind_are_refused() {
         (WATCHED, "it needs log.kind = \"kafka\""),
         (&format!("[log]\nkind = \"embedded\"\n{WATCHED}"), "trine.toml:4:16"),
         (&format!("{WATCHED}[log]\nkind = \"embedded\""), "^^^^^^^^^^^ it needs"),
+        ("[kafka]\nbrokers = []", "a list of brokers"),
+        ("[kafka]\nbrokers = [\"http://kafka:9092\"]", "a list of brokers"),
+        ("[kafka]\nuser = \"desk\"", "set kafka.sasl"),
+        ("[kafka]\nsasl = \"plain\"\nuser = \"desk\"", "SASL needs a password"),
+        ("[channel]\nack = \"log\"", "set topic, or take it out"),
+        (&format!("{RPC}headers = [\"user\", \"user\"]"), "each once"),
+        (&format!("{RPC}headers = [\"channel\"]"), "an rpc has no channel"),
+        (&format!("{RPC}partition_table = {{ gold = 0 }}"), "`partition_table` means nothing"),
+        (
+            &format!("{RPC}partitioner = \"header:tier\"\npartition_table = {{ gold = 4 }}"),
+            "not below log.partitions, which is 4",
+        ),
+        (&format!("{CONSUMER}to.channel = \"desk:{{key}}\""), "no namespace `desk`"),
+        (&format!("{CONSUMER}to.upstream = \"desk\""), "add a [[upstream]]"),
+        (&format!("{CALLER}batch.linger_ms = 5"), "set batch.records above 1"),
+        (&format!("{CALLER}batch.records = 9\nprefetch.records = 8"), "prefetch.records"),
+        ("[[upstream]]\nname = \"desk\"\nendpoints = [\"127.0.0.1:0\"]", "a list of IP"),
         ("a = ", "this is not TOML"),
         ("[logs]\nlevel = \"info\"\nlevel = \"info\"", "this is not TOML"),
     ] {
         let said = problems(text);
         assert!(said.contains(part), "{text}: {part} is missing:\n{said}");
     }
+}
+
+#[test]
+fn what_needs_names_is_warned_of_while_nobody_has_one() {
+    let text = "[client]\nanonymous = true\n[channel]\nsubscribe = \"anonymous\"\n\
+        [[namespace]]\nname = \"desk\"\n[[rpc]]\nmethod = \"a\"\ntopic = \"b\"\nkey = \"user\"\n";
+    let warnings = parse("trine.toml", text).unwrap().warnings();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(warnings[0].ends_with("tokens: namespace desk"), "{warnings:?}");
+    assert!(warnings[1].ends_with("tokens: b"), "{warnings:?}");
+    assert_eq!(Config::embedded().warnings().len(), 1, "names come with connect there");
 }
 
 proptest! {
