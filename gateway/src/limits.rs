@@ -130,6 +130,9 @@ pub const ECHO_OUTBOX_LIMIT_BYTES: usize = 2 * ECHO_MESSAGE_LIMIT_BYTES;
 pub const SCRATCH_KEEP_BYTES: usize = 256 << 10;
 
 // Session and hub.
+/// Commands of one client that other shards have under way and whose answers may be as long as a
+/// channel's history: enough to hide the way there, and few, since all may come at once.
+pub const LARGE_ANSWERS_IN_FLIGHT: usize = 8;
 
 /// Longest channel name.
 pub const CHANNEL_NAME_BYTES: usize = 255;

@@ -119,6 +119,17 @@ impl Client {
         Ok(id)
     }
 
+    /// Sends commands in one frame; the id of the first, the others' follow.
+    pub fn send_together(&mut self, method: &str, bodies: &[Value]) -> Result<u32, Failure> {
+        let first = self.next_id;
+        self.next_id += bodies.len() as u32;
+        let lines = bodies.iter().zip(first..);
+        let lines: Vec<_> =
+            lines.map(|(body, id)| json!({"id": id, method: body}).to_string()).collect();
+        self.socket.send(Message::text(lines.join("\n"))).map_err(failure)?;
+        Ok(first)
+    }
+
     /// Waits for the reply to command `id`, which was `method`.
     pub fn reply(&mut self, id: u32, method: &str) -> Result<Value, Failure> {
         let deadline = Instant::now() + DEADLINE;

@@ -18,6 +18,15 @@ pub fn is_alive(id: u32) -> bool {
     status(id).is_some_and(|(state, _)| state != 'Z')
 }
 
+/// The most memory that `id` has had, in bytes (its resident set).
+pub fn peak_memory_bytes(id: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{id}/status")).expect("it runs");
+    let line =
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a process has it");
+    let kibibytes = line.trim().trim_end_matches(" kB").parse::<u64>();
+    kibibytes.expect("the kernel writes a number") << 10
+}
+
 /// Whether nothing of `id` is left: no thread of it holds a file any more.
 pub fn is_gone(id: u32) -> bool {
     let threads = fs::read_dir(format!("/proc/{id}/task")).map_or(0, Iterator::count);

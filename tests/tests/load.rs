@@ -11,6 +11,7 @@ use serde_json::json;
 use trine_tests::client::{Client, Failure};
 use trine_tests::follower::Follower;
 use trine_tests::gateway::Gateway;
+use trine_tests::process;
 use trine_tests::wait;
 
 const TWO_SHARDS: &str = "shards.count = 2";
@@ -50,6 +51,34 @@ fn a_slow_reader_is_closed_and_others_are_untouched() {
         Failure::Closed { code: 3008, .. } | Failure::Cut(_) => {}
         other => panic!("a slow reader is closed with 3008, not: {other}"),
     }
+}
+
+/// A frame of small commands whose answers are large: each is answered when the client has taken what
+/// came before, so that it is neither slow by what it asked for nor has the gateway hold it all.
+/// Channels of both shards take turns, so that answers also wait behind others.
+#[test]
+fn what_a_frame_asks_for_is_answered_as_fast_as_it_is_read() {
+    const PUBLICATIONS: usize = 50;
+    const COMMANDS: usize = 400;
+    const CHANNELS: usize = 8;
+    // Beside what a process has anyway; all answers together are 640 MB.
+    const LIMIT_BYTES: u64 = 150 << 20;
+    let mut gateway = Gateway::start(TWO_SHARDS);
+    let mut client = Client::connect(gateway.client, "curious").expect("connected");
+    for number in 0..CHANNELS * PUBLICATIONS {
+        let channel = format!("channel-{}", number % CHANNELS);
+        client.publish(&channel, json!("x".repeat(32_000))).expect("published");
+    }
+    let ask = |number| json!({"channel": format!("channel-{}", number % CHANNELS), "limit": -1});
+    let asked: Vec<_> = (0..COMMANDS).map(ask).collect();
+    let first = client.send_together("history", &asked).expect("sent");
+    for id in (first..).take(COMMANDS) {
+        let history = client.reply(id, "history").expect("answered");
+        let publications = history["publications"].as_array().map_or(0, Vec::len);
+        assert_eq!(publications, PUBLICATIONS);
+    }
+    let peak_bytes = process::peak_memory_bytes(gateway.data());
+    assert!(peak_bytes < LIMIT_BYTES, "it held {peak_bytes} bytes");
 }
 
 /// Clients that send all the time and never read: each is closed once a send has made no progress

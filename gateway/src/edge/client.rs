@@ -13,13 +13,14 @@ use trine_proto::client::{
 };
 use uuid::Uuid;
 
-use super::connection::{Connections, Face};
+use super::connection::Connections;
 use super::durable::AskedKind;
 use super::shard::{Shard, Undo};
 use crate::broker::{Info, Message, Stored, SubscribeWish, Subscribed};
 use crate::hub::{Answer, Clients, Frames, Progress, Subscribe, Subscriber, Ticket};
+use crate::limits::LARGE_ANSWERS_IN_FLIGHT;
 use crate::scratch;
-use crate::session::{Action, Context, Slot, SubscribeAction, Waiting, WaitingFor};
+use crate::session::{Action, Context, Session, SubscribeAction, Waiting, WaitingFor};
 
 /// What became of the commands of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +55,7 @@ impl Shard {
                 Taken::All => self.clients.totals.commands += 1,
                 stalled @ Taken::Stalled { .. } => return stalled,
             }
-            if self.clients.entry(id).face != Face::Client {
+            if self.clients.is_ending(id) {
                 return Taken::All;
             }
         }
@@ -64,9 +65,12 @@ impl Shard {
         let random = self.random();
         let Shard { hub, clients, config, .. } = self;
         let session = clients.entry(id).session.as_mut().expect("the face is the client's");
-        if session.outstanding() >= config.client.in_flight {
+        let is_busy = session.outstanding() >= config.client.in_flight
+            || (session.has_pending() && session.pending().large() >= LARGE_ANSWERS_IN_FLIGHT);
+        if is_busy || clients.is_behind(id) {
             return Taken::Stalled { full: false };
         }
+        let session = clients.entry(id).session.as_mut().expect("as above");
         let context = Context { config, find: |name: &str| hub.find(name) };
         let action = session.command(command, &context, rt::now_ms(), random);
         let ticket = Ticket { client: id, place: session.next_place(), id: session.id() };
@@ -316,11 +320,8 @@ impl Clients for Connections {
             // Client protocol §1: a JSON client can't be told what is not JSON.
             return self.doom(id, Disconnect::InappropriateProtocol);
         };
-        if let Some(session) = self.entry(id).session.as_mut()
-            && session.is_holding()
-        {
-            session.pending().push(Slot::Push(frame.clone()));
-            return self.release(id);
+        if self.entry(id).session.as_ref().is_some_and(Session::is_holding) {
+            return self.hold(id, frame);
         }
         self.push_shared(id, frame);
     }
@@ -347,8 +348,11 @@ impl Clients for Connections {
             if matches!(&answer, Answer::History(stored, _) if !suits(format, stored)) {
                 return self.doom(id, Disconnect::InappropriateProtocol);
             }
+            let is_ending = self.is_ending(id);
             scratch::with(|message| {
-                write_answer(format, number, &answer, message);
+                if !is_ending {
+                    write_answer(format, number, &answer, message);
+                }
                 self.settle(ticket, format, message, since_ns);
             });
             return;
@@ -369,10 +373,11 @@ impl Clients for Connections {
                 return self.doom(id, Disconnect::InappropriateProtocol);
             }
         }
+        let is_ending = self.is_ending(id);
         scratch::with(|message| {
             if refused {
                 write_error(format, number, ErrorCode::UnrecoverablePosition, message);
-            } else {
+            } else if !is_ending {
                 write_subscribed(format, number, &subscribed, (recoverable, recovering), message);
             }
             self.settle(ticket, format, message, since_ns);

@@ -58,6 +58,9 @@ pub(super) struct Connection {
     /// There while the face is [`Face::Client`].
     pub session: Option<Session>,
     outbox: Outbox,
+    /// Bytes of it at most that answer commands: [`Connections::is_behind`] bounds them, and not
+    /// the limit for what comes unasked.
+    answer_bytes: usize,
     /// The reader waits here until a stalled command may go on.
     pub stalled: Option<Waker>,
     /// Nothing is read for now, so that a pong can't be seen: the session's deadline stands still.
@@ -164,6 +167,7 @@ impl Connections {
             call: None,
             session: None,
             outbox: Outbox::default(),
+            answer_bytes: 0,
             stalled: None,
             paused: false,
             deadline_ms: now_ms + self.config.client.head_timeout_ms,
@@ -271,6 +275,9 @@ impl Connections {
 
     /// Appends a client-protocol message behind what waits for an earlier answer.
     pub fn push_message(&mut self, id: u32, format: Format, message: &[u8], subscribe: bool) {
+        if self.is_ending(id) {
+            return;
+        }
         let kind = crate::hub::frame_kind(format);
         let session = self.entries[id as usize].session.as_mut();
         match session {
@@ -280,26 +287,67 @@ impl Connections {
                 session.pending().push(Slot::Ready { frame, subscribe });
                 self.release(id);
             }
-            _ => self.push_frame(id, kind, message),
+            _ => {
+                let header = ws::header(kind, message.len());
+                let connection = &mut self.entries[id as usize];
+                connection.outbox.push_copy(header.as_slice(), message);
+                self.answer(id, header.as_slice().len() + message.len());
+            }
         }
     }
 
-    /// Moves to the outbox what waits for no answer any more.
+    /// The outbox has got so many bytes of an answer.
+    fn answer(&mut self, id: u32, length: usize) {
+        self.entries[id as usize].answer_bytes += length;
+        self.totals.messages_out += 1;
+        self.mark(id, length);
+    }
+
+    /// Keeps a push behind what waits for an earlier answer.
+    pub fn hold(&mut self, id: u32, frame: &Bytes) {
+        let Some(session) = &mut self.entries[id as usize].session else { return };
+        session.pending().push(Slot::Push(frame.clone()));
+        if session.pending().push_bytes() > self.config.client.outbox_limit_bytes {
+            return self.doom(id, Disconnect::Slow);
+        }
+        self.release(id);
+    }
+
+    /// Moves to the outbox what waits for no answer any more, until that is half full: the rest
+    /// leaves once it has been taken.
     pub fn release(&mut self, id: u32) {
         let limit_bytes = self.config.client.outbox_limit_bytes;
-        while let Some(session) = &mut self.entries[id as usize].session {
-            if !session.has_pending() {
+        loop {
+            let Connection { outbox, session: Some(session), doomed: false, .. } =
+                &mut self.entries[id as usize]
+            else {
+                return;
+            };
+            if !session.has_pending() || outbox.bytes() > limit_bytes / 2 {
                 return;
             }
             let Some(frame) = session.pending().take() else {
-                session.drop_pending_if_empty();
-                if session.has_pending() && session.pending().bytes() > limit_bytes {
-                    self.doom(id, Disconnect::Slow);
-                }
-                return;
+                return session.drop_pending_if_empty();
             };
-            self.push_shared(id, &frame);
+            outbox.push_shared(&frame);
+            self.answer(id, frame.len());
         }
+    }
+
+    /// Whether its end is decided: nothing more is done for it.
+    pub fn is_ending(&self, id: u32) -> bool {
+        let connection = &self.entries[id as usize];
+        connection.doomed || connection.face == Face::Closing
+    }
+
+    /// Whether a client has answers to take before it may ask for more: else its own requests
+    /// would make it a slow reader, and small ones for large answers take any memory and time.
+    pub fn is_behind(&mut self, id: u32) -> bool {
+        let limit_bytes = self.config.client.outbox_limit_bytes;
+        let Connection { outbox, session, .. } = &mut self.entries[id as usize];
+        let held = session.as_mut().filter(|session| session.has_pending());
+        let held_bytes = held.map_or(0, |session| session.pending().bytes());
+        outbox.bytes() + held_bytes > limit_bytes / 2
     }
 
     /// Decides the connection's end; what happens then happens at the turn's end.
@@ -403,17 +451,25 @@ impl Connections {
             }
             match connection.outbox.take() {
                 Some(outgoing) => {
+                    connection.answer_bytes =
+                        connection.answer_bytes.min(connection.outbox.bytes());
                     let length = outgoing.len();
                     self.outbox_bytes -= length;
                     self.totals.bytes_out += length as u64;
                     self.in_flight += 1;
                     connection.sending_since_ms = now_ms.max(1);
                     connection.stream.send(id, outgoing);
+                    // Answers and commands that waited for the client to take others have room.
+                    if let Some(waker) = connection.stalled.take() {
+                        waker.wake();
+                    }
+                    self.release(id);
                 }
                 None if connection.shutdown => connection.stream.shutdown(),
                 None => {}
             }
         }
+        dirty.append(&mut self.dirty);
         self.dirty = dirty;
     }
 
@@ -470,14 +526,16 @@ impl Connection {
         self.deadline_ms.min(session_ms)
     }
 
-    /// Whether the outbox takes `length` bytes more; an empty one takes a message of any size.
+    /// Whether the outbox takes `length` bytes more that were not asked for; one without such takes
+    /// a message of any size.
     #[inline]
     fn has_room(&self, length: usize, config: &Config) -> bool {
         let limit_bytes = match self.entrance {
             Entrance::Echo => ECHO_OUTBOX_LIMIT_BYTES,
             Entrance::Client | Entrance::Api => config.client.outbox_limit_bytes,
         };
-        self.outbox.is_empty() || self.outbox.bytes() + length <= limit_bytes
+        let waiting_bytes = self.outbox.bytes().saturating_sub(self.answer_bytes);
+        waiting_bytes == 0 || waiting_bytes + length <= limit_bytes
     }
 }
 

@@ -278,7 +278,7 @@ fn socket_input(
             Ok((_, None)) => return Step::Taken,
             Ok((count, Some(Event::Message { payload, .. }))) => {
                 consumed += count;
-                if shard.clients.entry(id).face != Face::Client {
+                if shard.clients.is_ending(id) {
                     continue;
                 }
                 shard.clients.totals.messages_in += 1;

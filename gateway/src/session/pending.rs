@@ -43,6 +43,17 @@ pub enum WaitingFor {
     PresenceStats,
 }
 
+impl WaitingFor {
+    /// Whether the answer may be as long as a channel's history, or name all who are there.
+    fn is_large(&self) -> bool {
+        match self {
+            WaitingFor::Subscribe { recovering, .. } => *recovering,
+            WaitingFor::History | WaitingFor::Presence => true,
+            WaitingFor::Publish | WaitingFor::PresenceStats => false,
+        }
+    }
+}
+
 /// One thing that waits, in the order in which things will leave.
 #[derive(Debug)]
 pub enum Slot {
@@ -69,12 +80,15 @@ pub struct Pending {
     /// Replies to subscribes, and pushes, that wait.
     held: usize,
     bytes: usize,
+    push_bytes: usize,
+    large: usize,
 }
 
 impl Pending {
     /// Appends a command whose answer is outstanding; returns its place.
     pub fn wait(&mut self, waiting: Waiting) -> u32 {
         self.outstanding += 1;
+        self.large += usize::from(waiting.what.is_large());
         self.slots.push_back(Slot::Waiting(waiting));
         self.next_place().wrapping_sub(1)
     }
@@ -94,6 +108,7 @@ impl Pending {
             }
             Slot::Push(frame) => {
                 self.bytes += frame.len();
+                self.push_bytes += frame.len();
                 self.held += 1;
             }
         }
@@ -115,6 +130,7 @@ impl Pending {
         let Slot::Waiting(waiting) = slot else { return };
         let subscribe = matches!(waiting.what, WaitingFor::Subscribe { .. });
         self.outstanding -= 1;
+        self.large -= usize::from(waiting.what.is_large());
         self.held += usize::from(subscribe);
         self.bytes += frame.len();
         *slot = Slot::Ready { frame, subscribe };
@@ -135,6 +151,7 @@ impl Pending {
             }
             Slot::Push(frame) => {
                 self.bytes -= frame.len();
+                self.push_bytes -= frame.len();
                 self.held -= 1;
                 Some(frame)
             }
@@ -149,6 +166,16 @@ impl Pending {
     /// Bytes of frames that wait.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Bytes of pushes that wait.
+    pub fn push_bytes(&self) -> usize {
+        self.push_bytes
+    }
+
+    /// Commands whose answers are outstanding and may be large.
+    pub fn large(&self) -> usize {
+        self.large
     }
 
     /// Whether a push must wait: behind a subscribe's reply, or behind a push that waits, which may

@@ -391,5 +391,6 @@ proptest! {
         prop_assert_eq!(left_pushes, pushes);
         prop_assert_eq!(left, expected);
         prop_assert!(pending.is_empty() && pending.bytes() == 0 && !pending.holds_pushes());
+        prop_assert_eq!((pending.push_bytes(), pending.large()), (0, 0));
     }
 }
