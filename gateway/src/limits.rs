@@ -219,6 +219,12 @@ pub const IDEMPOTENCY_KEYS: usize = 100_000;
 pub const VERSION_EPOCH_BYTES: usize = 256;
 /// Bytes of an idempotency key: any digest or name fits.
 pub const IDEMPOTENCY_KEY_BYTES: usize = 256;
+/// Bytes of a message id in a payload, of which each shard remembers many.
+pub const MESSAGE_ID_BYTES: usize = IDEMPOTENCY_KEY_BYTES;
+/// Milliseconds between two lines about the same trouble with Kafka: each try meets it again.
+pub const KAFKA_ERROR_MS: u64 = 60_000;
+/// Lines about different trouble with Kafka in that time: some brokers', each its own.
+pub const KAFKA_ERRORS: usize = 16;
 /// Events that wait for the answer to one record with the same message id.
 pub const DEDUPE_WAITERS: usize = 16;
 /// Bytes on disk of records that Kafka refused for good; the oldest go first.

@@ -28,6 +28,9 @@ use trine_tests::{journal, process, wait};
 
 const PARTITIONS: usize = 8;
 
+/// How long each direction of a late Kafka's network takes at most.
+const LATE: Duration = Duration::from_millis(1_500);
+
 /// How long a group waits for a sign of life of a member, and how long members are stopped.
 const SESSION_MS: u32 = 6_000;
 const STOPPED: Duration = Duration::from_secs(15);
@@ -140,6 +143,31 @@ fn dropped_packets_are_bridged() {
     if let Err(missing) = outcome {
         println!("skipped, there can be no namespace: {missing}");
     }
+}
+
+/// A Kafka that takes longer than the spool waits, and stays so: what the spool has gets there once,
+/// and not again and again, since nobody waits for it.
+#[test]
+fn a_kafka_that_stays_late_gets_what_is_spooled() {
+    let (kafka, proxies) = Kafka::behind_proxies(1, 7);
+    kafka.create_topic(TOPIC, PARTITIONS);
+    let config = config(&kafka, "");
+    let config = config.replace(&kafka.bootstrap(), &proxies[0].address().to_string());
+    let mut gateway = Gateway::start(&config);
+    let sent = publish_while(&mut gateway, "late", 0, |gateway, progress| {
+        progress.acknowledge(1_000);
+        proxies[0].delay(LATE);
+        await_spool(gateway, false);
+        progress.acknowledge(2_000);
+    });
+    let take_overs = || gateway.metrics().sum("trine_spool_take_overs_total", &[]) as usize;
+    let before = take_overs();
+    await_spool(&gateway, true);
+    assert_eq!(take_overs(), before, "what is forwarded is not taken back");
+    proxies[0].restore();
+    println!("{:?}, {before} partitions taken over", places(&sent));
+    let report = checker::check("late", &sent, &kafka.read(TOPIC));
+    report.assert(allowed(before.div_ceil(SHARDS * PARTITIONS)));
 }
 
 #[test]

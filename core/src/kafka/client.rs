@@ -438,6 +438,12 @@ impl Client {
                 moved.push((partition, leader.id));
             }
             let (code, base_offset) = (result.error, result.base_offset);
+            if !code.is_none()
+                && !code.is_retriable()
+                && let Some(connection) = self.connection(broker)
+            {
+                self.failed(connection.error(What::Refused(produce::API.name, code)));
+            }
             results.push(Produced { partition, code, base_offset });
         }
         let mut producer = self.producer.borrow_mut();

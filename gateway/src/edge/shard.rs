@@ -604,6 +604,7 @@ fn kafka_options(config: &Config, names: Names, mut random: StdRng) -> kafka::Op
                 Compression::Zstd => record::Compression::Zstd,
             },
             record_identity: true,
+            retries_all: true,
             ..producer::Options::default()
         },
         resolve: Rc::new(names),

@@ -13,7 +13,7 @@ use super::Refusal;
 use super::routes::{Choose, Find, Route, Routes};
 use crate::broker::{Info, InfoRef, PublishOptions, joined};
 use crate::config::RecordHeader;
-use crate::limits::RECORD_HEADERS_BYTES;
+use crate::limits::{MESSAGE_ID_BYTES, RECORD_HEADERS_BYTES};
 use crate::scratch;
 
 /// What a client or a backend sent.
@@ -101,6 +101,9 @@ impl Draft {
             (Some(key), _) => Some(joined(event.channel, key)),
             (None, None) => None,
             (None, Some(pointer)) => match pointer.find(event.data) {
+                Some(id) if id.len() > MESSAGE_ID_BYTES => {
+                    return Err(Refusal::missing("the message id is longer than 256 bytes"));
+                }
                 Some(id) => Some(id.as_bytes().into()),
                 None => return Err(Refusal::missing("the payload has no message id")),
             },

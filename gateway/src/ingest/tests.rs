@@ -5,6 +5,7 @@
 use super::*;
 use crate::broker::{InfoRef, PublishOptions};
 use crate::config::{self, Partitioner, RecordHeader, RecordKey};
+use crate::limits::MESSAGE_ID_BYTES;
 use crate::log::{Main, Scripted};
 use trine_proto::kafka::record::Body;
 use uuid::Uuid;
@@ -133,6 +134,8 @@ fn what_a_route_needs_must_be_there() {
         (2, "{}", false),
         (3, r#"{"id":"x"}"#, true),
         (3, "{}", false),
+        (3, &format!(r#"{{"id":"{}"}}"#, "x".repeat(MESSAGE_ID_BYTES)), true),
+        (3, &format!(r#"{{"id":"{}"}}"#, "x".repeat(MESSAGE_ID_BYTES + 1)), false),
     ] {
         let drafted = draft(&ingest, route, data);
         let code = drafted.as_ref().err().map(|refusal| refusal.code);

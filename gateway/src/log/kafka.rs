@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use trine_core::kafka::client::{Client, NotTaken, Options};
+use trine_core::kafka::connection::Error;
 use trine_core::kafka::producer::{Failure, Identity, Outcome, PartitionId, Refused};
 use trine_proto::kafka::ErrorCode;
 
@@ -18,7 +19,7 @@ use super::groups::Groups;
 use super::spool::{Line, Spool, SpoolEvent};
 use super::{Appended, Unavailable};
 use crate::ingest::At;
-use crate::limits::{EPOCH_RAISE_MS, SPOOL_LOOK_MS};
+use crate::limits::{EPOCH_RAISE_MS, KAFKA_ERROR_MS, KAFKA_ERRORS, SPOOL_LOOK_MS};
 use crate::scratch;
 use trine_core::journal::Refused as JournalRefused;
 
@@ -48,6 +49,7 @@ pub struct Kafka {
     taken: HashSet<u32>,
     /// The identity whose record is being made durable.
     keeping: Option<Identity>,
+    told: Told,
     totals: Totals,
 }
 
@@ -61,16 +63,57 @@ struct Sent {
     /// The producer's partition, once Kafka has told of it, and the one that it is forwarded into.
     partition: Option<PartitionId>,
     forwarded_into: Option<PartitionId>,
-    /// What was forwarded, in order: offset and body.
-    forwarded: VecDeque<(u64, Bytes)>,
+    /// What was forwarded, in order.
+    forwarded: VecDeque<Forwarded>,
     /// Live records that the spool may take over.
     live: usize,
+    /// Kafka was late, and has not acknowledged a forwarded record in time since: records go to the
+    /// spool at once. Given to Kafka they would be taken over again and again, and written each time.
+    is_late: bool,
+}
+
+/// A spooled record that the producer has.
+struct Forwarded {
+    offset: u64,
+    /// When the producer was given it.
+    given_ms: u64,
+    body: Bytes,
 }
 
 impl Sent {
     /// Whether the producer has forwarded records of it in this partition.
     fn has_forwarded_into(&self, id: PartitionId) -> bool {
         !self.forwarded.is_empty() && self.forwarded_into == Some(id)
+    }
+
+    /// Whether this is the record whose outcome is the next one's of the line. It is another's when
+    /// the line was taken back meanwhile, and this goes again.
+    fn is_next(&self, offset: u64) -> bool {
+        self.forwarded.front().is_some_and(|first| first.offset == offset)
+    }
+}
+
+/// What operators were told is wrong with Kafka.
+#[derive(Default)]
+struct Told {
+    last: Option<Rc<Error>>,
+    /// What was said lately, and when.
+    lately: Vec<(String, u64)>,
+}
+
+impl Told {
+    /// Tells of an error, unless the same was said lately.
+    fn tell(&mut self, error: &Rc<Error>, now_ms: u64) {
+        if self.last.as_ref().is_some_and(|last| Rc::ptr_eq(last, error)) {
+            return;
+        }
+        self.last = Some(error.clone());
+        let text = error.to_string();
+        self.lately.retain(|&(_, at_ms)| now_ms < at_ms + KAFKA_ERROR_MS);
+        if self.lately.len() < KAFKA_ERRORS && self.lately.iter().all(|(said, _)| *said != text) {
+            tracing::warn!(error = text, "Kafka has a problem");
+            self.lately.push((text, now_ms));
+        }
     }
 }
 
@@ -168,6 +211,7 @@ impl Kafka {
             raised_ms: 0,
             taken: HashSet::new(),
             keeping: None,
+            told: Told::default(),
             totals: Totals::default(),
         }
     }
@@ -222,10 +266,11 @@ impl Kafka {
             return Err(Unavailable::TooLarge);
         }
         let line = self.line(topic, partition);
-        if self.spool.get(line).holds() {
-            if only_log {
-                return Err(Unavailable::Spooled);
-            }
+        let holds = self.spool.get(line).holds();
+        if holds && only_log {
+            return Err(Unavailable::Spooled);
+        }
+        if !only_log && (holds || self.sent(line).is_late) {
             self.spool_record(line, record, body, now_ms);
             return Ok(());
         }
@@ -311,6 +356,9 @@ impl Kafka {
             self.learn_partitions();
             self.take_over(now_ms);
             self.keep_identity();
+            if let Some(error) = self.client.last_error() {
+                self.told.tell(&error, now_ms);
+            }
             // An epoch that is durable already is used at once.
             while let Some(event) = self.spool.next_event() {
                 self.spool_event(event, now_ms);
@@ -356,35 +404,40 @@ impl Kafka {
                 };
                 self.ready.push_back((record, Err(why)));
             }
-            (Token::Forward { line, offset }, Ok(_)) => {
-                // After a failure ahead of it the line was taken back, and this goes again.
-                if self.sent[line].forwarded.front().is_none_or(|&(first, _)| first != offset) {
-                    return;
+            (Token::Forward { line, offset }, answer) => {
+                if self.sent[line].is_next(offset) {
+                    self.forwarded(line, offset, answer.map(|_| ()), now_ms);
                 }
+            }
+        }
+    }
+
+    /// The outcome of the first record that the producer has of a line.
+    fn forwarded(
+        &mut self,
+        line: usize,
+        offset: u64,
+        answer: Result<(), (Failure, bool)>,
+        now_ms: u64,
+    ) {
+        match answer {
+            Ok(()) => {
+                let first = self.sent[line].forwarded.pop_front();
+                let given_ms = first.map_or(0, |first| first.given_ms);
+                self.sent[line].is_late &= now_ms > given_ms + self.after_ms;
                 self.totals.forwarded += 1;
-                self.sent[line].forwarded.pop_front();
                 self.spool.acknowledged(line, offset);
             }
-            (Token::Forward { line, offset }, Err((why, possibly_written)))
-                if possibly_written || !is_of_the_record(why) =>
-            {
-                // Those behind it were taken back with it.
-                if self.sent[line].forwarded.front().is_none_or(|&(first, _)| first != offset) {
-                    return;
-                }
+            Err((why, possibly_written)) if possibly_written || !is_of_the_record(why) => {
                 tracing::warn!(?why, line, offset, "a spooled record is given to Kafka again");
                 // What the producer has behind it must stay behind it.
                 let id = self.sent[line].forwarded_into.expect("it was given records");
                 self.take_over_partition(id, now_ms);
             }
-            (Token::Forward { line, offset }, Err((why, _))) => {
-                if self.sent[line].forwarded.front().is_none_or(|&(first, _)| first != offset) {
-                    return;
-                }
+            Err((why, _)) => {
                 tracing::error!(line, offset, ?why, "Kafka refuses a spooled record for good");
-                let body =
-                    self.sent[line].forwarded.pop_front().map(|(_, body)| body).unwrap_or_default();
-                self.spool.refused(line, offset, body);
+                let first = self.sent[line].forwarded.pop_front();
+                self.spool.refused(line, offset, first.map(|first| first.body).unwrap_or_default());
             }
         }
     }
@@ -454,7 +507,8 @@ impl Kafka {
             let taken = self.client.append(token, topic_id, partition, time_ms as i64, &body);
             match taken {
                 Ok(()) => {
-                    self.sent(line).forwarded.push_back((offset, body));
+                    let given = Forwarded { offset, given_ms: now_ms, body };
+                    self.sent(line).forwarded.push_back(given);
                     (count, next) = (count + 1, offset + 1);
                 }
                 // What is underway before it comes first: the line is done up to where this one is.
@@ -487,18 +541,19 @@ impl Kafka {
         Some((partition, self.client.partition(topic, partition)?))
     }
 
-    /// Records that Kafka has not acknowledged in time go to the spool, in order.
+    /// Records that Kafka has not acknowledged in time go to the spool, in order. What came from there
+    /// waits for Kafka however late it is, unless others wait behind it: nobody waits for it, and
+    /// taken back it would be written again.
     fn take_over(&mut self, now_ms: u64) {
         let mut overdue = std::mem::take(&mut self.overdue);
         self.client.overdue(now_ms.saturating_sub(self.after_ms), &mut overdue);
         for id in overdue.drain(..) {
-            let takes = |&line: &usize| {
-                let sent = self.sent.get(line);
-                sent.is_some_and(|sent| sent.live > 0 || sent.has_forwarded_into(id))
-            };
-            if self.lines[&id].iter().any(takes) {
+            let of_lines = self.lines[&id].iter().filter_map(|&line| self.sent.get(line));
+            let live: usize = of_lines.clone().map(|sent| sent.live).sum();
+            let has_forwarded = of_lines.clone().any(|sent| sent.has_forwarded_into(id));
+            if live > 0 {
                 self.take_over_partition(id, now_ms);
-            } else {
+            } else if !has_forwarded {
                 // Only the log may acknowledge what is there.
                 self.client.expire(id, now_ms.saturating_sub(self.timeout_ms));
             }
@@ -524,6 +579,7 @@ impl Kafka {
             self.spool.take_back(line, now_ms);
             if let Some(sent) = self.sent.get_mut(line) {
                 sent.forwarded.clear();
+                sent.is_late = true;
             }
         }
         for taken in self.client.take_over(id) {
@@ -551,5 +607,29 @@ impl Kafka {
             self.keeping = Some(identity);
             self.spool.keep_identity(identity.id, identity.epoch);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use trine_core::kafka::connection::What;
+
+    #[test]
+    fn the_same_trouble_is_told_once_a_minute() {
+        let error = |port| Rc::new(Error { host: "kafka".into(), port, what: What::Closed });
+        let mut told = Told::default();
+        let mut tell = |error: &Rc<Error>, now_ms| {
+            told.tell(error, now_ms);
+            told.lately.clone()
+        };
+        let first = error(1);
+        assert_eq!(tell(&first, 5).len(), 1);
+        assert_eq!(tell(&error(2), 6).len(), 2, "of each broker");
+        assert_eq!(tell(&error(1), 7)[0].1, 5, "not again");
+        let later_ms = 5 + KAFKA_ERROR_MS;
+        assert_eq!(tell(&error(1), later_ms)[1].1, later_ms, "as long as it lasts");
+        let many = (10..).take(2 * KAFKA_ERRORS).map(|port| tell(&error(port), later_ms).len());
+        assert_eq!(many.max(), Some(KAFKA_ERRORS));
     }
 }

@@ -390,7 +390,7 @@ proptest! {
             left.into_iter().partition(|number| pushes.contains(number));
         prop_assert_eq!(left_pushes, pushes);
         prop_assert_eq!(left, expected);
-        prop_assert!(pending.is_empty() && pending.bytes() == 0 && !pending.holds_pushes());
-        prop_assert_eq!((pending.push_bytes(), pending.large()), (0, 0));
+        let left = (pending.bytes(), pending.push_bytes(), pending.large());
+        prop_assert!(pending.is_empty() && left == (0, 0, 0) && !pending.holds_pushes());
     }
 }

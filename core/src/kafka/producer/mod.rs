@@ -29,6 +29,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use trine_proto::kafka::ErrorCode;
 use trine_proto::kafka::record::{Compression, RECORDS_START};
+use verdict::{Verdict, verdict};
 
 /// The caller's name for a record.
 pub type Token = u64;
@@ -77,6 +78,9 @@ pub struct Options {
     pub compression: Compression,
     /// An identity is not used before [`Producer::identity_recorded`].
     pub record_identity: bool,
+    /// A batch that meets an error which is not about its records is sent again whatever the error:
+    /// for who takes records over that wait too long.
+    pub retries_all: bool,
 }
 
 impl Default for Options {
@@ -92,6 +96,7 @@ impl Default for Options {
             gather_requests: 1,
             compression: Compression::None,
             record_identity: false,
+            retries_all: false,
         }
     }
 }
@@ -435,8 +440,14 @@ impl Producer {
         now_ms: u64,
     ) {
         self.totals.errors += u64::from(!code.is_none());
+        let verdict = match verdict(code) {
+            Verdict::Fatal { doubt } if self.options.retries_all => {
+                Verdict::Retry { doubt, refresh: false }
+            }
+            verdict => verdict,
+        };
         let (state, mut ended) = self.split(partition);
-        let refresh = state.answered(serial, code, offset, now_ms, &mut ended);
+        let refresh = state.answered(serial, (code, verdict), offset, now_ms, &mut ended);
         let not_before_ms = state.not_before_ms;
         self.wants_metadata |= refresh;
         if not_before_ms > now_ms {

@@ -13,7 +13,7 @@
 //! - A sequence number is used for another batch only if no attempt with it can still reach a broker.
 
 use super::batch::{Batch, State, advance};
-use super::verdict::{Verdict, verdict};
+use super::verdict::Verdict;
 use super::{Failure, Identity, Outcome, Taken};
 use crate::limits::{
     PRODUCE_IN_FLIGHT, PRODUCE_RETRY_MAX_MS, PRODUCE_RETRY_MS, PRODUCE_SILENCE_MS,
@@ -225,12 +225,12 @@ impl Partition {
         Some(bytes)
     }
 
-    /// Takes in the answer to a batch: an error code and an offset. Returns whether the leader has to
+    /// Takes in the answer to a batch: an error code, what it means, and an offset. Returns whether the leader has to
     /// be looked for.
     pub fn answered(
         &mut self,
         serial: u64,
-        code: ErrorCode,
+        (code, verdict): (ErrorCode, Verdict),
         offset: Option<i64>,
         now_ms: u64,
         ended: &mut Ended<'_>,
@@ -241,7 +241,6 @@ impl Partition {
         let Some(index) = self.batches.iter().position(is_flying) else { return false };
         self.in_flight -= 1;
         let is_oldest = self.batches.iter().take(index).all(|b| matches!(b.state, State::Done(_)));
-        let verdict = verdict(code);
         let batch = &mut self.batches[index];
         batch.state = State::Unsent;
         let mut refresh = false;

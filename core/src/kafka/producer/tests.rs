@@ -197,9 +197,8 @@ fn errors_at_every_place_of_five_in_flight_keep_order_and_lose_nothing() {
         for place in 0..5 {
             for is_after in [false, true] {
                 let doubt = matches!(
-                    verdict::verdict(code),
-                    verdict::Verdict::Retry { doubt: true, .. }
-                        | verdict::Verdict::Fatal { doubt: true }
+                    verdict(code),
+                    Verdict::Retry { doubt: true, .. } | Verdict::Fatal { doubt: true }
                 );
                 if is_after && !doubt {
                     continue; // A broker does not say so of what it has appended.
@@ -225,6 +224,26 @@ fn errors_at_every_place_of_five_in_flight_keep_order_and_lose_nothing() {
             }
         }
     }
+}
+
+#[test]
+fn errors_for_good_are_tried_again_where_records_may_be_taken_over() {
+    for code in [ErrorCode::TOPIC_AUTHORIZATION_FAILED, ErrorCode::UNKNOWN_SERVER_ERROR] {
+        for (retries_all, lost) in [(false, 1), (true, 0)] {
+            let mut world = World::new(1, Options { retries_all, ..options() });
+            world.append(0, 10).unwrap();
+            world.cluster.before.push_back(code);
+            world.settle();
+            world.check();
+            assert_eq!(world.failed().len(), lost, "{code}");
+        }
+    }
+    // What is wrong with the record itself is wrong the next time, too.
+    let mut world = World::new(1, Options { retries_all: true, ..options() });
+    world.append(0, 10).unwrap();
+    world.cluster.before.push_back(ErrorCode::INVALID_RECORD);
+    world.settle();
+    assert_eq!(world.failed().len(), 1);
 }
 
 #[test]
