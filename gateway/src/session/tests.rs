@@ -318,6 +318,20 @@ enum Step {
     Settle(usize),
 }
 
+fn waiting_for(number: u32, subscribe: bool) -> WaitingFor {
+    match (subscribe, number.is_multiple_of(2)) {
+        (true, recovering) => WaitingFor::Subscribe {
+            channel: number,
+            position: false,
+            recoverable: recovering,
+            recovering,
+            refuse_unrecoverable: false,
+        },
+        (false, true) => WaitingFor::History,
+        (false, false) => WaitingFor::Publish,
+    }
+}
+
 proptest! {
     /// Whatever the order of the answers, frames leave in the order of their commands, each once,
     /// and a push leaves after the subscribe's reply that it waited behind and the pushes before it.
@@ -337,16 +351,7 @@ proptest! {
             let frame = Bytes::from(number.to_string());
             match step {
                 Step::Wait(subscribe) => {
-                    let what = match subscribe {
-                        true => WaitingFor::Subscribe {
-                            channel: number,
-                            position: false,
-                            recoverable: false,
-                            recovering: false,
-                            refuse_unrecoverable: false,
-                        },
-                        false => WaitingFor::Publish,
-                    };
+                    let what = waiting_for(number, subscribe);
                     let next = pending.next_place();
                     let place = pending.wait(Waiting { id: number, what, since_ns: 0 });
                     prop_assert_eq!(place, next);
