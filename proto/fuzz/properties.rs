@@ -254,7 +254,7 @@ fn batches(data: &[u8]) {
     let mut aborted = AbortedTransactions::default();
     let mut batches = Batches::new(data);
     for batch in batches.by_ref().map_while(Result::ok) {
-        aborted.keeps(&batch);
+        let _ = aborted.keeps(&batch);
         records(&batch);
     }
     assert!(batches.next().is_none());

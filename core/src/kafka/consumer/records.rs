@@ -45,7 +45,7 @@ pub fn read(response: &Bytes, set: &[u8], aborted: &[AbortedTransaction], offset
     for batch in Batches::new(set) {
         let kept = batch.and_then(|batch| {
             let is_ahead = batch.last_offset >= offset;
-            if aborted.keeps(&batch) && is_ahead {
+            if aborted.keeps(&batch)? && is_ahead {
                 inflated_bytes += add(response, &batch, offset, &mut read.records)?;
             }
             let is_same = read.epochs.last().is_some_and(|last| last.1 == batch.leader_epoch);

@@ -3,7 +3,8 @@
 //! **Runs on: any.** A Fetch response lists the aborted transactions that begin in what it returns;
 //! a control batch ends each. Source: KIP-98, "Consumer".
 
-use super::{Batch, Body};
+use super::{Batch, Body, Compression};
+use crate::kafka::codec::Error;
 
 /// A transaction that was aborted, from a Fetch response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,25 +35,31 @@ impl AbortedTransactions {
 
     /// Whether the records of `batch` are to be seen. Every batch of the record set has to be asked
     /// for, in order.
-    pub fn keeps(&mut self, batch: &Batch<'_>) -> bool {
+    ///
+    /// # Errors
+    /// It is a compressed control batch, which no broker writes: what it ends is not known, and to
+    /// inflate it would be at the mercy of its sender.
+    pub fn keeps(&mut self, batch: &Batch<'_>) -> Result<bool, Error> {
         while let Some(next) = self.ahead.pop_if(|next| next.first_offset <= batch.last_offset) {
             self.open.push(next.producer_id);
         }
         if batch.is_control() {
-            if is_abort(batch) {
+            if is_abort(batch)? {
                 self.open.retain(|&producer_id| producer_id != batch.producer_id);
             }
-            return false;
+            return Ok(false);
         }
-        !(batch.is_transactional() && self.open.contains(&batch.producer_id))
+        Ok(!(batch.is_transactional() && self.open.contains(&batch.producer_id)))
     }
 }
 
 /// Whether a control batch aborts a transaction: its record's key is a version and a type, which is
 /// 0 for abort.
-fn is_abort(batch: &Batch<'_>) -> bool {
-    let Ok(records) = batch.inflate() else { return false };
-    let Some(Ok(record)) = batch.iter(&records).next() else { return false };
+fn is_abort(batch: &Batch<'_>) -> Result<bool, Error> {
+    if batch.compression != Compression::None {
+        return Err(Error::Unsupported("compressed control batch"));
+    }
+    let Some(Ok(record)) = batch.iter(batch.records).next() else { return Ok(false) };
     let key = Body::parse(record.body).ok().and_then(|body| body.key());
-    key.is_some_and(|key| key.get(2..4) == Some(&[0, 0]))
+    Ok(key.is_some_and(|key| key.get(2..4) == Some(&[0, 0])))
 }
