@@ -190,3 +190,7 @@ pub const KAFKA_LAG_MS: u64 = 5000;
 /// Bytes that the batches of one partition in a fetch's answer inflate to, if one batch is not more:
 /// small batches may inflate to a thousand times their size.
 pub const KAFKA_INFLATED_BYTES: usize = 8 << 20;
+/// Bytes that all batches of a fetch's answer inflate to, if one partition's are not more: what comes
+/// of as many full partitions as fit in it.
+pub const KAFKA_FETCH_INFLATED_BYTES: usize =
+    KAFKA_FETCH_BYTES / KAFKA_FETCH_PARTITION_BYTES * KAFKA_INFLATED_BYTES;

@@ -253,16 +253,19 @@ impl Client {
         }
     }
 
+    /// A random number.
+    pub(super) fn random(&self) -> u64 {
+        (self.random.borrow_mut())()
+    }
+
     /// A text that is never the same again.
     pub(super) fn nonce(&self) -> String {
-        let mut random = self.random.borrow_mut();
-        format!("{:016x}{:016x}", random(), random())
+        format!("{:016x}{:016x}", self.random(), self.random())
     }
 
     /// A wait between half of `wait_ms` and all of it.
     pub(super) fn jitter(&self, wait_ms: u64) -> u64 {
-        let random = (self.random.borrow_mut())();
-        wait_ms / 2 + random % (wait_ms / 2 + 1)
+        wait_ms / 2 + self.random() % (wait_ms / 2 + 1)
     }
 
     pub(super) fn failed(&self, error: Rc<Error>) {

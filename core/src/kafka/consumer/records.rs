@@ -34,6 +34,8 @@ pub struct Read {
     pub epochs: SmallVec<[(i64, i32); 1]>,
     /// What ended the reading.
     pub damage: Option<kafka::Error>,
+    /// Bytes of memory that compressed batches took.
+    pub inflated_bytes: usize,
 }
 
 /// Reads `set`, a slice of `response`, from `offset` on, without the records of the transactions that
@@ -41,12 +43,11 @@ pub struct Read {
 pub fn read(response: &Bytes, set: &[u8], aborted: &[AbortedTransaction], offset: i64) -> Read {
     let mut read = Read { next_offset: offset, ..Read::default() };
     let mut aborted = AbortedTransactions::new(aborted);
-    let mut inflated_bytes = 0;
     for batch in Batches::new(set) {
         let kept = batch.and_then(|batch| {
             let is_ahead = batch.last_offset >= offset;
             if aborted.keeps(&batch)? && is_ahead {
-                inflated_bytes += add(response, &batch, offset, &mut read.records)?;
+                add(response, &batch, offset, &mut read)?;
             }
             let is_same = read.epochs.last().is_some_and(|last| last.1 == batch.leader_epoch);
             if is_ahead && !is_same {
@@ -61,32 +62,33 @@ pub fn read(response: &Bytes, set: &[u8], aborted: &[AbortedTransaction], offset
                 break;
             }
         }
-        if inflated_bytes >= KAFKA_INFLATED_BYTES {
+        if read.inflated_bytes >= KAFKA_INFLATED_BYTES {
             break;
         }
     }
     read
 }
 
-/// Adds all records of a batch from `offset` on, or none. Returns how many bytes were inflated.
+/// Adds all records of a batch from `offset` on, or none.
 fn add(
     response: &Bytes,
     batch: &Batch<'_>,
     offset: i64,
-    records: &mut Vec<Record>,
-) -> Result<usize, kafka::Error> {
-    let before = records.len();
-    let (result, inflated_bytes) = match batch.inflate()? {
-        Cow::Borrowed(bytes) => (push(response, bytes, batch, offset, records), 0),
+    read: &mut Read,
+) -> Result<(), kafka::Error> {
+    let before = read.records.len();
+    let result = match batch.inflate()? {
+        Cow::Borrowed(bytes) => push(response, bytes, batch, offset, &mut read.records),
         Cow::Owned(bytes) => {
             let inflated = Bytes::from(bytes);
-            (push(&inflated, &inflated, batch, offset, records), inflated.len())
+            read.inflated_bytes += inflated.len();
+            push(&inflated, &inflated, batch, offset, &mut read.records)
         }
     };
     if result.is_err() {
-        records.truncate(before);
+        read.records.truncate(before);
     }
-    result.map(|()| inflated_bytes)
+    result
 }
 
 /// Adds the records in `bytes`, a slice of `memory`.

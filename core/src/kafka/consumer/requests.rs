@@ -14,9 +14,10 @@ use super::records;
 use crate::kafka::client::open;
 use crate::kafka::collect::Body;
 use crate::kafka::connection::{Connection, Error, What};
-use crate::limits::{KAFKA_FETCH_BYTES, KAFKA_FETCH_WAIT_MS};
+use crate::limits::{KAFKA_FETCH_BYTES, KAFKA_FETCH_INFLATED_BYTES, KAFKA_FETCH_WAIT_MS};
 use crate::rt;
 use bytes::Bytes;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use trine_proto::kafka::frame::{self, Api};
 use trine_proto::kafka::{
@@ -523,28 +524,51 @@ impl Consumer {
         let state = &mut *self.state.borrow_mut();
         let mut cluster = self.client.cluster().borrow_mut();
         cluster.add_brokers(&answer.brokers);
-        let mut all = Vec::with_capacity(answer.partitions.len());
-        for found in &answer.partitions {
-            let topic = cluster.find(&found.topic);
-            let (Some(topic), Ok(partition)) = (topic, u32::try_from(found.partition)) else {
-                continue;
-            };
+        let wanted = |found: &fetch::Fetched<'_>| {
+            let topic = cluster.find(&found.topic)?;
+            let partition = u32::try_from(found.partition).ok()?;
             if let Some(leader) = found.leader {
                 cluster.hint(topic, found.partition, leader);
             }
             let place = TopicPartition { topic, partition };
-            let Some(offset) = state.fetcher.offset(place) else { continue };
-            let end_offset = match self.read_committed {
-                true => found.last_stable_offset,
-                false => found.high_watermark,
-            };
-            let read = records::read(body, found.records, &found.aborted, offset);
-            let fetch::Fetched { error, diverging, .. } = *found;
-            all.push(Fetched { partition: place, error, end_offset, diverging, read });
-        }
+            Some((place, state.fetcher.offset(place)?))
+        };
+        // From anywhere on, so that no partition is left out for ever.
+        let start = self.client.random() as usize % answer.partitions.len().max(1);
+        let (last, first) = answer.partitions.split_at(start);
+        let all = read(body, first.iter().chain(last), self.read_committed, wanted);
         drop(cluster);
         state.fetcher.fetched(broker, answer.session_id, answer.error, all, rt::now_ms());
     }
+}
+
+/// Reads of each partition what an answer holds from where it is `wanted`. What comes of one again,
+/// and what comes after much was inflated, is left out as if the broker had: it sends it again, since
+/// nothing in the session says that it was read.
+fn read<'a, 'r: 'a>(
+    body: &Bytes,
+    answer: impl Iterator<Item = &'a fetch::Fetched<'r>>,
+    read_committed: bool,
+    mut wanted: impl FnMut(&fetch::Fetched<'r>) -> Option<(TopicPartition, i64)>,
+) -> Vec<Fetched> {
+    let mut all = Vec::new();
+    let mut seen = BTreeSet::new();
+    let mut inflated_bytes = 0;
+    for found in answer {
+        let Some((place, offset)) = wanted(found) else { continue };
+        if inflated_bytes >= KAFKA_FETCH_INFLATED_BYTES || !seen.insert(place) {
+            continue;
+        }
+        let end_offset = match read_committed {
+            true => found.last_stable_offset,
+            false => found.high_watermark,
+        };
+        let read = records::read(body, found.records, &found.aborted, offset);
+        inflated_bytes += read.inflated_bytes;
+        let fetch::Fetched { error, diverging, .. } = *found;
+        all.push(Fetched { partition: place, error, end_offset, diverging, read });
+    }
+    all
 }
 
 /// Asks any broker who coordinates the group, over a connection of its own: others may be waiting.
@@ -587,4 +611,44 @@ async fn ask_coordinator(
     }
     consumer.client.cluster().borrow_mut().add_brokers(&[found.broker]);
     Ok(Ok(found.broker.id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::KAFKA_INFLATED_BYTES;
+    use trine_proto::kafka::record::{BatchWriter, Compression, Stamp, write_body};
+
+    #[test]
+    fn an_answer_is_read_once_of_each_partition_and_as_long_as_little_was_inflated() {
+        let mut body = Vec::new();
+        let value = vec![0; KAFKA_INFLATED_BYTES];
+        write_body(&mut body, None, Some(&value), std::iter::empty());
+        let mut batch = BatchWriter::default();
+        batch.push(0, &body);
+        let body = Bytes::from(batch.finish(Stamp::NONE, Compression::Zstd, false).unwrap());
+        let found = |partition| fetch::Fetched {
+            topic: Topic::default(),
+            partition,
+            error: ErrorCode::NONE,
+            high_watermark: 9,
+            last_stable_offset: 3,
+            log_start_offset: 0,
+            aborted: Vec::new(),
+            preferred_replica: -1,
+            records: &body,
+            diverging: None,
+            leader: None,
+        };
+        let wanted = |found: &fetch::Fetched<'_>| {
+            let partition = u32::try_from(found.partition).ok()?;
+            Some((TopicPartition { topic: 0, partition }, 0))
+        };
+        let answer: Vec<_> = [0, 0, 1, 0].into_iter().chain(2..20).map(found).collect();
+        let all = read(&body, answer.iter(), true, wanted);
+        let partitions: Vec<_> = all.iter().map(|fetched| fetched.partition.partition).collect();
+        assert_eq!(partitions, [0, 1, 2, 3, 4, 5, 6, 7], "eight times what one may inflate to");
+        assert!(all.iter().all(|fetched| fetched.read.records.len() == 1));
+        assert!(all.iter().all(|fetched| fetched.end_offset == 3));
+    }
 }
