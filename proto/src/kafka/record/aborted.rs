@@ -5,6 +5,7 @@
 
 use super::{Batch, Body, Compression};
 use crate::kafka::codec::Error;
+use std::collections::HashSet;
 
 /// A transaction that was aborted, from a Fetch response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +22,7 @@ pub struct AbortedTransactions {
     /// Not reached yet, the earliest last.
     ahead: Vec<AbortedTransaction>,
     /// Producers whose transaction is under way and was aborted.
-    open: Vec<i64>,
+    open: HashSet<i64>,
 }
 
 impl AbortedTransactions {
@@ -30,7 +31,7 @@ impl AbortedTransactions {
     pub fn new(transactions: &[AbortedTransaction]) -> AbortedTransactions {
         let mut ahead = transactions.to_vec();
         ahead.sort_unstable_by_key(|transaction| std::cmp::Reverse(transaction.first_offset));
-        AbortedTransactions { ahead, open: Vec::new() }
+        AbortedTransactions { ahead, open: HashSet::new() }
     }
 
     /// Whether the records of `batch` are to be seen. Every batch of the record set has to be asked
@@ -41,11 +42,11 @@ impl AbortedTransactions {
     /// inflate it would be at the mercy of its sender.
     pub fn keeps(&mut self, batch: &Batch<'_>) -> Result<bool, Error> {
         while let Some(next) = self.ahead.pop_if(|next| next.first_offset <= batch.last_offset) {
-            self.open.push(next.producer_id);
+            self.open.insert(next.producer_id);
         }
         if batch.is_control() {
             if is_abort(batch)? {
-                self.open.retain(|&producer_id| producer_id != batch.producer_id);
+                self.open.remove(&batch.producer_id);
             }
             return Ok(false);
         }
