@@ -53,3 +53,7 @@ pub const KAFKA_BATCH_BYTES: usize = 64 * 1024 * 1024;
 /// Iterations of a SCRAM key's derivation that a broker may ask for: four times what Kafka lets an
 /// administrator set. Each is two hashes, for which the shard stands still. Fixed.
 pub const KAFKA_SCRAM_ITERATIONS: u32 = 65_536;
+
+/// Partitions of one topic. Each has its state in every shard, and clusters have fewer of all topics
+/// together, as a rule. Fixed.
+pub const KAFKA_TOPIC_PARTITIONS: usize = 32_768;

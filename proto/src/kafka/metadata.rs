@@ -6,6 +6,7 @@ use super::codec::{Error, Reader, Writer};
 use super::error::ErrorCode;
 use super::frame::{self, Api};
 use super::{Broker, Leader, Topic};
+use crate::limits::KAFKA_TOPIC_PARTITIONS;
 
 /// The versions that are known here.
 pub const API: Api = Api { key: 3, name: "Metadata", min: 4, max: 13, flexible: 9 };
@@ -126,6 +127,9 @@ fn topic<'r>(from: &mut Reader<'r>) -> Result<TopicMetadata<'r>, Error> {
     let id = if from.since(10) { from.uuid()? } else { [0; 16] };
     let is_internal = from.bool()?;
     let partitions = from.items(partition)?;
+    if partitions.len() > KAFKA_TOPIC_PARTITIONS {
+        return Err(Error::TooLarge("topic of more than 32,768 partitions"));
+    }
     if from.since(8) {
         let _authorized_operations = from.i32()?;
     }

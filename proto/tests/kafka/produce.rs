@@ -2,7 +2,7 @@
 //!
 //! **Runs on: any.**
 
-use super::oracle::{decode_request, request, response, text, topic, versions};
+use super::oracle::{decode_request, request, respond, response, text, topic, versions};
 use bytes::Bytes;
 use kafka_protocol::messages::describe_configs_response::{
     DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym,
@@ -20,8 +20,10 @@ use kafka_protocol::messages::{
     ProducerId,
 };
 use trine_proto::kafka::{
-    Broker, ErrorCode, Leader, Topic, describe_configs, init_producer_id, metadata, produce,
+    Broker, Error, ErrorCode, Leader, Topic, describe_configs, frame, init_producer_id, metadata,
+    produce,
 };
+use trine_proto::limits::KAFKA_TOPIC_PARTITIONS;
 use uuid::Uuid;
 
 #[test]
@@ -51,6 +53,24 @@ fn metadata() {
             assert_eq!((partition.index, &partition.replicas[..]), (5, &[3, 4][..]));
             assert_eq!(partition.in_sync, [3]);
         });
+    }
+}
+
+#[test]
+fn a_topic_has_no_end_of_partitions() {
+    for (count, is_read) in [(KAFKA_TOPIC_PARTITIONS, true), (KAFKA_TOPIC_PARTITIONS + 1, false)] {
+        let mut theirs = metadata_response(12);
+        let partition = theirs.topics[0].partitions[0].clone();
+        theirs.topics[0].partitions = vec![partition; count];
+        let bytes = respond(&theirs, 12);
+        let read = frame::read::<metadata::Request<'_>>(&bytes[frame::BODY_START..], 12);
+        match read {
+            Ok(read) => assert!(is_read && read.topics[0].partitions.len() == count),
+            Err(error) => {
+                let what = "topic of more than 32,768 partitions";
+                assert_eq!((is_read, error), (false, Error::TooLarge(what)));
+            }
+        }
     }
 }
 
