@@ -194,3 +194,6 @@ pub const KAFKA_INFLATED_BYTES: usize = 8 << 20;
 /// of as many full partitions as fit in it.
 pub const KAFKA_FETCH_INFLATED_BYTES: usize =
     KAFKA_FETCH_BYTES / KAFKA_FETCH_PARTITION_BYTES * KAFKA_INFLATED_BYTES;
+/// Brokers of a cluster that are known at a time, and that partitions were ever led by: many times
+/// what the largest clusters have.
+pub const KAFKA_BROKERS: usize = 4096;

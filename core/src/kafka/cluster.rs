@@ -7,8 +7,10 @@
 
 use super::connection::Endpoint;
 use super::producer::TopicId;
-use crate::limits::{KAFKA_METADATA_AGE_MS, KAFKA_METADATA_PAUSE_MAX_MS, KAFKA_METADATA_PAUSE_MS};
-use std::collections::HashMap;
+use crate::limits::{
+    KAFKA_BROKERS, KAFKA_METADATA_AGE_MS, KAFKA_METADATA_PAUSE_MAX_MS, KAFKA_METADATA_PAUSE_MS,
+};
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use trine_proto::kafka::{Broker, ErrorCode, Leader, Uuid, metadata};
@@ -53,7 +55,7 @@ pub struct Topic {
 pub struct Cluster {
     bootstrap: Vec<(Rc<str>, u16)>,
     resolve: Rc<dyn Resolve>,
-    brokers: Vec<(i32, Rc<str>, u16)>,
+    brokers: BTreeMap<i32, (Rc<str>, u16)>,
     topics: Vec<Topic>,
     by_name: HashMap<Rc<str>, TopicId>,
     by_id: HashMap<Uuid, TopicId>,
@@ -72,7 +74,7 @@ impl Cluster {
         Self {
             bootstrap,
             resolve,
-            brokers: Vec::new(),
+            brokers: BTreeMap::new(),
             topics: Vec::new(),
             by_name: HashMap::new(),
             by_id: HashMap::new(),
@@ -188,27 +190,28 @@ impl Cluster {
         leader.id >= 0 && set_leader(topic, index, leader, count)
     }
 
-    /// Adds brokers, or changes their places.
+    /// Adds brokers, or changes their places; as many are known as a cluster may have.
     pub fn add_brokers(&mut self, brokers: &[Broker<'_>]) {
         for broker in brokers {
             let Ok(port) = u16::try_from(broker.port) else { continue };
-            self.brokers.retain(|known| known.0 != broker.id);
-            self.brokers.push((broker.id, broker.host.into(), port));
+            let has_room = self.brokers.len() < KAFKA_BROKERS;
+            if has_room || self.brokers.contains_key(&broker.id) {
+                self.brokers.insert(broker.id, (broker.host.into(), port));
+            }
         }
     }
 
     /// Where a broker is: its host and port, and the address if the name is resolved.
     pub fn place(&self, broker: i32) -> Option<(Rc<str>, u16, Option<SocketAddr>)> {
-        let known = self.brokers.iter().find(|known| known.0 == broker);
-        known.map(|(_, host, port)| (host.clone(), *port, self.address(host, *port)))
+        let known = self.brokers.get(&broker);
+        known.map(|(host, port)| (host.clone(), *port, self.address(host, *port)))
     }
 
     /// Where any broker is, another one with each call: those that are known and the bootstrap list
     /// take turns.
     pub fn any(&mut self) -> Option<(Rc<str>, u16, Option<SocketAddr>)> {
-        let known = self.brokers.iter().map(|(_, host, port)| (host, *port));
-        let all: Vec<_> =
-            known.chain(self.bootstrap.iter().map(|(host, port)| (host, *port))).collect();
+        let all = self.brokers.values().chain(&self.bootstrap);
+        let all: Vec<_> = all.map(|(host, port)| (host, *port)).collect();
         let &(host, port) = all.get(self.next % all.len().max(1))?;
         let place = (host.clone(), port, self.address(host, port));
         self.next = self.next.wrapping_add(1);
@@ -306,6 +309,21 @@ mod tests {
         assert!(!cluster.hint(topic, 99, Leader { id: 2, epoch: 7 }), "no such partition");
         cluster.update(&response(2, &[(3, 0)], ErrorCode::NONE));
         assert_eq!(leaders(&cluster, topic), [(3, 0)]);
+    }
+
+    #[test]
+    fn no_more_brokers_are_kept_than_a_cluster_may_have() {
+        let mut cluster = cluster();
+        let broker = |id, host| Broker { id, host, port: 9092, rack: None };
+        let many = KAFKA_BROKERS as i32 + 10;
+        let brokers: Vec<_> = (0..many).map(|id| broker(id, "10.0.0.1")).collect();
+        cluster.add_brokers(&brokers);
+        cluster.add_brokers(&[broker(7, "10.0.0.7"), broker(many, "10.0.0.8")]);
+        let known = (0..=many).filter(|&id| cluster.place(id).is_some()).count();
+        assert_eq!(known, KAFKA_BROKERS);
+        assert_eq!(&*cluster.place(7).unwrap().0, "10.0.0.7", "one that is known may move");
+        cluster.update(&response(1, &[], ErrorCode::NONE));
+        assert!(cluster.place(7).is_none() && cluster.place(1).is_some(), "others make room");
     }
 
     #[test]

@@ -22,7 +22,7 @@ mod simulation;
 mod tests;
 mod verdict;
 
-use crate::limits::PRODUCE_REQUESTS_IN_FLIGHT;
+use crate::limits::{KAFKA_BROKERS, PRODUCE_REQUESTS_IN_FLIGHT};
 use bytes::Bytes;
 use partition::{Ended, Need, Partition};
 use std::cmp::Reverse;
@@ -342,7 +342,7 @@ impl Producer {
 
     /// Says which broker leads a partition; `None`: none does, or it is not known.
     pub fn set_leader(&mut self, partition: PartitionId, broker: Option<i32>, now_ms: u64) {
-        let slot = broker.map(|id| self.slot(id));
+        let slot = broker.and_then(|id| self.slot(id));
         let state = &mut self.partitions[partition.0 as usize];
         state.awaits_leader = false;
         if state.leader != slot {
@@ -373,20 +373,20 @@ impl Producer {
 
     /// There is a connection to a broker.
     pub fn connected(&mut self, broker: i32) {
-        let slot = self.slot(broker);
+        let Some(slot) = self.slot(broker) else { return };
         self.brokers[slot].is_connected = true;
         self.brokers[slot].is_unreachable = false;
     }
 
     /// A broker cannot be connected to, for now.
     pub fn unreachable(&mut self, broker: i32) {
-        let slot = self.slot(broker);
+        let Some(slot) = self.slot(broker) else { return };
         self.brokers[slot].is_unreachable = true;
     }
 
     /// The connection to a broker is gone, with all its unanswered requests.
     pub fn disconnected(&mut self, broker: i32, now_ms: u64) {
-        let slot = self.slot(broker);
+        let Some(slot) = self.slot(broker) else { return };
         self.brokers[slot].is_connected = false;
         self.brokers[slot].requests = 0;
         let mut lost = Vec::new();
@@ -583,9 +583,11 @@ impl Producer {
         }
     }
 
-    fn slot(&mut self, id: i32) -> usize {
-        if let Some(slot) = self.brokers.iter().position(|broker| broker.id == id) {
-            return slot;
+    /// `None`: there is no end of brokers.
+    fn slot(&mut self, id: i32) -> Option<usize> {
+        let known = self.brokers.iter().position(|broker| broker.id == id);
+        if known.is_some() || self.brokers.len() >= KAFKA_BROKERS {
+            return known;
         }
         self.brokers.push(Broker {
             id,
@@ -596,7 +598,7 @@ impl Producer {
             gathering: VecDeque::new(),
             due_ms: 0,
         });
-        self.brokers.len() - 1
+        Some(self.brokers.len() - 1)
     }
 
     /// Gives up what is too old and lists what has paused long enough.

@@ -337,6 +337,22 @@ fn a_broker_that_leads_nothing_any_more_is_not_wanted() {
 }
 
 #[test]
+fn there_is_no_end_of_brokers() {
+    let mut producer = Producer::new(options());
+    let partition = producer.partition(0, 0);
+    producer.append(0, partition, 77, &body_of(0, 20), 0).unwrap();
+    let last = KAFKA_BROKERS as i32;
+    for broker in 0..=last {
+        producer.set_leader(partition, Some(broker), 0);
+        let wanted: Vec<_> = producer.wanted_brokers().collect();
+        assert_eq!(wanted, if broker < last { vec![broker] } else { vec![] });
+    }
+    assert!(producer.take_metadata_wish(), "it has no leader that can be asked");
+    producer.set_leader(partition, Some(last - 1), 0);
+    assert!(producer.wanted_brokers().eq([last - 1]));
+}
+
+#[test]
 fn a_moved_leader_gets_the_rest_once_the_old_one_has_answered() {
     let mut world = World::new(1, options());
     world.append(0, 390).unwrap();
