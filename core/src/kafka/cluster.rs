@@ -168,6 +168,8 @@ impl Cluster {
             }
             let is_same = topic.id == found.topic.id;
             if !is_same {
+                // What names the old one is not about this one, and ids must not heap up.
+                self.by_id.remove(&topic.id);
                 topic.id = found.topic.id;
                 self.by_id.insert(topic.id, number);
                 topic.leaders.clear();
@@ -309,6 +311,18 @@ mod tests {
         assert!(!cluster.hint(topic, 99, Leader { id: 2, epoch: 7 }), "no such partition");
         cluster.update(&response(2, &[(3, 0)], ErrorCode::NONE));
         assert_eq!(leaders(&cluster, topic), [(3, 0)]);
+    }
+
+    #[test]
+    fn a_topic_that_was_made_anew_is_not_found_by_its_old_id() {
+        let mut cluster = cluster();
+        let topic = cluster.topic("tickets");
+        let of_id = |id| trine_proto::kafka::Topic { name: "", id: [id; 16] };
+        for id in [1, 2] {
+            cluster.update(&response(id, &[(1, 1)], ErrorCode::NONE));
+            assert_eq!(cluster.find(&of_id(id)), Some(topic));
+        }
+        assert_eq!(cluster.find(&of_id(1)), None);
     }
 
     #[test]
