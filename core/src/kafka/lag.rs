@@ -109,7 +109,7 @@ async fn ends(
             timestamp_ms: list_offsets::LATEST,
         });
     }
-    let mut lags = Vec::with_capacity(committed.len());
+    let mut lags = Lags::new();
     for (leader, partitions) in &by_leader {
         let Some(place) = cluster.place(*leader) else { continue };
         let connection = open(client, place).await?;
@@ -119,12 +119,49 @@ async fn ends(
         connection.close();
         let (body, version) = answer?;
         let response = connection.read(&request, &body, version)?;
-        for found in response.partitions.iter().filter(|found| found.error.is_none()) {
-            let (topic, partition) = (found.topic.to_owned(), found.partition);
-            let Some(&committed) = committed.get(&(topic.clone(), partition)) else { continue };
-            lags.push(GroupLag { topic, partition, committed, end_offset: found.offset });
-        }
+        add(&mut lags, &committed, &response);
     }
-    lags.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
-    Ok(lags)
+    Ok(lags.into_values().collect())
+}
+
+type Lags = BTreeMap<(String, i32), GroupLag>;
+
+/// Adds what a leader says of where partitions end, those that nothing was committed of left out.
+fn add(lags: &mut Lags, committed: &Committed, response: &list_offsets::Response<'_>) {
+    for found in response.partitions.iter().filter(|found| found.error.is_none()) {
+        let (topic, partition) = (found.topic.to_owned(), found.partition);
+        let place = (topic.clone(), partition);
+        let Some(&committed) = committed.get(&place) else { continue };
+        lags.insert(place, GroupLag { topic, partition, committed, end_offset: found.offset });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_has_one_lag_however_often_it_is_named() {
+        let committed = Committed::from([(("a".to_owned(), 0), 3), (("a".to_owned(), 1), 4)]);
+        let listed = |partition, offset, error| list_offsets::Listed {
+            topic: "a",
+            partition,
+            error,
+            timestamp_ms: -1,
+            offset,
+            leader_epoch: -1,
+        };
+        let refused = ErrorCode::NOT_LEADER_OR_FOLLOWER;
+        let none = ErrorCode::NONE;
+        let partitions = vec![
+            listed(1, 9, none),
+            listed(0, -1, refused),
+            listed(2, 9, none),
+            listed(1, 8, none),
+        ];
+        let mut lags = Lags::new();
+        add(&mut lags, &committed, &list_offsets::Response { throttle_ms: 0, partitions });
+        let lag = GroupLag { topic: "a".into(), partition: 1, committed: 4, end_offset: 8 };
+        assert_eq!(lags.into_values().collect::<Vec<_>>(), [lag]);
+    }
 }
