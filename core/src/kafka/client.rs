@@ -20,7 +20,7 @@ use crate::limits::{
 use crate::rt::{self, Notify};
 use bytes::Bytes;
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::{Rc, Weak};
 use trine_proto::kafka::{
     ErrorCode, Topic, Uuid, describe_configs, init_producer_id, metadata, produce,
@@ -430,7 +430,7 @@ impl Client {
         let mut cluster = self.cluster.borrow_mut();
         cluster.add_brokers(&response.brokers);
         let mut results = Vec::with_capacity(response.partitions.len());
-        let mut moved = Vec::new();
+        let mut moved = BTreeMap::new();
         for result in &response.partitions {
             let Some(topic) = cluster.find(&result.topic) else { continue };
             let Ok(index) = u32::try_from(result.partition) else { continue };
@@ -438,7 +438,7 @@ impl Client {
             if let Some(leader) = result.leader
                 && cluster.hint(topic, result.partition, leader)
             {
-                moved.push((partition, leader.id));
+                moved.insert(partition, leader.id);
             }
             let (code, base_offset) = (result.error, result.base_offset);
             if !code.is_none()
@@ -640,21 +640,21 @@ async fn ask_configs(client: &Client, connection: &Connection) -> Result<(), Rc<
         let is_old = known.is_none_or(|known| now_ms >= known.asked_ms + KAFKA_METADATA_AGE_MS);
         is_old && topic.error.is_none() && !topic.leaders.is_empty()
     };
-    let wanted: Vec<_> = {
+    let wanted: HashMap<_, _> = {
         let cluster = client.cluster.borrow();
         let due = cluster.topics().filter(|&(id, topic)| is_due(id, topic));
-        due.map(|(id, topic)| (topic.name.clone(), id, topic.id)).collect()
+        due.map(|(id, topic)| (topic.name.clone(), (id, topic.id))).collect()
     };
     if wanted.is_empty() {
         return Ok(());
     }
     let learnt = |name: &str, bytes| {
-        if let Some(&(_, id, of)) = wanted.iter().find(|(wanted, ..)| **wanted == *name) {
+        if let Some(&(id, of)) = wanted.get(name) {
             let limit = TopicLimit { of, asked_ms: now_ms, bytes };
             client.topic_limits.borrow_mut().insert(id, limit);
         }
     };
-    let topics: Vec<_> = wanted.iter().map(|(name, ..)| &**name).collect();
+    let topics: Vec<_> = wanted.keys().map(|name| &**name).collect();
     let names = [describe_configs::LARGEST_BATCH];
     let request = describe_configs::Request { topics: &topics, names: &names };
     let (body, version) = match connection.request(&request).await {

@@ -17,7 +17,7 @@ use crate::kafka::connection::{Connection, Error, What};
 use crate::limits::{KAFKA_FETCH_BYTES, KAFKA_FETCH_INFLATED_BYTES, KAFKA_FETCH_WAIT_MS};
 use crate::rt;
 use bytes::Bytes;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use trine_proto::kafka::frame::{self, Api};
 use trine_proto::kafka::{
@@ -397,8 +397,8 @@ impl Consumer {
             let now_ms = rt::now_ms();
             let offsets = &mut consumer.state.borrow_mut().offsets;
             for (partition, _) in asked {
-                let found = answer.iter().find(|found| found.0 == partition);
-                let offset = found.map_or(Err(NO_ANSWER), |found| found.1);
+                let found = answer.get(&partition);
+                let offset = found.copied().unwrap_or(Err(NO_ANSWER));
                 if offset.is_err() {
                     consumer.client.refresh_metadata();
                 }
@@ -422,7 +422,7 @@ impl Consumer {
         &self,
         connection: &Rc<Connection>,
         lists: &[(TopicPartition, i64)],
-        then: impl FnOnce(&Self, Vec<(TopicPartition, Result<i64, ErrorCode>)>) + 'static,
+        then: impl FnOnce(&Self, BTreeMap<TopicPartition, Result<i64, ErrorCode>>) + 'static,
     ) {
         let timeout_ms = self.request_timeout_ms();
         let write: Write<'_> = &|out, version, id, client_id| {
@@ -452,7 +452,7 @@ impl Consumer {
             timeout_ms,
             write,
             |consumer, answer| {
-                let mut offsets = Vec::new();
+                let mut offsets = BTreeMap::new();
                 let answer = answer.map(|(answer, _)| answer.partitions).unwrap_or_default();
                 for found in answer {
                     let topic = consumer.client.cluster().borrow().find(&Topic::named(found.topic));
@@ -464,7 +464,7 @@ impl Consumer {
                         true => Ok(found.offset),
                         false => Err(found.error),
                     };
-                    offsets.push((TopicPartition { topic, partition }, offset));
+                    offsets.insert(TopicPartition { topic, partition }, offset);
                 }
                 then(consumer, offsets);
             },
