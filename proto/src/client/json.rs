@@ -3,8 +3,8 @@
 //! **Runs on: any.**
 
 use super::{Command, Connect, Error, History, Request, Subscribe};
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{IgnoredAny, Visitor};
+use serde::{Deserialize, Deserializer, forward_to_deserialize_any};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
@@ -13,27 +13,27 @@ struct CommandForm<'a> {
     #[serde(default)]
     id: u32,
     #[serde(borrow)]
-    connect: Option<ConnectForm<'a>>,
+    connect: Option<Object<ConnectForm<'a>>>,
     #[serde(borrow)]
-    subscribe: Option<SubscribeForm<'a>>,
+    subscribe: Option<Object<SubscribeForm<'a>>>,
     #[serde(borrow)]
-    unsubscribe: Option<ChannelForm<'a>>,
+    unsubscribe: Option<Object<ChannelForm<'a>>>,
     #[serde(borrow)]
-    publish: Option<PublishForm<'a>>,
+    publish: Option<Object<PublishForm<'a>>>,
     #[serde(borrow)]
-    presence: Option<ChannelForm<'a>>,
+    presence: Option<Object<ChannelForm<'a>>>,
     #[serde(borrow)]
-    presence_stats: Option<ChannelForm<'a>>,
+    presence_stats: Option<Object<ChannelForm<'a>>>,
     #[serde(borrow)]
-    history: Option<HistoryForm<'a>>,
+    history: Option<Object<HistoryForm<'a>>>,
     #[serde(borrow)]
-    rpc: Option<RpcForm<'a>>,
+    rpc: Option<Object<RpcForm<'a>>>,
     #[serde(borrow)]
-    send: Option<SendForm<'a>>,
+    send: Option<Object<SendForm<'a>>>,
     #[serde(borrow)]
-    refresh: Option<RefreshForm<'a>>,
+    refresh: Option<Object<RefreshForm<'a>>>,
     #[serde(borrow)]
-    sub_refresh: Option<RefreshForm<'a>>,
+    sub_refresh: Option<Object<RefreshForm<'a>>>,
 }
 
 #[derive(Deserialize)]
@@ -95,7 +95,7 @@ struct HistoryForm<'a> {
     channel: Text<'a>,
     limit: i32,
     #[serde(borrow)]
-    since: Option<SinceForm<'a>>,
+    since: Option<Object<SinceForm<'a>>>,
     reverse: bool,
 }
 
@@ -132,6 +132,31 @@ struct RefreshForm<'a> {
     token: Text<'a>,
 }
 
+/// Read from an object alone: serde would also take an array for a struct.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        T::deserialize(ObjectIn(from)).map(Object)
+    }
+}
+
+struct ObjectIn<D>(D);
+
+impl<'de, D: Deserializer<'de>> Deserializer<'de> for ObjectIn<D> {
+    type Error = D::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        self.0.deserialize_map(visitor)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option
+        unit unit_struct newtype_struct seq tuple tuple_struct map struct enum identifier
+        ignored_any
+    }
+}
+
 /// A string, borrowed unless it has escapes (serde borrows a bare `Cow` never).
 #[derive(Deserialize, Default)]
 #[serde(transparent)]
@@ -140,11 +165,8 @@ struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 /// Reads one command.
 pub fn command(line: &[u8]) -> Result<Command<'_>, Error> {
     let text = simdutf8::basic::from_utf8(line).map_err(|_| Error::Malformed)?;
-    // Serde would also take an array for a struct.
-    if !text.trim_start().starts_with('{') {
-        return Err(Error::Malformed);
-    }
-    let form: CommandForm<'_> = serde_json::from_str(text).map_err(|_| Error::Malformed)?;
+    let form = serde_json::from_str::<Object<CommandForm<'_>>>(text);
+    let form = form.map_err(|_| Error::Malformed)?.0;
     let id = form.id;
     let is_send = form.send.is_some() && first_is_send(&form);
     let request = if id == 0 && !is_send { Request::Pong } else { request(form) };
@@ -164,30 +186,30 @@ fn first_is_send(form: &CommandForm<'_>) -> bool {
 }
 
 fn request(form: CommandForm<'_>) -> Request<'_> {
-    if let Some(ConnectForm { token, data, name, version }) = form.connect {
+    if let Some(Object(ConnectForm { token, data, name, version })) = form.connect {
         let (token, name, version) = (token.0, name.0, version.0);
         Request::Connect(Connect { token, data: raw(data), name, version })
-    } else if let Some(form) = form.subscribe {
+    } else if let Some(Object(form)) = form.subscribe {
         Request::Subscribe(subscribe(form))
-    } else if let Some(form) = form.unsubscribe {
+    } else if let Some(Object(form)) = form.unsubscribe {
         Request::Unsubscribe { channel: form.channel.0 }
-    } else if let Some(form) = form.publish {
+    } else if let Some(Object(form)) = form.publish {
         Request::Publish { channel: form.channel.0, data: raw(form.data) }
-    } else if let Some(form) = form.presence {
+    } else if let Some(Object(form)) = form.presence {
         Request::Presence { channel: form.channel.0 }
-    } else if let Some(form) = form.presence_stats {
+    } else if let Some(Object(form)) = form.presence_stats {
         Request::PresenceStats { channel: form.channel.0 }
-    } else if let Some(form) = form.history {
-        let since = form.since.map(|since| (since.offset, since.epoch.0));
+    } else if let Some(Object(form)) = form.history {
+        let since = form.since.map(|Object(since)| (since.offset, since.epoch.0));
         let (limit, reverse) = (form.limit, form.reverse);
         Request::History(History { channel: form.channel.0, limit, since, reverse })
-    } else if let Some(form) = form.rpc {
+    } else if let Some(Object(form)) = form.rpc {
         Request::Rpc { method: form.method.0, data: raw(form.data) }
-    } else if let Some(form) = form.send {
+    } else if let Some(Object(form)) = form.send {
         Request::Send { data: raw(form.data) }
-    } else if let Some(form) = form.refresh {
+    } else if let Some(Object(form)) = form.refresh {
         Request::Refresh { token: form.token.0 }
-    } else if let Some(form) = form.sub_refresh {
+    } else if let Some(Object(form)) = form.sub_refresh {
         Request::SubRefresh { channel: form.channel.0, token: form.token.0 }
     } else {
         Request::Unknown

@@ -60,6 +60,33 @@ fn broken_json_ends_the_frame_after_what_came_before() {
 }
 
 #[test]
+fn an_array_is_no_request() {
+    for (request, array) in [
+        ("connect", "[]"),
+        ("connect", r#"["token",{}]"#),
+        ("subscribe", r#"["a"]"#),
+        ("unsubscribe", r#"["a"]"#),
+        ("publish", r#"["a",{"b":1}]"#),
+        ("presence", r#"["a"]"#),
+        ("presence_stats", r#"["a"]"#),
+        ("history", r#"["a",1]"#),
+        ("history", r#"{"channel":"a","since":[1,"e"]}"#),
+        ("rpc", r#"[{},"m"]"#),
+        ("send", "[1]"),
+        ("refresh", r#"["","t"]"#),
+        ("sub_refresh", r#"["a","t"]"#),
+    ] {
+        let text = format!(r#"{{"id":1,"{request}":{array}}}"#);
+        let mut commands = Commands::new(Format::Json, text.as_bytes());
+        assert_eq!(commands.next(), Some(Err(Error::Malformed)), "{text}");
+    }
+    // Null is as if it were not there.
+    let text = br#"{"id":1,"connect":null,"history":{"channel":"a","since":null}}"#;
+    let Request::History(history) = one(Format::Json, text).request else { panic!() };
+    assert_eq!((&*history.channel, history.since), ("a", None));
+}
+
+#[test]
 fn protobuf_commands() {
     // id 5, publish {channel "ab", data "xyz"}
     let publish = b"\x0d\x08\x05\x3a\x09\x0a\x02ab\x12\x03xyz";
@@ -169,7 +196,39 @@ fn newlines_go_and_payloads_are_checked() {
     let _ = is_json(&deep);
 }
 
+const REQUESTS: [&str; 11] = [
+    "connect",
+    "subscribe",
+    "unsubscribe",
+    "publish",
+    "presence",
+    "presence_stats",
+    "history",
+    "rpc",
+    "send",
+    "refresh",
+    "sub_refresh",
+];
+
 proptest! {
+    #[test]
+    fn nothing_but_an_object_is_a_request(
+        request in prop::sample::select(&REQUESTS[..]),
+        other in prop_oneof![
+            "[1-9][0-9]{0,2}",
+            "\"[a-z]{0,5}\"",
+            "\\[(\"[a-z]{0,3}\"(,(\"[a-z]\"|[0-9]|\\{\\}|true|null)){0,8})?\\]",
+        ],
+    ) {
+        prop_assert!(is_json(other.as_bytes()), "{other}");
+        let text = format!(r#"{{"id":1,"{request}":{other}}}"#);
+        let read = Commands::new(Format::Json, text.as_bytes()).next();
+        prop_assert_eq!(read, Some(Err(Error::Malformed)));
+        let text = format!(r#"{{"id":1,"{request}":{{}}}}"#);
+        let read = Commands::new(Format::Json, text.as_bytes()).next().unwrap().unwrap();
+        prop_assert_ne!(read.request, Request::Unknown);
+    }
+
     #[test]
     fn no_input_panics(payload in prop::collection::vec(any::<u8>(), 0..200)) {
         for format in [Format::Json, Format::Protobuf] {
