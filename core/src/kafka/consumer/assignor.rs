@@ -3,7 +3,7 @@
 //! **Runs on: shard.** Pure functions, with the rules and the wire names of the Java client's
 //! assignors, so that a group may have members of both. Invariants: every partition that somebody
 //! subscribes to goes to exactly one subscriber; only the cooperative assignor leaves one out, until
-//! its owner has given it up. Source: KIP-54, KIP-341, KIP-429.
+//! its owner has given it up. Source: KIP-54, KIP-341, KIP-429, KIP-792.
 
 use std::collections::BTreeMap;
 use trine_proto::kafka::codec::{Reader, Writer};
@@ -204,23 +204,34 @@ fn round_robin<'a>(
     given
 }
 
-/// Leaves out of a new assignment what another member than its new owner still has.
+/// Leaves out of a new assignment what another member than its new owner still has, or may have.
 fn hold_back(members: &[Member<'_>], given: &mut [Vec<(&str, i32)>]) {
-    let mut claims: BTreeMap<(&str, i32), Vec<usize>> = BTreeMap::new();
+    let mut owners: BTreeMap<(&str, i32), Owner> = BTreeMap::new();
     for (number, member) in members.iter().enumerate() {
         for &partition in &member.owned {
-            claims.entry(partition).or_default().push(number);
+            let owner = owners.entry(partition).or_default();
+            *owner = claimed(*owner, number, member.generation);
         }
     }
     for (number, given) in given.iter_mut().enumerate() {
-        given.retain(|partition| {
-            claims.get(partition).is_none_or(|claims| claims.contains(&number))
-        });
+        let is_own = |owner: &Owner| matches!(owner, Some((owner, _, true)) if *owner == number);
+        given.retain(|partition| owners.get(partition).is_none_or(is_own));
     }
 }
 
 /// A member, the generation of its claim, and whether nobody else claims the same.
 type Owner = Option<(usize, i32, bool)>;
+
+/// Who has a partition that a member claims, too: of two claims the one of the later generation
+/// counts, of two of the same none.
+fn claimed(before: Owner, member: usize, generation: i32) -> Owner {
+    match before {
+        Some((owner, ..)) if owner == member => before,
+        Some((_, since, _)) if since > generation => before,
+        Some((owner, since, _)) if since == generation => Some((owner, since, false)),
+        _ => Some((member, generation, true)),
+    }
+}
 
 /// Who gives one of which topic to whom.
 type Handover = (usize, usize, usize);
@@ -279,8 +290,7 @@ impl<'m, 'a> Sticky<'m, 'a> {
         self.held.into_iter().map(named).collect()
     }
 
-    /// Who has each partition, since which generation, and whether that is beyond doubt: of two
-    /// claims the one of the later generation counts, of two of the same none.
+    /// Who has each partition, since which generation, and whether that is beyond doubt.
     fn owners(&self) -> Vec<Vec<Owner>> {
         let none = |topic: &(&str, u32, Vec<usize>)| vec![None; topic.1 as usize];
         let mut owners: Vec<Vec<Owner>> = self.topics.iter().map(none).collect();
@@ -295,12 +305,7 @@ impl<'m, 'a> Sticky<'m, 'a> {
                 let Some(place) = place.filter(|_| self.members[member].wants(topic)) else {
                     continue;
                 };
-                *place = match *place {
-                    Some((owner, ..)) if owner == member => *place,
-                    Some((_, since, _)) if since > generation => *place,
-                    Some((owner, since, _)) if since == generation => Some((owner, since, false)),
-                    _ => Some((member, generation, true)),
-                };
+                *place = claimed(*place, member, generation);
             }
         }
         owners
@@ -421,6 +426,27 @@ mod tests {
         let members = [claim("m0", 0, 5), claim("m1", 0, 5), member("m2", &["a"])];
         let given = Assignor::Sticky.assign(&members, &counts);
         assert_eq!(given.concat().len(), 2);
+    }
+
+    /// Whom the balance gives a partition may claim it, too, and yet not have it.
+    #[test]
+    fn a_claim_that_does_not_count_is_not_kept_before_the_owner_has_given_up() {
+        let counts = BTreeMap::from([("a", 3)]);
+        let claim = |id, partitions: &[i32], generation| Member {
+            owned: partitions.iter().map(|&partition| ("a", partition)).collect(),
+            generation,
+            ..member(id, &["a"])
+        };
+        let assignor = Assignor::CooperativeSticky;
+        let members = [claim("m0", &[0, 1, 2], 5), claim("m1", &[2], 3)];
+        let given = assignor.assign(&members, &counts);
+        assert_eq!(given, [vec![("a", 0), ("a", 1)], vec![]]);
+        // Each may have what both claim: it is free once both have heard that they have not.
+        let members = [claim("m0", &[0, 1, 2], 5), claim("m1", &[1, 2], 5)];
+        let given = assignor.assign(&members, &counts);
+        assert_eq!(given, [vec![("a", 0)], vec![]]);
+        let members = [claim("m0", &[0], 6), claim("m1", &[], 6)];
+        assert_eq!(assignor.assign(&members, &counts).concat().len(), 3);
     }
 
     #[test]
