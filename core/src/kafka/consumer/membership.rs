@@ -283,11 +283,16 @@ impl Membership {
             self.state = State::Unjoined;
             self.lost(lost);
         }
-        // While a JoinGroup is unanswered the coordinator waits for the others, not for heartbeats;
-        // but a process that stood still can't tell how old the answer is that it finds.
+        // While a JoinGroup or SyncGroup is unanswered the coordinator waits for others, not for
+        // heartbeats, and the request's deadline ends it; but a process that stood still can't tell
+        // how old the answer is that it finds.
         let session_ms = u64::from(self.options.session_timeout_ms);
         let last_ms = std::mem::replace(&mut self.polled_ms, now_ms);
-        let is_waiting = matches!(self.state, State::Joining | State::Ended);
+        let is_waiting = match self.state {
+            State::Joining | State::Ended => true,
+            State::Syncing(_) => self.is_unanswered,
+            _ => false,
+        };
         let is_over = !is_waiting && self.alive_ms + session_ms <= now_ms;
         if !self.owned.is_empty() && (is_over || last_ms + session_ms <= now_ms) {
             self.forget_generation();
@@ -405,13 +410,16 @@ impl Membership {
             return;
         }
         self.state = State::Unjoined;
+        if response.error.is_none() || response.error == ErrorCode::REBALANCE_IN_PROGRESS {
+            // The session begins with the answer, which was not there when it was last polled.
+            self.alive_ms = self.alive_ms.max(self.polled_ms);
+        }
         if !response.error.is_none() {
             return self.failed("SyncGroup", response.error, now_ms);
         }
         let Ok(assignment) = Assignment::parse(response.assignment) else {
             return self.refused("SyncGroup", ErrorCode::INVALID_REQUEST, now_ms);
         };
-        self.alive_ms = self.alive_ms.max(self.sent_ms);
         self.heartbeat_ms = now_ms + self.heartbeat_interval_ms();
         let topics = &self.options.topics;
         let own = |&(topic, partition): &(&str, i32)| {

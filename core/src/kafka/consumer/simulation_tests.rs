@@ -86,7 +86,7 @@ impl Coordinator {
         }
         self.phase = Phase::Preparing(now_ms + REBALANCE);
         for seat in self.seats.values_mut().filter(|seat| seat.is_syncing) {
-            seat.is_syncing = false;
+            (seat.is_syncing, seat.alive_ms) = (false, now_ms);
             let answer = Answer::Synced(ErrorCode::REBALANCE_IN_PROGRESS, Vec::new());
             self.answers.push((seat.at, self.generation, answer));
         }
@@ -641,6 +641,51 @@ fn a_static_leader_that_is_back_goes_on_watching_its_topics() {
     assert_eq!(events, [Event::Assigned(own.clone()), Event::Revoke(own.clone())]);
     membership.released(&own[0]);
     assert!(matches!(membership.poll(4, true, &grown), Some(Request::Join(_))));
+}
+
+/// While the leader computes, the coordinator waits for it: no heartbeat of others is due.
+#[test]
+fn a_member_whose_leader_is_slow_keeps_what_it_has() {
+    let protocol = Assignor::CooperativeSticky.name();
+    let known = |_: &str| Some(7);
+    let mut assignment = Vec::new();
+    let partitions = vec![(TOPICS[0], 0)];
+    Assignment { partitions, user_data: None }.write(&mut assignment, 3);
+    let synced = || Answer::Synced(ErrorCode::NONE, assignment.clone());
+    let begins_anew = Answer::Synced(ErrorCode::REBALANCE_IN_PROGRESS, Vec::new());
+    for (answer, is_kept) in [(synced(), true), (begins_anew, true), (Answer::Disconnected, false)]
+    {
+        let mut world = World::new(1, Assignor::CooperativeSticky);
+        world.join();
+        let mut node = world.nodes.remove(0);
+        let mut now_ms = 0;
+        assert_eq!(node.membership.poll(now_ms, true, &known), Some(Request::FindCoordinator));
+        node.answer(-1, Answer::Found(Ok(1)), protocol, now_ms);
+        for (generation, waits_ms, answer) in [(1, 0, synced()), (2, 3 * SESSION, answer)] {
+            let joins = node.membership.poll(now_ms, true, &known);
+            assert!(matches!(joins, Some(Request::Join(_))), "{joins:?}");
+            let (member, leader) = ("me".to_owned(), "other".to_owned());
+            let (error, members) = (ErrorCode::NONE, Vec::new());
+            let joined = Answer::Joined { error, member, leader, members };
+            node.answer(generation, joined, protocol, now_ms);
+            let syncs = Some(Request::Sync(Vec::new()));
+            assert_eq!(node.membership.poll(now_ms, true, &known), syncs);
+            let until_ms = now_ms + waits_ms;
+            while now_ms < until_ms {
+                now_ms += SESSION / 4;
+                assert_eq!(node.membership.poll(now_ms, true, &known), None);
+            }
+            node.answer(generation, answer, protocol, now_ms);
+            // It is told of a rebalance at its next heartbeat.
+            now_ms += SESSION / 2;
+            if node.membership.poll(now_ms, true, &known) == Some(Request::Heartbeat) {
+                node.answer(-1, Answer::Beaten(ErrorCode::REBALANCE_IN_PROGRESS), protocol, now_ms);
+            }
+            node.events(now_ms);
+            let expected = if is_kept || generation == 1 { 1 } else { 0 };
+            assert_eq!(node.held.len(), expected);
+        }
+    }
 }
 
 /// Being sent away is the protocol's ordinary course, but not again and again.
