@@ -50,6 +50,8 @@ struct Seen {
     assigned: BTreeMap<u32, (usize, i64)>,
     /// Offsets that were not there any more.
     out_of_range: u32,
+    /// Partitions that another member had before they were given up.
+    lost: u32,
     /// Whether offsets are missing, as where transactions end.
     has_gaps: bool,
     failures: Vec<String>,
@@ -87,6 +89,7 @@ impl Seen {
             Event::Revoke { .. } => {}
             Event::Lost { partition, .. } => {
                 println!("member {member} has lost {partition}");
+                self.lost += 1;
                 self.assigned.remove(partition);
             }
             Event::OutOfRange { partition, first, .. } => {
@@ -451,6 +454,26 @@ fn what_coordinators_say_to_a_group_that_they_lead_loses_nothing() {
     withstands(&all, &["UNKNOWN_MEMBER_ID", "REQUEST_TIMED_OUT"], options);
     withstands(&["ConsumerGroupHeartbeat"], &["FENCED_MEMBER_EPOCH"], options);
     withstands(&["OffsetCommit", "OffsetFetch"], &["STALE_MEMBER_EPOCH"], options);
+}
+
+/// As those to a topic that was deleted are.
+#[test]
+fn commits_that_are_refused_keep_nobody_from_giving_up_partitions() {
+    let all: [Change; 2] = [|_| {}, |options| options.protocol = Protocol::Consumer];
+    for options in all {
+        let Some(mut kfake) = Kfake::start("", PARTITIONS) else { return };
+        let spec = Spec { commit_every: 1, ..spec_on(&kfake, options) };
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let member = Member::start(&spec, 0, &seen);
+        until("one has all", &seen, |seen| owners(seen) == BTreeMap::from([(0, 16)]));
+        let answer = kfake.ask("fault OffsetCommit UNKNOWN_TOPIC_OR_PARTITION 1 1000000");
+        assert_eq!(answer, "ok");
+        kfake.write(0..320);
+        until("all is read", &seen, |seen| seen.tokens.len() == 320);
+        until("commits are refused", &seen, |seen| !seen.failures.is_empty());
+        member.end(LEAVE);
+        assert_eq!(seen.lock().unwrap().lost, 0);
+    }
 }
 
 #[test]

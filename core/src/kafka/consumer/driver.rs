@@ -109,7 +109,8 @@ pub enum Event {
         /// The offset.
         next_offset: i64,
     },
-    /// A commit was dropped, since its offset is not there any more.
+    /// A commit was dropped: its offset is not there any more, or it was refused for a partition that
+    /// is to be given up.
     NotCommitted {
         /// The topic.
         topic: TopicId,
@@ -561,6 +562,7 @@ impl State {
             membership::Event::Revoke(partitions) => {
                 for at in partitions.iter().map(place) {
                     self.fetcher.remove(at);
+                    self.offsets.revoke(at);
                     let TopicPartition { topic, partition } = at;
                     match self.assigned.get(&at) {
                         Some(true) => self.events.push(Event::Revoke { topic, partition }),

@@ -72,6 +72,8 @@ struct Known {
     pending: Option<i64>,
     /// What the unanswered commit says.
     sent: Option<i64>,
+    /// It is to be given up, and others wait for that.
+    is_revoked: bool,
     epochs: Epochs,
 }
 
@@ -82,7 +84,8 @@ pub enum Event {
     Ready(TopicPartition, i64),
     /// This is committed.
     Committed(TopicPartition, i64),
-    /// A commit was dropped, since its offset is not there any more.
+    /// A commit was dropped: its offset is not there any more, or it was refused for a partition that
+    /// is to be given up.
     NotCommitted(TopicPartition),
     /// The offset is not there any more, or other records are before it; the second is where to go on.
     OutOfRange(TopicPartition, i64, i64),
@@ -157,9 +160,17 @@ impl Offsets {
             committed: None,
             pending: None,
             sent: None,
+            is_revoked: false,
             epochs: Epochs::default(),
         };
         self.known.insert(partition, known);
+    }
+
+    /// A partition is to be given up: a commit of it that is refused is dropped, not tried again.
+    pub fn revoke(&mut self, partition: TopicPartition) {
+        if let Some(known) = self.known.get_mut(&partition) {
+            known.is_revoked = true;
+        }
     }
 
     /// A partition was given up, or is lost.
@@ -446,9 +457,14 @@ impl Offsets {
                 error.action(),
                 Action::Retry | Action::RefreshCoordinator | Action::Rejoin | Action::Fenced
             );
-            if !is_of_group {
-                known.backoff.wait_until(now_ms + KAFKA_REFUSED_MS);
-                self.events.push(Event::Failed(partition, "OffsetCommit", error));
+            if is_of_group {
+                continue;
+            }
+            known.backoff.wait_until(now_ms + KAFKA_REFUSED_MS);
+            self.events.push(Event::Failed(partition, "OffsetCommit", error));
+            if known.is_revoked {
+                (known.pending, known.sent) = (None, None);
+                self.events.push(Event::NotCommitted(partition));
             }
         }
         self.commit_again(now_ms);
@@ -613,6 +629,35 @@ mod tests {
         assert_eq!(events(&mut offsets), [Event::Committed(place(1), 22)]);
         let commits = offsets.next_commit(offsets.deadline_ms(), false);
         assert_eq!((commits.len(), commits[0].next_offset), (1, 12));
+    }
+
+    /// As of a topic that was deleted: nobody waits until it is there again.
+    #[test]
+    fn a_commit_that_is_refused_does_not_keep_a_partition_from_being_given_up() {
+        let mut offsets = with(Start::Earliest, &[0, 1]);
+        fetch(&mut offsets, &[(10, None), (20, None)], 0);
+        offsets.commit(place(0), 12);
+        offsets.commit(place(1), 22);
+        events(&mut offsets);
+        let refused = [0, 1].map(|at| (place(at), ErrorCode::UNKNOWN_TOPIC_OR_PARTITION));
+        let failed =
+            |at| Event::Failed(place(at), "OffsetCommit", ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+        assert_eq!(offsets.next_commit(0, true).len(), 2);
+        offsets.answered(&refused, 0);
+        assert_eq!(events(&mut offsets), [failed(0), failed(1)]);
+        offsets.revoke(place(0));
+        let now_ms = offsets.deadline_ms();
+        assert_eq!(offsets.next_commit(now_ms, true).len(), 2, "it is tried again");
+        offsets.commit(place(0), 13);
+        offsets.answered(&refused, now_ms);
+        assert_eq!(events(&mut offsets), [failed(0), Event::NotCommitted(place(0)), failed(1)]);
+        assert!(offsets.is_settled(place(0)) && !offsets.is_settled(place(1)));
+        // What only the group's members may mend is committed all the same.
+        offsets.revoke(place(1));
+        let now_ms = offsets.deadline_ms();
+        assert_eq!(offsets.next_commit(now_ms, true).len(), 1);
+        offsets.answered(&[(place(1), ErrorCode::NOT_COORDINATOR)], now_ms);
+        assert!(events(&mut offsets).is_empty() && !offsets.is_settled(place(1)));
     }
 
     #[test]
