@@ -35,6 +35,13 @@ fn warm_up(gateway: &Gateway) {
     });
 }
 
+/// Whether as many commands were timed as were taken.
+fn timed(gateway: &Gateway) -> Option<()> {
+    let metrics = gateway.metrics();
+    let timed = metrics.sum("trine_command_duration_seconds_count", &[]);
+    (timed == metrics.sum("trine_commands_total", &[])).then_some(())
+}
+
 fn seen(pushed: &Value) -> Option<u64> {
     pushed["pub"]["data"]["sequence"].as_u64()
 }
@@ -70,6 +77,7 @@ fn a_ticket_reaches_every_group() {
     let progress = Progress::default();
     let sent = publish(&plan, 200, &progress);
     assert_eq!(progress.acknowledged(), 200);
+    wait::until("each command was timed once", || timed(&gateway));
     let by_key = pushed(&mut agent, 200);
     assert_eq!(by_key.len(), 10);
     assert!(by_key.values().all(|sequences| sequences.is_sorted()), "{by_key:?}");

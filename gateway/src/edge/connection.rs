@@ -91,7 +91,7 @@ pub(super) struct Totals {
     pub receives: u64,
     pub sends: u64,
     pub commands: u64,
-    /// Of these, those whose answer another shard gives: it is timed when it comes.
+    /// Of these, those whose answer another shard or the log gives: it is timed when it comes.
     pub asked: u64,
     pub command_errors: u64,
 }

@@ -76,7 +76,10 @@ impl Shard {
         let session = self.clients.entry(id).session.as_mut().expect("it was there before");
         session.restore_identity(identity);
         match asked {
-            Ok(true) => session.durable_begun(),
+            Ok(true) => {
+                session.durable_begun();
+                self.clients.totals.asked += 1;
+            }
             Ok(false) => return true,
             Err(refusal) => self.refuse_because(id, format, reply, refusal),
         }
@@ -217,6 +220,8 @@ impl Shard {
         let format = session.format();
         let session = self.clients.entry(client).session.as_mut().expect("found above");
         session.durable_ended();
+        let took_ns = rt::now_ns().saturating_sub(since_ns);
+        self.clients.metrics.record(Histogram::CommandDuration, took_ns);
         let place = match outcome {
             Ok(place) => place,
             Err(refusal) => return self.refuse_because(client, format, reply, refusal),
@@ -234,8 +239,6 @@ impl Shard {
             }
             self.clients.push_frame(client, crate::hub::frame_kind(format), message);
         });
-        let took_ns = rt::now_ns().saturating_sub(since_ns);
-        self.clients.metrics.record(Histogram::CommandDuration, took_ns);
     }
 
     fn refuse_because(&mut self, id: u32, format: Format, reply: u32, refusal: Refusal) {
