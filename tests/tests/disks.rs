@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use trine_tests::checker::{self, Allowed, BATCH_BYTES, Sent};
+use trine_tests::client::{Client, Failure};
 use trine_tests::durable::{
     self, FORWARD_RATE, PATIENCE, Plan, Progress, RATE_PER_S, RPC, SENDERS, SHARDS, TOPIC, places,
 };
@@ -15,7 +17,7 @@ use trine_tests::harm::harm;
 use trine_tests::journal;
 use trine_tests::kafka::Kafka;
 use trine_tests::random::Random;
-use trine_tests::wait;
+use trine_tests::{http, wait};
 
 const PARTITIONS: u32 = 4;
 
@@ -161,6 +163,39 @@ fn a_slow_disk_loses_nothing() {
         progress.acknowledge(500);
     });
     check_files(gateway, "slow", &sent);
+}
+
+/// A shard lets so many events wait for the log; a client's and a backend's next one find no room in time.
+#[test]
+fn what_a_full_shard_refuses_is_counted() {
+    const EACH: usize = 1_024;
+    const ROOM: usize = 16 * EACH;
+    let Some((disk, _)) = disk("room") else { return };
+    let config = format!(
+        "shards.count = 1\nclient.in_flight = {EACH}\nlog.timeout_ms = 600_000\napi.key = \"secret\"\n\
+         [[namespace]]\nname = \"desk\"\ntopic = \"desk\"\n{RPC}"
+    );
+    let gateway = Gateway::start_on(Some(disk.path()), &config);
+    let connect = || Client::connect(gateway.client, "ann").expect("it connects");
+    let body = json!({"method": TOPIC, "data": {"key": "a"}});
+    let mut next = connect();
+    wait::until("the log takes records", || next.call("rpc", body.clone()).ok());
+    let counted = |outcome| gateway.metrics().sum("trine_events_total", &[("outcome", outcome)]);
+    wait::until("that is counted", || (counted("stored") == 1.0).then_some(()));
+    let before = counted("refused");
+    disk.slow_syncs(Duration::from_secs(8));
+    let mut clients: Vec<Client> = (0..ROOM / EACH).map(|_| connect()).collect();
+    for client in &mut clients {
+        (0..EACH).for_each(|_| drop(client.send("rpc", body.clone()).expect("it is read")));
+    }
+    let waiting = || gateway.metrics().sum("trine_events_outstanding", &[]);
+    wait::until("all wait for the log", || (waiting() == ROOM as f64).then_some(()));
+    let refusal = next.call("rpc", body.clone());
+    assert!(matches!(refusal, Err(Failure::Refused { code: 100, .. })), "{refusal:?}");
+    let body = r#"{"channel": "desk:1", "data": 1}"#;
+    let (_, text) = http::post(gateway.api, "/api/publish", "X-API-Key: secret\r\n", body).unwrap();
+    assert!(text.contains("another shard is overloaded"), "{text}");
+    wait::until("both are counted", || (counted("refused") - before == 2.0).then_some(()));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use trine_tests::backend::{Answer, Backend, Request};
 use trine_tests::checker::{self, Allowed, Outcome, Record, Sent};
-use trine_tests::client::Client;
+use trine_tests::client::{Client, Failure};
 use trine_tests::durable::{self, Plan, Progress, publish};
 use trine_tests::gateway::Gateway;
 use trine_tests::harm::harm;
@@ -109,6 +109,29 @@ fn a_ticket_reaches_every_group() {
     assert_eq!(pushed(&mut agent, 1).into_keys().next().as_deref(), Some("bob-0"));
     legacy.await_requests(201);
     assert_eq!(legacy.requests().len(), 201);
+}
+
+/// A log that knows no topic refuses; what lacks a key gets no further than its client's shard.
+#[test]
+fn every_refused_event_is_counted_and_timed() {
+    let config = format!(
+        "log.kind = \"kafka\"\nkafka.brokers = [\"127.0.0.1:1\"]\n{TICKETS}\
+         [[namespace]]\nname = \"desk\"\ntopic = \"desk\"\nkey = \"/key\"\n\
+         [api]\nkey = \"secret\"\n"
+    );
+    let gateway = Gateway::start(&config);
+    let mut client = Client::connect(gateway.client, "ann").unwrap();
+    for (data, code) in [(json!({"key": "a"}), 100), (json!({}), 107)] {
+        let call = client.call("rpc", json!({"method": TOPIC, "data": data}));
+        assert!(matches!(call, Err(Failure::Refused { code: c, .. }) if c == code), "{call:?}");
+    }
+    let body = r#"{"channel": "desk:1", "data": {}}"#;
+    let (_, text) = http::post(gateway.api, "/api/publish", "X-API-Key: secret\r\n", body).unwrap();
+    assert!(text.contains(r#""code":107"#), "{text}");
+    let refused = || gateway.metrics().sum("trine_events_total", &[("outcome", "refused")]);
+    wait::until("all three are counted", || (refused() == 3.0).then_some(()));
+    wait::until("each command was timed once", || timed(&gateway));
+    assert!(gateway.status().contains("refused     3 durable events"), "{}", gateway.status());
 }
 
 /// A namespace with a topic beside one without, and the API for backends.

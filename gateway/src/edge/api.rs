@@ -273,7 +273,10 @@ impl Publish<'_> {
 /// What a call led to at once.
 enum Begin {
     Waits,
-    Full,
+    /// There is no room; `durable`: for an event.
+    Full {
+        durable: bool,
+    },
     Answer(Result<(Option<Position>, Option<Place>), Refusal>),
     NotJson,
 }
@@ -303,12 +306,15 @@ impl Shard {
         let headers = std::mem::take(&mut call.options.headers);
         match self.publish_for(id, number, &body, &headers) {
             Begin::Waits => return true,
-            Begin::Full if rt::now_ms() < since_ms + MAILBOX_WAIT_MS => {
+            Begin::Full { .. } if rt::now_ms() < since_ms + MAILBOX_WAIT_MS => {
                 let call = self.clients.entry(id).call.as_mut().expect("it was just taken");
                 (call.body, call.options.headers) = (Some(body), headers);
                 return true;
             }
-            Begin::Full => {
+            Begin::Full { durable } => {
+                if durable {
+                    self.ingest.count_refused();
+                }
                 let full = Refusal::temporary("another shard is overloaded");
                 self.clients.answer_call(id, Err(full));
             }
@@ -346,7 +352,7 @@ impl Shard {
             };
             return match self.ask_ingest(route, &event, asked) {
                 Ok(true) => Begin::Waits,
-                Ok(false) => Begin::Full,
+                Ok(false) => Begin::Full { durable: true },
                 Err(refusal) => Begin::Answer(Err(refusal)),
             };
         }
@@ -356,7 +362,7 @@ impl Shard {
         match hub.publish(clients, channel, message, ticket, rt::now_ms()) {
             Progress::Done(position) => Begin::Answer(Ok((position, None))),
             Progress::Asked => Begin::Waits,
-            Progress::Full(_) => Begin::Full,
+            Progress::Full(_) => Begin::Full { durable: false },
         }
     }
 }

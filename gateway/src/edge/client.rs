@@ -75,6 +75,7 @@ impl Shard {
         let action = session.command(command, &context, rt::now_ms(), random);
         let ticket = Ticket { client: id, place: session.next_place(), id: session.id() };
         let reply = command.id;
+        let is_durable = give_up && self.is_durable(&action);
         let waited = match action {
             Action::Nothing => return Taken::All,
             Action::Wait => return Taken::Stalled { full: false },
@@ -116,10 +117,23 @@ impl Shard {
             return Taken::All;
         }
         if give_up {
+            if is_durable {
+                self.ingest.count_refused();
+            }
             self.refuse(id, format, reply, ErrorCode::Internal);
             return Taken::All;
         }
         Taken::Stalled { full: true }
+    }
+
+    /// Whether an action makes an event durable.
+    fn is_durable(&self, action: &Action<'_>) -> bool {
+        let routes = self.ingest.routes();
+        match action {
+            Action::Rpc { method, .. } => routes.of_rpc(method).is_some(),
+            Action::Publish { namespace, .. } => routes.of_namespace(*namespace).is_some(),
+            _ => false,
+        }
     }
 
     fn connected(&mut self, id: u32, format: Format, reply: u32) {

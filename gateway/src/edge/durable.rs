@@ -96,7 +96,8 @@ impl Shard {
         event: &Event<'_>,
         asked: Asked,
     ) -> Result<bool, Refusal> {
-        let (draft, owner) = Draft::new(route, self.ingest.routes(), event)?;
+        let drafted = Draft::new(route, self.ingest.routes(), event);
+        let (draft, owner) = drafted.inspect_err(|_| self.ingest.count_refused())?;
         if self.asked.len() >= INGEST_OUTSTANDING {
             return Ok(false);
         }

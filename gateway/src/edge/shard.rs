@@ -463,7 +463,7 @@ impl Shard {
         let before = std::mem::replace(&mut self.delivered, delivered);
         for (counter, count) in [
             (Counter::EventsStored, ingest.stored),
-            (Counter::EventsRefused, ingest.refused - ingest.timed_out),
+            (Counter::EventsRefused, ingest.refused),
             (Counter::EventsLate, ingest.timed_out),
             (Counter::EventsDuplicate, ingest.duplicates),
             (Counter::RecordsDelivered, delivered.delivered - before.delivered),

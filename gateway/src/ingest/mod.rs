@@ -141,8 +141,21 @@ struct Accepted {
     dedupe: Option<(usize, Box<[u8]>)>,
     /// It was refused for want of time, and what should have been published with it.
     is_unpublished: bool,
+    /// What is counted of it.
+    counts: Counts,
     /// Tells this record from a later one with the same number.
     serial: u64,
+}
+
+/// What is counted of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Counts {
+    /// It is an event, and what becomes of it is counted.
+    All,
+    /// It is an event that was counted as refused for want of time.
+    Stored,
+    /// It was whole already, so it is no event.
+    Nothing,
 }
 
 /// What the caller has to do about a record: publish, then answer.
@@ -183,9 +196,9 @@ pub struct Ingest {
 pub struct Totals {
     /// Records that the log, or the spool, has.
     pub stored: u64,
-    /// Events refused.
+    /// Events refused at once, or by the log.
     pub refused: u64,
-    /// … of them for want of time; they may be in the log.
+    /// Events refused for want of time; they may be in the log.
     pub timed_out: u64,
     /// Second tries that got the first one's answer.
     pub duplicates: u64,
@@ -223,6 +236,11 @@ impl Ingest {
         std::mem::take(&mut self.totals)
     }
 
+    /// Counts an event that was refused on its way here.
+    pub fn count_refused(&mut self) {
+        self.totals.refused += 1;
+    }
+
     /// Records that the log has not answered.
     pub fn outstanding(&self) -> usize {
         self.accepted.len()
@@ -231,11 +249,9 @@ impl Ingest {
     /// Takes a draft as its key's owner. [`Ingest::next_settled`] will answer the asker.
     pub fn take(&mut self, draft: Draft, asker: Asker, now_ms: u64) {
         if let Err(outcome) = self.try_take(draft, asker, now_ms) {
-            self.push(Settled {
-                askers: SmallVec::from_elem(asker, 1),
-                publication: None,
-                outcome,
-            });
+            self.totals.refused += u64::from(outcome.is_err());
+            let askers = SmallVec::from_elem(asker, 1);
+            self.ready.push_back(Settled { askers, publication: None, outcome });
         }
     }
 
@@ -282,6 +298,7 @@ impl Ingest {
             partition,
             dedupe: dedupe.map(|id| (table, id)),
             is_unpublished: false,
+            counts: Counts::All,
             serial: self.next_serial(),
         };
         if ack == Ack::None {
@@ -294,8 +311,8 @@ impl Ingest {
         Ok(())
     }
 
-    /// Takes a record that is whole already, such as a dead letter. [`Ingest::next_settled`] will
-    /// answer the asker.
+    /// Takes a record that is whole already, such as a dead letter; it is no event, so the counters
+    /// leave it out. [`Ingest::next_settled`] will answer the asker.
     pub fn take_record(&mut self, topic: u16, wish: Wish, body: Bytes, asker: Asker, now_ms: u64) {
         let record = self.accepted.vacant_key() as u32;
         let appended = self.partition(topic, wish).and_then(|partition| {
@@ -306,7 +323,8 @@ impl Ingest {
         let partition = match appended {
             Ok(partition) => partition,
             Err(why) => {
-                return self.push(Settled { askers, publication: None, outcome: Err(why) });
+                let settled = Settled { askers, publication: None, outcome: Err(why) };
+                return self.ready.push_back(settled);
             }
         };
         let serial = self.next_serial();
@@ -317,6 +335,7 @@ impl Ingest {
             partition,
             dedupe: None,
             is_unpublished: false,
+            counts: Counts::Nothing,
             serial,
         });
     }
@@ -343,7 +362,7 @@ impl Ingest {
                 let publication = draft.publication.take();
                 let publication = publication.map(|publication| (publication, draft.value()));
                 let askers = SmallVec::from_elem(asker, 1);
-                self.push(Settled { askers, publication, outcome: Ok(place) });
+                self.ready.push_back(Settled { askers, publication, outcome: Ok(place) });
                 return Ok(());
             }
             Seen::InFlight(record) => record,
@@ -357,6 +376,7 @@ impl Ingest {
             let publication = draft.publication.take();
             accepted.publication = publication.map(|publication| (publication, draft.value()));
             accepted.is_unpublished = false;
+            accepted.counts = Counts::All;
             self.deadlines.push_back((now_ms + self.timeout_ms, record, accepted.serial));
         }
         accepted.askers.push(asker);
@@ -369,7 +389,7 @@ impl Ingest {
         let publication = named.ok_or(Ok(place))?;
         let publication = Some((Publication { is_repeat: true, ..publication }, Bytes::new()));
         let askers = SmallVec::from_elem(asker, 1);
-        self.push(Settled { askers, publication, outcome: Ok(place) });
+        self.ready.push_back(Settled { askers, publication, outcome: Ok(place) });
         Ok(())
     }
 
@@ -413,10 +433,13 @@ impl Ingest {
                 let late = Refusal::temporary(
                     "the log did not answer in time; the record may be in the log",
                 );
-                self.totals.timed_out += 1;
+                if accepted.counts == Counts::All {
+                    self.totals.timed_out += 1;
+                    accepted.counts = Counts::Stored;
+                }
                 accepted.is_unpublished = accepted.publication.is_some();
                 let settled = accepted.settle(Err(late));
-                self.push(settled);
+                self.ready.push_back(settled);
             }
         }
     }
@@ -447,16 +470,16 @@ impl Ingest {
                 names.settle(id, outcome.ok().map(seen));
             }
         }
-        self.totals.stored += u64::from(outcome.is_ok());
+        // Also where nobody waits for it any more: what is lost leaves a trace.
+        match (accepted.counts, outcome) {
+            (Counts::All | Counts::Stored, Ok(_)) => self.totals.stored += 1,
+            (Counts::All, Err(_)) => self.totals.refused += 1,
+            (Counts::Stored, Err(_)) | (Counts::Nothing, _) => {}
+        }
         if !accepted.askers.is_empty() {
             let settled = accepted.settle(outcome);
-            self.push(settled);
+            self.ready.push_back(settled);
         }
-    }
-
-    fn push(&mut self, settled: Settled) {
-        self.totals.refused += u64::from(settled.outcome.is_err());
-        self.ready.push_back(settled);
     }
 
     /// The next event that has its answer.

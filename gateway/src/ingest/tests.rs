@@ -359,3 +359,63 @@ fn a_second_try_of_what_is_not_acknowledged_is_published_once() {
     }
     assert!(ingest.dedupe[0].len() <= 2 && ingest.deadlines.is_empty());
 }
+
+#[test]
+fn an_event_is_counted_once_whoever_waits_for_it() {
+    let unacknowledged = config::Route { ack: Ack::None, ..config::Route::default() };
+    let mut ingest = ingest(vec![unacknowledged, config::Route::default()]);
+    let counted = |ingest: &mut Ingest| {
+        let Totals { stored, refused, timed_out, .. } = ingest.take_totals();
+        (stored, refused, timed_out)
+    };
+    let take = |ingest: &mut Ingest, route, now_ms| {
+        let draft = draft(ingest, route, "{}").unwrap();
+        ingest.take(draft, asker(1), now_ms);
+        log(ingest).appended.last().unwrap().0
+    };
+    let record = take(&mut ingest, 0, 0);
+    assert!(settle(&mut ingest, 0).0[0].1.is_ok(), "nobody waits for the log");
+    log(&mut ingest).outcomes.push_back((record, Err(Unavailable::Failing)));
+    settle(&mut ingest, 1);
+    assert_eq!(counted(&mut ingest), (0, 1, 0), "it is lost");
+    let record = take(&mut ingest, 1, 10);
+    log(&mut ingest).outcomes.push_back((record, Err(Unavailable::Failing)));
+    settle(&mut ingest, 11);
+    assert_eq!(counted(&mut ingest), (0, 1, 0));
+    // Two are refused for want of time; one of them is in the log.
+    let (lost, late) = (take(&mut ingest, 1, 20), take(&mut ingest, 1, 20));
+    settle(&mut ingest, 20 + 3_000);
+    assert_eq!(counted(&mut ingest), (0, 0, 2));
+    log(&mut ingest).outcomes.push_back((lost, Err(Unavailable::Lost)));
+    answer(&mut ingest, late, 7);
+    settle(&mut ingest, 4_000);
+    assert_eq!(counted(&mut ingest), (1, 0, 0));
+    ingest.count_refused();
+    assert_eq!(counted(&mut ingest), (0, 1, 0));
+}
+
+#[test]
+fn a_record_that_is_whole_already_is_no_event() {
+    let mut ingest = ingest(vec![config::Route::default()]);
+    let take = |ingest: &mut Ingest, now_ms| {
+        let body = Bytes::from_static(b"whole");
+        ingest.take_record(0, Wish::Next, body, asker(1), now_ms);
+        log(ingest).appended.last().map(|appended| appended.0)
+    };
+    log(&mut ingest).refuses = Some(Unavailable::Full);
+    take(&mut ingest, 0);
+    log(&mut ingest).refuses = None;
+    let record = take(&mut ingest, 0).unwrap();
+    log(&mut ingest).outcomes.push_back((record, Err(Unavailable::Failing)));
+    let (answers, _) = settle(&mut ingest, 0);
+    assert!(answers.len() == 2 && answers.iter().all(|(_, outcome)| outcome.is_err()));
+    let record = take(&mut ingest, 1).unwrap();
+    assert!(settle(&mut ingest, 1 + 3_000).0[0].1.is_err(), "it took too long");
+    answer(&mut ingest, record, 7);
+    let record = take(&mut ingest, 4_000).unwrap();
+    answer(&mut ingest, record, 8);
+    let (answers, _) = settle(&mut ingest, 4_000);
+    assert!(answers.len() == 1 && answers[0].1.is_ok());
+    let Totals { stored, refused, timed_out, .. } = ingest.take_totals();
+    assert_eq!((stored, refused, timed_out), (0, 0, 0));
+}
