@@ -180,6 +180,8 @@ pub const SPOOL_FORWARD_RECORDS: usize = 4_096;
 /// How old what Kafka acknowledged may be before its cursor is durable: nothing more is forwarded
 /// then, since a crash would repeat it.
 pub const SPOOL_CURSOR_LAG_MS: u64 = 100;
+/// How often a log says that the spool is old while it stays so: it is seen, and hides nothing else.
+pub const SPOOL_ALARM_PAUSE_MS: u64 = 60_000;
 /// Pause before Kafka is given records of the spool again, after it did not answer.
 pub const SPOOL_PAUSE_MS: u64 = 250;
 /// How often the producer is looked at for records that the spool must take over, while it has some:

@@ -3,6 +3,7 @@
 //! **Runs on: shard.** One task reads each connection; output is collected and leaves at the
 //! turn's end. Everything of one shard is in one [`shard::Shard`], which its tasks share.
 
+mod alarm;
 mod api;
 mod client;
 mod connection;

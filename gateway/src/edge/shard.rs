@@ -23,6 +23,7 @@ use trine_proto::kafka::record;
 use trine_proto::kafka::scram::Mechanism;
 use trine_proto::ws::FrameKind;
 
+use super::alarm::{Alarm, Say};
 use super::connection::{Connections, Face};
 use super::deliver::Deliveries;
 use super::durable::Asked;
@@ -37,7 +38,8 @@ use crate::hub::{Hub, Ticket, ToShard};
 use crate::ingest::{Ingest, Routes};
 use crate::limits::{
     DRAIN_MS, GAUGES_INTERVAL_MS, GIVE_BACK_INTERVAL_MS, KAFKA_CONNECT_MS, KAFKA_REQUEST_MS,
-    MAILBOX_TURN, SPOOL_LOOK_MS, STALL_MS, SWEEP_CONNECTIONS, SWEEP_INTERVAL_MS,
+    MAILBOX_TURN, SPOOL_ALARM_PAUSE_MS, SPOOL_LOOK_MS, STALL_MS, SWEEP_CONNECTIONS,
+    SWEEP_INTERVAL_MS,
 };
 use crate::log::{Embedded, Feed, FeedSpec, Kafka, Log, Main, QUEUE_GROUP, Resharding, Spool};
 use crate::session::{Session, Tick};
@@ -83,6 +85,8 @@ pub(super) struct Shard {
     delivered: deliver::Totals,
     /// Spooled, forwarded, take-overs, dead letters, as counted so far.
     spooled: (u64, u64, u64, u64),
+    /// The spool's oldest record is older than it may be.
+    spool_alarm: Alarm,
     log_suppressed: u64,
 }
 
@@ -126,6 +130,7 @@ impl Shard {
             mailbox_totals: (0, 0, 0),
             delivered: deliver::Totals::default(),
             spooled: (0, 0, 0, 0),
+            spool_alarm: Alarm::default(),
             log_suppressed: 0,
         }
     }
@@ -518,8 +523,15 @@ impl Shard {
                 metrics.add(Counter::SpoolTakeOvers, now.take_overs - before.2);
                 metrics.add(Counter::SpoolDeadLetters, dead - before.3);
                 self.spooled = (now.spooled, now.forwarded, now.take_overs, dead);
-                if age_ms > self.config.spool.alarm_ms {
-                    tracing::error!(shard = self.index, records, age_ms, "the spool grows old");
+                let (shard, is_old) = (self.index, age_ms > self.config.spool.alarm_ms);
+                match self.spool_alarm.look(is_old, SPOOL_ALARM_PAUSE_MS, now_ms) {
+                    Some(Say::Bad) => {
+                        tracing::error!(shard, records, age_ms, "the spool grows old");
+                    }
+                    Some(Say::Over) => {
+                        tracing::info!(shard, records, age_ms, "the spool is not old any more");
+                    }
+                    None => {}
                 }
                 log.spool().store()
             }
