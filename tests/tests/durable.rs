@@ -558,8 +558,9 @@ fn a_queue_waits_for_its_schedule_and_drains_in_batches() {
     let by_key = pushed(&mut live, 99);
     let waiting = || {
         let metrics = gateway.metrics();
-        let (lag, age) = ("trine_consumer_lag_records", "trine_consumer_age_seconds");
-        (metrics.sum(lag, &[]) == 99.0 && metrics.sum(age, &[]) > 0.0).then_some(())
+        let ages = metrics.by("trine_consumer_age_seconds", "consumer");
+        let old: Vec<&String> = ages.keys().filter(|consumer| ages[*consumer] > 0.0).collect();
+        (metrics.sum("trine_consumer_lag_records", &[]) == 99.0 && old == ["night"]).then_some(())
     };
     wait::until("the backend's records wait, and those alone", waiting);
     assert_eq!(legacy.requests().len(), 0, "the queue is closed");

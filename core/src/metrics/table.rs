@@ -164,14 +164,6 @@ series! {
             "Partitions that consumers of this shard read.";
         ConsumerLag "trine_consumer_lag_records" "" 1
             "Records that consumers of this shard have not delivered.";
-        ConsumerAge "trine_consumer_age_seconds" "" 1000
-            "Age of the oldest of them that this shard holds.";
-        JournalBytes "trine_journal_bytes" "" 1
-            "Bytes that the journal has of its quota.";
-        JournalQuota "trine_journal_quota_bytes" "" 1
-            "Bytes that the journal may have.";
-        JournalPending "trine_journal_pending_bytes" "" 1
-            "Bytes that wait for the disk.";
         SpoolRecords "trine_spool_records" "" 1
             "Spooled records that Kafka has not acknowledged.";
         SpoolAge "trine_spool_age_seconds" "" 1000

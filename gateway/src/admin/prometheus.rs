@@ -175,7 +175,16 @@ fn journals(text: &mut Text, report: &Report) {
 type OfJournal = (&'static str, &'static str, &'static str, fn(&Journal) -> f64);
 
 /// Totals are of the data process's life.
-const JOURNAL: [OfJournal; 8] = [
+const JOURNAL: [OfJournal; 11] = [
+    ("trine_journal_bytes", "gauge", "Bytes that a journal has of its quota.", |journal| {
+        journal.used_bytes as f64
+    }),
+    ("trine_journal_quota_bytes", "gauge", "Bytes that a journal may have.", |journal| {
+        journal.quota_bytes as f64
+    }),
+    ("trine_journal_pending_bytes", "gauge", "Bytes that wait for the disk.", |journal| {
+        journal.pending_bytes as f64
+    }),
     ("trine_journal_commits_total", "counter", "Commits that became durable.", |journal| {
         journal.commits as f64
     }),
@@ -254,18 +263,23 @@ fn consumers(text: &mut Text, report: &Report) {
 }
 
 /// Name, help and value of a partition's series.
-type OfPartition = (&'static str, &'static str, fn(&Partition) -> u64);
+type OfPartition = (&'static str, &'static str, fn(&Partition) -> f64);
 
-const PARTITION: [OfPartition; 4] = [
-    ("trine_consumer_lag", "Records that a consumer has not delivered.", Partition::lag),
-    ("trine_consumer_position", "Next offset that a consumer has not delivered.", |at| at.position),
+const PARTITION: [OfPartition; 5] = [
+    ("trine_consumer_lag", "Records that a consumer has not delivered.", |at| at.lag() as f64),
+    ("trine_consumer_age_seconds", "Age of the oldest of them that its shard holds.", |at| {
+        at.age_ms as f64 / 1e3
+    }),
+    ("trine_consumer_position", "Next offset that a consumer has not delivered.", |at| {
+        at.position as f64
+    }),
     (
         "trine_consumer_lag_level",
         "How bad the lag is: 0 fine, 1 lag.warn reached, 2 lag.critical.",
-        |at| u64::from(at.lag_level),
+        |at| f64::from(at.lag_level),
     ),
     ("trine_consumer_paused", "Whether a consumer begins nothing: it can't go on.", |at| {
-        u64::from(at.paused)
+        f64::from(u8::from(at.paused))
     }),
 ];
 
@@ -284,8 +298,12 @@ fn watched(text: &mut Text, report: &Report) {
 }
 
 const WATCHED: [OfPartition; 2] = [
-    ("trine_group_lag", "Records that a group of kafka.watch_groups is behind.", Partition::lag),
-    ("trine_group_position", "What a group of kafka.watch_groups has committed.", |at| at.position),
+    ("trine_group_lag", "Records that a group of kafka.watch_groups is behind.", |at| {
+        at.lag() as f64
+    }),
+    ("trine_group_position", "What a group of kafka.watch_groups has committed.", |at| {
+        at.position as f64
+    }),
 ];
 
 /// Series of each backend's connections.
@@ -467,6 +485,7 @@ mod tests {
             end_offset: 50,
             paused,
             lag_level: u8::from(paused),
+            age_ms: 1_500 * (50 - position),
         };
         let consumer = |name: &str, partitions| Consumer {
             name: name.to_owned(),
@@ -489,9 +508,15 @@ mod tests {
             dead_letters: Some(Journal {
                 phase: "ready".to_owned(),
                 removed_records: 17,
+                used_bytes: 5,
+                quota_bytes: 7,
+                pending_bytes: 2,
                 ..Journal::default()
             }),
-            queues: Vec::new(),
+            queues: vec![(
+                "report".to_owned(),
+                Journal { used_bytes: 3 << 20, quota_bytes: 8 << 20, ..Journal::default() },
+            )],
             consumers: vec![
                 consumer("mail", vec![partition(0, 50, false), partition(7, 20, true)]),
                 consumer("quality", vec![partition(0, 1, false)]),
@@ -611,6 +636,11 @@ mod tests {
             ("trine_journal_state{journal=\"dead-letters\",phase=\"ready\"}", 1.0),
             ("trine_journal_removed_records_total{journal=\"dead-letters\"}", 17.0),
             ("trine_journal_removed_records_total{journal=\"spool\"}", 0.0),
+            ("trine_journal_bytes{journal=\"dead-letters\"}", 5.0),
+            ("trine_journal_quota_bytes{journal=\"dead-letters\"}", 7.0),
+            ("trine_journal_pending_bytes{journal=\"dead-letters\"}", 2.0),
+            ("trine_journal_bytes{journal=\"queue/report\"}", 3_145_728.0),
+            ("trine_journal_quota_bytes{journal=\"queue/report\"}", 8_388_608.0),
             ("trine_journal_syncs_total{journal=\"log\"}", 4.0),
             ("trine_journal_sync_seconds_total{journal=\"log\"}", 0.006),
             ("trine_journal_failures_total{journal=\"log\"}", 2.0),
@@ -618,6 +648,9 @@ mod tests {
             ("trine_journal_recovery_seconds{journal=\"log\"}", 0.012),
             (&of("lag", "mail", 7), 30.0),
             (&of("lag", "mail", 0), 0.0),
+            (&of("age_seconds", "mail", 7), 45.0),
+            (&of("age_seconds", "mail", 0), 0.0),
+            (&of("age_seconds", "quality", 0), 73.5),
             (&of("position", "mail", 7), 20.0),
             (&of("paused", "mail", 7), 1.0),
             (&of("lag_level", "mail", 7), 1.0),

@@ -132,8 +132,14 @@ mod tests {
         let mut state = State::new(None);
         for report in [false, true] {
             let journal = Journal { phase: "ready".to_owned(), ..Journal::default() };
-            let partition =
-                Partition { partition: 3, position: 5, end_offset: 9, paused: false, lag_level: 2 };
+            let partition = Partition {
+                partition: 3,
+                position: 5,
+                end_offset: 9,
+                paused: false,
+                lag_level: 2,
+                age_ms: 70,
+            };
             let consumer = Consumer {
                 name: "mail".to_owned(),
                 group: "mail".to_owned(),

@@ -218,6 +218,7 @@ mod tests {
             end_offset: 9,
             paused: partition == 1,
             lag_level: 0,
+            age_ms: 0,
         };
         let report = Report {
             log: Some(Log { kind: LogKind::Embedded, journal: Some(journal) }),

@@ -143,6 +143,10 @@ pub struct Partition {
     /// How bad its lag is: 0 fine, 1 `lag.warn` reached, 2 `lag.critical`.
     #[serde(default)]
     pub lag_level: u8,
+    /// Milliseconds since the oldest record was appended that is held and not delivered; 0 without
+    /// one.
+    #[serde(default)]
+    pub age_ms: u64,
 }
 
 /// A backend.

@@ -159,6 +159,7 @@ mod tests {
             end_offset: 1 << 61,
             paused: false,
             lag_level: 2,
+            age_ms: 1 << 40,
         };
         let consumer = Consumer {
             name: name.clone(),

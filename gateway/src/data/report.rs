@@ -159,6 +159,7 @@ impl Reporter {
                 end_offset: unsigned(lag.end_offset),
                 paused: false,
                 lag_level: 0,
+                age_ms: 0,
             });
         }
         (groups, omitted as u64)
@@ -194,9 +195,9 @@ impl Reporter {
                 let topic = self.topics[topic as usize].to_string();
                 consumers.push(Consumer { name, group, topic, partitions: Vec::new() });
             }
-            let Standing { position, end_offset, paused, level, .. } = at;
+            let Standing { position, end_offset, paused, level, age_ms, .. } = at;
             let lag_level = level as u8;
-            let at = Partition { partition, position, end_offset, paused, lag_level };
+            let at = Partition { partition, position, end_offset, paused, lag_level, age_ms };
             consumers.last_mut().expect("one was just there").partitions.push(at);
         }
         (consumers, omitted as u64)
@@ -213,7 +214,8 @@ mod tests {
     fn standing(consumer: u16, topic: u16, partition: u32, position: u64) -> Standing {
         let of = Feed { consumer, topic, partition };
         let level = if partition == 2 { Level::Critical } else { Level::Fine };
-        Standing { of, position, end_offset: 100, paused: partition == 1, level }
+        let (paused, age_ms) = (partition == 1, 100 - position);
+        Standing { of, position, end_offset: 100, paused, level, age_ms }
     }
 
     fn reporter() -> Reporter {
@@ -307,6 +309,8 @@ mod tests {
         assert_eq!(numbers, [(1, true), (2, false)]);
         let levels: Vec<_> = mail.partitions.iter().map(|at| at.lag_level).collect();
         assert_eq!(levels, [0, 2]);
+        let ages: Vec<_> = mail.partitions.iter().map(|at| at.age_ms).collect();
+        assert_eq!(ages, [1, 91]);
         assert!(leave(&one, []));
         assert_eq!(reporter.report(&Journals::default()).consumers.len(), 1);
     }

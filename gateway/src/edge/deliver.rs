@@ -101,6 +101,8 @@ pub struct Standing {
     pub paused: bool,
     /// How bad its lag is.
     pub level: Level,
+    /// Age of the oldest record that is held and not delivered.
+    pub age_ms: u64,
 }
 
 impl Deliveries {
@@ -141,13 +143,6 @@ impl Deliveries {
     /// Records that were not delivered, of all partitions.
     pub fn lag(&self) -> u64 {
         self.running.iter().flatten().map(|running| running.lag.lag()).sum()
-    }
-
-    /// Age of the oldest record that is held and not delivered.
-    pub fn age_ms(&self, now_ms: u64) -> u64 {
-        let running = self.running.iter().flatten();
-        let oldest = running.filter_map(|running| running.lane.waits_since_ms()).min();
-        oldest.map_or(0, |since_ms| now_ms.saturating_sub(since_ms))
     }
 
     /// Partitions read here.
@@ -267,7 +262,7 @@ impl Shard {
             self.publish_lag(now_ms);
         }
         if self.deliveries.untold {
-            self.deliveries.untold = !self.deliveries.tell_standings();
+            self.deliveries.untold = !self.deliveries.tell_standings(now_ms);
         }
     }
 
@@ -589,19 +584,21 @@ impl Shard {
 
 impl Deliveries {
     /// How far each consumer is in the partitions that are read here.
-    pub fn standings(&self) -> impl Iterator<Item = Standing> {
-        self.running.iter().flatten().map(|running| {
+    pub fn standings(&self, now_ms: u64) -> impl Iterator<Item = Standing> {
+        self.running.iter().flatten().map(move |running| {
             let position = running.lane.position();
             let end_offset = running.end_offset.max(position);
             let (paused, level) = (running.lane.is_paused(), running.lag.level());
-            Standing { of: running.feed, position, end_offset, paused, level }
+            let since_ms = running.lane.waits_since_ms();
+            let age_ms = since_ms.map_or(0, |since_ms| now_ms.saturating_sub(since_ms));
+            Standing { of: running.feed, position, end_offset, paused, level, age_ms }
         })
     }
 
     /// Leaves that and how the pools are for control; false when it is just being read.
-    fn tell_standings(&self) -> bool {
+    fn tell_standings(&self, now_ms: u64) -> bool {
         let pools = self.upstreams.iter().map(|upstream| Pool::of(upstream));
-        self.standings.try_replace(self.standings(), pools)
+        self.standings.try_replace(self.standings(now_ms), pools)
     }
 
     /// Says who keeps a connection of an upstream or a hook.

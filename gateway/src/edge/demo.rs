@@ -114,7 +114,7 @@ impl Shard {
     /// Tells the page how far the groups are in the partitions that are read here.
     pub fn publish_lag(&mut self, now_ms: u64) {
         let mut groups = BTreeMap::new();
-        for standing in self.deliveries.standings() {
+        for standing in self.deliveries.standings(now_ms) {
             let group = &self.config.consumers[standing.of.consumer as usize].group;
             let (position, end_offset) = groups.entry(group).or_insert((0, 0));
             *position += standing.position;

@@ -493,7 +493,6 @@ impl Shard {
             (Gauge::EventsOutstanding, self.ingest.outstanding()),
             (Gauge::ConsumerPartitions, self.deliveries.len()),
             (Gauge::ConsumerLag, self.deliveries.lag() as usize),
-            (Gauge::ConsumerAge, self.deliveries.age_ms(rt::now_ms()) as usize),
         ] {
             metrics.set(gauge, value as u64);
         }
@@ -539,11 +538,7 @@ impl Shard {
         };
         if self.index == 0 {
             // The journal is the process's, so one shard speaks for it.
-            let state = store.state();
-            metrics.set(Gauge::JournalBytes, state.used_bytes());
-            metrics.set(Gauge::JournalQuota, state.quota_bytes());
-            metrics.set(Gauge::JournalPending, state.pending_bytes());
-            metrics.set(Gauge::JournalPhase, state.phase() as u64);
+            metrics.set(Gauge::JournalPhase, store.state().phase() as u64);
         }
     }
 
