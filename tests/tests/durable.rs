@@ -140,6 +140,17 @@ const DESK: &str = "shards.count = 2\nchannel.history_size = 100\n[[namespace]]\
         history_ttl_ms = 60_000\nheaders = [\"user\", \"channel\", \"content-type\"]\n\
         [api]\nkey = \"secret\"\n";
 
+/// A body beyond every limit is refused, and counted as that.
+fn too_large(gateway: &Gateway) {
+    let errors = || gateway.metrics().sum("trine_http_errors_total", &[]);
+    let before = errors();
+    let body = " ".repeat(24 << 20);
+    // The answer may be lost to what is still on its way.
+    let answer = http::post(gateway.api, "/api/publish", "X-API-Key: secret\r\n", &body);
+    assert!(answer.as_ref().is_ok_and(|(status, _)| *status == 413) || answer.is_err());
+    wait::until("it is counted", || (errors() - before == 1.0).then_some(()));
+}
+
 #[test]
 fn a_publication_is_fanned_out_once_the_log_has_it() {
     let mut gateway = Gateway::start(DESK);
@@ -157,6 +168,8 @@ fn a_publication_is_fanned_out_once_the_log_has_it() {
     };
     let key = "X-API-Key: secret\r\n";
     let body = r#"{"channel": "desk:1", "data": {"n": 2}}"#;
+    let requests = || gateway.metrics().sum("trine_http_requests_total", &[]);
+    let before = requests();
     assert_eq!(call("", body).0, 401);
     assert_eq!(call("X-API-Key: wrong\r\n", body), (401, String::new()));
     let (status, text) = call(key, body);
@@ -186,6 +199,8 @@ fn a_publication_is_fanned_out_once_the_log_has_it() {
     let other = http::post(gateway.api, "/api/broadcast", key, "{}").unwrap();
     assert_eq!(other.0, 404);
     assert_eq!(http::get(gateway.api, "/api/publish?api_key=secret").unwrap().0, 405);
+    assert_eq!(requests() - before, 12.0, "each is a request, whatever its answer");
+    too_large(&gateway);
     assert!(gateway.terminate(Duration::from_secs(10)).unwrap().success());
     let mut records = journal::read(&gateway.data_dir(), "desk", PARTITIONS);
     records.retain(|record| record.key.as_deref() == Some(b"desk:1"));

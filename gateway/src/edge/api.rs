@@ -72,7 +72,11 @@ pub(super) struct Call {
 enum Step {
     More,
     Again,
+    /// The head is complete.
+    Begun,
     Call(Vec<u8>, CallOptions),
+    /// The body is too large.
+    TooLarge,
     End,
 }
 
@@ -90,6 +94,7 @@ impl Api {
             });
             match step {
                 Ok(Step::Again) => {}
+                Ok(Step::Begun) => shard.clients.metrics.add(Counter::HttpRequests, 1),
                 Ok(Step::More) => {
                     let connection = shard.clients.entry(id);
                     let begins = !self.head.is_empty() || self.begun.is_some();
@@ -102,11 +107,12 @@ impl Api {
                     return None;
                 }
                 Ok(Step::Call(body, options)) => {
-                    shard.clients.metrics.add(Counter::HttpRequests, 1);
                     shard.begin_call(id, body, options);
                     return Some(input.len() - rest.len());
                 }
-                Ok(Step::End) => {
+                Ok(step @ (Step::End | Step::TooLarge)) => {
+                    let refused = matches!(step, Step::TooLarge);
+                    shard.clients.metrics.add(Counter::HttpErrors, refused.into());
                     shard.clients.linger(id, true, now_ms);
                     return None;
                 }
@@ -138,7 +144,7 @@ impl Api {
             Some(BodyEvent::Data(range)) => {
                 if begun.body.len() + range.len() > API_BODY_BYTES {
                     write_empty(out, 413, false);
-                    return Ok(Step::End);
+                    return Ok(Step::TooLarge);
                 }
                 if begun.refused.is_none() {
                     begun.body.extend_from_slice(&taken[range]);
@@ -194,7 +200,7 @@ impl Api {
                     .collect(),
             },
         });
-        Ok(Step::Again)
+        Ok(Step::Begun)
     }
 }
 

@@ -128,6 +128,7 @@ impl Http {
                     if self.body_bytes > BODY_BYTES {
                         if self.slow.is_some() {
                             write_response_head(out, 413, &[], ResponseBody::Length(0), false);
+                            progress.refused = true;
                         }
                         return Ok(Some(Next::End));
                     }
@@ -450,8 +451,11 @@ mod tests {
         let next = input("POST /demo/slow HTTP/1.1\r\nHost: a\r\n\r\n", &config, false).1;
         assert_eq!(next, Next::Slow(Vec::new()));
         let long = call.replace("Length: 2", "Length: 65537").replace("{}", &"x".repeat(65_537));
-        let (answer, next) = input(&long, &config, false);
-        assert_eq!((statuses(&answer), next), (vec!["413"], Next::End));
+        let mut answer = Vec::new();
+        let progress = Http::default().input(long.as_bytes(), &config, false, &mut answer);
+        let answer = String::from_utf8(answer).unwrap();
+        assert_eq!((statuses(&answer), progress.next), (vec!["413"], Next::End));
+        assert_eq!((progress.requests, progress.refused), (1, true));
         assert_eq!(
             statuses(&input("GET /demo/slow HTTP/1.1\r\nHost: a\r\n\r\n", &config, false).0),
             ["404"]
