@@ -328,16 +328,18 @@ impl Shard {
 
 impl Clients for Connections {
     #[inline]
-    fn deliver(&mut self, subscriber: Subscriber, frames: &mut Frames<'_>) {
+    fn deliver(&mut self, subscriber: Subscriber, frames: &mut Frames<'_>) -> bool {
         let id = subscriber.client();
         let Some(frame) = frames.get(subscriber.format()) else {
             // Client protocol §1: a JSON client can't be told what is not JSON.
-            return self.doom(id, Disconnect::InappropriateProtocol);
+            self.doom(id, Disconnect::InappropriateProtocol);
+            return false;
         };
         if self.entry(id).session.as_ref().is_some_and(Session::is_holding) {
-            return self.hold(id, frame);
+            self.hold(id, frame);
+            return true;
         }
-        self.push_shared(id, frame);
+        self.push_shared(id, frame)
     }
 
     fn answered(&mut self, ticket: Ticket, channel: Option<(u32, Subscriber)>, answer: Answer) {

@@ -234,19 +234,22 @@ impl Connections {
         }
     }
 
-    /// Appends a piece that other connections get too.
+    /// Appends a piece that other connections get too; false: the connection is ending, or has no
+    /// room and ends for it.
     #[inline]
-    pub fn push_shared(&mut self, id: u32, piece: &Bytes) {
+    pub fn push_shared(&mut self, id: u32, piece: &Bytes) -> bool {
         let connection = &mut self.entries[id as usize];
         if connection.doomed || connection.face == Face::Closing {
-            return;
+            return false;
         }
         if !connection.has_room(piece.len(), &self.config) {
-            return self.doom(id, Disconnect::Slow);
+            self.doom(id, Disconnect::Slow);
+            return false;
         }
         connection.outbox.push_shared(piece);
         self.totals.messages_out += 1;
         self.mark(id, piece.len());
+        true
     }
 
     /// Appends a WebSocket frame of this connection alone.

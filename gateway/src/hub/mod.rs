@@ -64,8 +64,8 @@ impl Subscriber {
 
 /// The clients of this shard, as the hub sees them.
 pub trait Clients {
-    /// Puts the frame into the client's outbox.
-    fn deliver(&mut self, subscriber: Subscriber, frames: &mut Frames<'_>);
+    /// Puts the frame into the client's outbox; false: the client is ending, or ends for it.
+    fn deliver(&mut self, subscriber: Subscriber, frames: &mut Frames<'_>) -> bool;
     /// The owner has answered; a subscription is live from here on.
     fn answered(&mut self, ticket: Ticket, channel: Option<(u32, Subscriber)>, answer: Answer);
     /// The hub has ended the client's subscription of `channel`.
@@ -90,7 +90,7 @@ pub enum Progress<T> {
 pub struct Totals {
     /// Publications that this shard gave their place.
     pub publications: u64,
-    /// Frames put into outboxes.
+    /// Publications put into outboxes.
     pub deliveries: u64,
     /// Forms encoded: JSON, Protobuf.
     pub encodes: [u64; 2],
@@ -523,9 +523,10 @@ impl<P: Post> Hub<P> {
         let mut frames = Frames::new(name, event, binary);
         let membership = frames.is_membership();
         for &subscriber in &channel.subscribers {
-            if !membership || subscriber.join_leave() {
+            if !membership {
+                self.totals.deliveries += u64::from(clients.deliver(subscriber, &mut frames));
+            } else if subscriber.join_leave() {
                 clients.deliver(subscriber, &mut frames);
-                self.totals.deliveries += 1;
             }
         }
         let [json, protobuf] = frames.encodes();

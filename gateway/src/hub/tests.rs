@@ -75,6 +75,8 @@ struct TestClient {
 struct Table {
     clients: Vec<TestClient>,
     told: usize,
+    /// The client that takes nothing more.
+    ending: Option<u32>,
 }
 
 impl TestClient {
@@ -96,17 +98,21 @@ impl TestClient {
 }
 
 impl Clients for Table {
-    fn deliver(&mut self, subscriber: Subscriber, frames: &mut Frames<'_>) {
+    fn deliver(&mut self, subscriber: Subscriber, frames: &mut Frames<'_>) -> bool {
+        if self.ending == Some(subscriber.client()) {
+            return false;
+        }
         let frame = frames.get(Format::Json).expect("payloads are JSON").clone();
         let text = &frame[frame.iter().position(|&byte| byte == b'{').unwrap()..];
         let push: serde_json::Value = serde_json::from_slice(text).unwrap();
-        let Some(offset) = push["push"]["pub"]["offset"].as_u64() else { return };
+        let Some(offset) = push["push"]["pub"]["offset"].as_u64() else { return true };
         let name = push["push"]["channel"].as_str().unwrap();
         let client = &mut self.clients[subscriber.client() as usize];
         let live = client.live.get_mut(name).expect("only subscribers are sent to");
         assert_eq!(offset, live.next, "no gap, no repeat, no other order");
         live.next += 1;
         client.seen.get_mut(name).unwrap().0 = offset;
+        true
     }
 
     fn answered(&mut self, ticket: Ticket, channel: Option<(u32, Subscriber)>, answer: Answer) {
@@ -403,4 +409,15 @@ fn each_form_is_encoded_once() {
     world.publish(0, 0, &name);
     let totals = world.hubs[0].take_totals();
     assert_eq!((totals.publications, totals.deliveries, totals.encodes), (1, 2, [1, 0]));
+}
+
+#[test]
+fn a_delivery_is_a_publication_in_an_outbox() {
+    let mut world = World::new(64, true);
+    let name = world.names[0].clone();
+    (0..CLIENTS).for_each(|client| world.subscribe(0, client, &name, false));
+    assert_eq!(world.hubs[0].take_totals().deliveries, 0, "a join is none");
+    world.tables[0].ending = Some(1);
+    world.publish(0, 0, &name);
+    assert_eq!(world.hubs[0].take_totals().deliveries, 1);
 }
