@@ -363,12 +363,15 @@ impl Connections {
         }
     }
 
-    /// The next connection whose end is decided. One that has ended by itself meanwhile is left
-    /// out: it is gone, and its number may be another's.
+    /// The next connection whose end is decided; those that are too slow are counted. One that has
+    /// ended by itself meanwhile is left out: it is gone, and its number may be another's.
     pub fn take_doomed(&mut self) -> Option<(u32, Disconnect)> {
         loop {
             let (id, disconnect) = self.doomed.pop()?;
-            if self.get(id).is_some_and(|connection| connection.doomed) {
+            if let Some(connection) = self.get(id).filter(|connection| connection.doomed) {
+                if disconnect == Disconnect::Slow && connection.face != Face::Closing {
+                    self.metrics.add(Counter::SlowCloses, 1);
+                }
                 return Some((id, disconnect));
             }
         }
@@ -399,7 +402,6 @@ impl Connections {
         if code == Some(Disconnect::Slow.code()) {
             self.outbox_bytes -= connection.outbox.bytes();
             connection.outbox.clear();
-            self.metrics.add(Counter::SlowCloses, 1);
         }
         connection.close_code = code.unwrap_or(1005);
         let payload = code.map(|code| ws::close_payload(code, reason));
@@ -587,6 +589,22 @@ mod tests {
             clients.close(id, Some(Disconnect::Slow.code()), "slow", false, rt::now_ms());
             clients.cut(id, Disconnect::WriteError, rt::now_ms());
             assert_eq!(clients.entry(id).close_code, Disconnect::Slow.code());
+        });
+    }
+
+    #[test]
+    fn whatever_it_speaks_one_that_is_too_slow_is_counted() {
+        with_connection(|clients, id| {
+            for face in [Face::Client, Face::Echo, Face::Http { begun: true }] {
+                let connection = clients.entry(id);
+                (connection.face, connection.doomed) = (face, false);
+                clients.doom(id, Disconnect::Slow);
+                assert_eq!(clients.take_doomed(), Some((id, Disconnect::Slow)));
+            }
+            clients.entry(id).doomed = false;
+            clients.doom(id, Disconnect::InappropriateProtocol);
+            assert!(clients.take_doomed().is_some());
+            assert_eq!(clients.metrics.snapshot().counter(Counter::SlowCloses), 3);
         });
     }
 
