@@ -129,26 +129,21 @@ fn closes(text: &mut Text, view: &View) {
 
 /// Series of the journals: the log's, the spool's, the dead letters', the queues'.
 fn journals(text: &mut Text, report: &Report) {
-    let log = report.log.as_ref().and_then(|log| log.journal.as_ref());
-    let mut all = vec![
-        ("log".to_owned(), log),
-        ("spool".to_owned(), report.spool.as_ref()),
-        ("dead-letters".to_owned(), report.dead_letters.as_ref()),
-    ];
-    all.extend(report.queues.iter().map(|(name, queue)| (format!("queue/{name}"), Some(queue))));
-    let all: Vec<(String, &Journal)> = all
-        .into_iter()
-        .filter_map(|(name, journal)| Some((label("journal", &name), journal?)))
-        .collect();
+    let none = Journal::default();
+    let all = report.journals().map(|(name, journal)| {
+        let past = report.past.journals.get(&name).unwrap_or(&none);
+        (label("journal", &name), journal, past)
+    });
+    let all: Vec<(String, &Journal, &Journal)> = all.collect();
     let name = "trine_journal_info";
-    for (labels, journal) in &all {
+    for (labels, journal, _) in &all {
         text.family(name, "gauge", "Where a journal is and what drives its disk.");
         let folder = label("data_dir", &journal.data_dir);
         let driver = label("driver", journal.driver.as_deref().unwrap_or_default());
         text.sample(name, "", &format!("{labels},{folder},{driver}"), 1);
     }
     let name = "trine_journal_state";
-    for (labels, journal) in &all {
+    for (labels, journal, _) in &all {
         text.family(name, "gauge", "What a journal does with records: 1 for the phase it is in.");
         for phase in PHASES {
             let labels = format!("{labels},{}", label("phase", phase));
@@ -156,13 +151,13 @@ fn journals(text: &mut Text, report: &Report) {
         }
     }
     for (name, kind, help, value) in JOURNAL {
-        for (labels, journal) in &all {
+        for (labels, journal, past) in &all {
             text.family(name, kind, help);
-            text.sample(name, "", labels, value(journal));
+            text.sample(name, "", labels, value(journal) + value(past));
         }
     }
     for (name, help, value) in RECOVERY {
-        for (labels, journal) in &all {
+        for (labels, journal, _) in &all {
             if let Some(recovery) = &journal.recovery {
                 text.family(name, "gauge", help);
                 text.sample(name, "", labels, value(recovery));
@@ -174,7 +169,7 @@ fn journals(text: &mut Text, report: &Report) {
 /// Name, kind, help and value of a journal's series.
 type OfJournal = (&'static str, &'static str, &'static str, fn(&Journal) -> f64);
 
-/// Totals are of the data process's life.
+/// Nothing but totals is there of the data processes before, so that the rest is of the present one.
 const JOURNAL: [OfJournal; 11] = [
     ("trine_journal_bytes", "gauge", "Bytes that a journal has of its quota.", |journal| {
         journal.used_bytes as f64
@@ -311,7 +306,9 @@ fn upstreams(text: &mut Text, report: &Report) {
     for (name, kind, help, value) in UPSTREAM {
         for upstream in &report.upstreams {
             text.family(name, kind, help);
-            text.sample(name, "", &label("upstream", &upstream.name), value(&upstream.pool));
+            let past = report.past.upstreams.get(&upstream.name).map_or(0, value);
+            let labels = label("upstream", &upstream.name);
+            text.sample(name, "", &labels, value(&upstream.pool) + past);
         }
     }
 }
@@ -319,7 +316,7 @@ fn upstreams(text: &mut Text, report: &Report) {
 /// Name, kind, help and value of an upstream's series.
 type OfUpstream = (&'static str, &'static str, &'static str, fn(&Pool) -> u64);
 
-/// Totals are of the data process's life.
+/// As in [`JOURNAL`].
 const UPSTREAM: [OfUpstream; 7] = [
     ("trine_upstream_leased", "gauge", "Connections in use.", |pool| pool.leased),
     ("trine_upstream_idle", "gauge", "Connections kept for later.", |pool| pool.idle),
@@ -447,8 +444,7 @@ impl Text {
 mod tests {
     use super::*;
     use crate::config::LogKind;
-    use crate::control::report::Log;
-    use crate::control::report::Upstream;
+    use crate::control::report::{Log, Past, Upstream};
     use std::collections::{HashMap, HashSet};
     use trine_core::metrics::Writer;
 
@@ -527,6 +523,11 @@ mod tests {
                 name: "desk".to_owned(),
                 pool: Pool { leased: 3, overdue: 1, refused: 5, ..Pool::default() },
             }],
+            past: Past {
+                journals: [("spool".to_owned(), Journal { syncs: 40, ..Journal::default() })]
+                    .into(),
+                upstreams: [("desk".to_owned(), Pool { refused: 50, ..Pool::default() })].into(),
+            },
         }
     }
 
@@ -642,6 +643,7 @@ mod tests {
             ("trine_journal_bytes{journal=\"queue/report\"}", 3_145_728.0),
             ("trine_journal_quota_bytes{journal=\"queue/report\"}", 8_388_608.0),
             ("trine_journal_syncs_total{journal=\"log\"}", 4.0),
+            ("trine_journal_syncs_total{journal=\"spool\"}", 40.0),
             ("trine_journal_sync_seconds_total{journal=\"log\"}", 0.006),
             ("trine_journal_failures_total{journal=\"log\"}", 2.0),
             ("trine_journal_recovery_damaged{journal=\"log\"}", 1.0),
@@ -660,7 +662,7 @@ mod tests {
             ("trine_group_position{group=\"desk\",topic=\"ticket.create\",partition=\"3\"}", 8.0),
             ("trine_upstream_leased{upstream=\"desk\"}", 3.0),
             ("trine_upstream_overdue{upstream=\"desk\"}", 1.0),
-            ("trine_upstream_refused_total{upstream=\"desk\"}", 5.0),
+            ("trine_upstream_refused_total{upstream=\"desk\"}", 55.0),
             ("trine_upstream_idle{upstream=\"desk\"}", 0.0),
         ] {
             assert_eq!(samples.get(series), Some(&value), "{series}");

@@ -253,6 +253,7 @@ impl Control {
         }
         let start = Start {
             identity: self.shared.with(|state| state.identity.clone()),
+            past: self.shared.with(|state| state.past.clone()),
             cpus: self.plan.shards.iter().map(|place| place.cpu).collect(),
             control_cpus: self.plan.control.clone(),
             config,
@@ -360,6 +361,7 @@ impl Control {
             state.pages = pages;
             state.cpus = start.cpus;
             state.identity = hello.identity;
+            state.past = start.past;
             state.data_pid = Some(pid);
             state.adopted = true;
         });

@@ -3,9 +3,11 @@
 //! **Runs on: control**, and the data process's main and link threads, which make and send it.
 //!
 //! Metric pages hold series that are known beforehand; what gets its labels at run time is here.
-//! A report is of one process's life: it ends with the process, and the next one's totals begin
-//! at 0.
+//! A report is of one process's life and ends with it. Its totals do not: control tells the next
+//! process the last ones that it heard, which that process hands on beside its own, so that a
+//! counter never falls, be control another one meanwhile.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -41,6 +43,18 @@ pub struct Report {
     pub partitions_omitted: u64,
     /// Backends, in the order of the configuration.
     pub upstreams: Vec<Upstream>,
+    /// Totals of the data processes before.
+    pub past: Past,
+}
+
+/// Totals of data processes that have ended, by name; whatever else is there says nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Past {
+    /// As [`Report::journals`] names them.
+    pub journals: BTreeMap<String, Journal>,
+    /// Backends' pools.
+    pub upstreams: BTreeMap<String, Pool>,
 }
 
 /// The log.
@@ -163,7 +177,46 @@ pub struct Upstream {
 /// The words for what a journal does with records.
 pub const PHASES: [&str; 5] = ["recovering", "ready", "failing", "full", "closed"];
 
+impl Report {
+    /// The journals with names of their own: the log's, the spool's, the dead letters', the queues'.
+    pub fn journals(&self) -> impl Iterator<Item = (String, &Journal)> {
+        let log = self.log.as_ref().and_then(|log| log.journal.as_ref());
+        let of_log = [("log", log), ("spool", self.spool.as_ref())];
+        let of_log = of_log.into_iter().chain([("dead-letters", self.dead_letters.as_ref())]);
+        let of_log = of_log.filter_map(|(name, journal)| Some((name.to_owned(), journal?)));
+        let queues = self.queues.iter().map(|(topic, queue)| (format!("queue/{topic}"), queue));
+        of_log.chain(queues)
+    }
+
+    /// Totals of this process and of those before.
+    pub fn totals(&self) -> Past {
+        let mut totals = self.past.clone();
+        for (name, journal) in self.journals() {
+            totals.journals.entry(name).or_default().add_totals(journal);
+        }
+        for Upstream { name, pool } in &self.upstreams {
+            totals.upstreams.entry(name.clone()).or_default().add_totals(pool);
+        }
+        totals
+    }
+}
+
 impl Journal {
+    /// Adds another process's totals.
+    fn add_totals(&mut self, other: &Journal) {
+        for (sum, more) in [
+            (&mut self.commits, other.commits),
+            (&mut self.records, other.records),
+            (&mut self.syncs, other.syncs),
+            (&mut self.sync_total_ns, other.sync_total_ns),
+            (&mut self.failures, other.failures),
+            (&mut self.lost_records, other.lost_records),
+            (&mut self.removed_records, other.removed_records),
+        ] {
+            *sum += more;
+        }
+    }
+
     /// What `state` says of the journal below `data_dir`. Takes the state's locks for texts.
     pub fn of(data_dir: &Path, state: &storage::State) -> Journal {
         let phase = match state.phase() {
@@ -248,6 +301,9 @@ pub(super) async fn follow(shared: Shared, socket: PathBuf) {
         shared.with(|state| {
             // That process may have ended meanwhile, and what it said with it.
             if state.data_pid == Some(pid) {
+                if let Some(report) = &report {
+                    state.past = report.totals();
+                }
                 state.report = report;
             }
         });
@@ -288,6 +344,45 @@ mod tests {
             let text = serde_json::to_string(&report).unwrap();
             assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), report, "{text}");
         }
+    }
+
+    #[test]
+    fn totals_are_of_all_processes_and_the_rest_of_none() {
+        let journal = |records, used_bytes| Journal {
+            phase: "ready".to_owned(),
+            used_bytes,
+            commits: 2 * records,
+            records,
+            syncs: 3 * records,
+            sync_total_ns: 4 * records,
+            sync_max_ns: 9,
+            failures: 5 * records,
+            lost_records: 6 * records,
+            removed_records: 7 * records,
+            ..Journal::default()
+        };
+        let report = |records, past| Report {
+            log: Some(Log { kind: LogKind::Embedded, journal: Some(journal(records, 70)) }),
+            spool: Some(journal(100, 70)),
+            dead_letters: Some(journal(200, 70)),
+            queues: vec![("night".to_owned(), journal(300, 70))],
+            upstreams: vec![Upstream {
+                name: "desk".to_owned(),
+                pool: Pool { leased: 9, refused: 1, connects: 2, ..Pool::default() },
+            }],
+            past,
+            ..Report::default()
+        };
+        let mut totals = Past::default();
+        for records in [1, 10, 100] {
+            totals = report(records, totals).totals();
+        }
+        let of = |records| Journal { phase: String::new(), sync_max_ns: 0, ..journal(records, 0) };
+        let names = ["dead-letters", "log", "queue/night", "spool"].map(str::to_owned);
+        let journals = [of(600), of(111), of(900), of(300)];
+        assert_eq!(totals.journals, names.into_iter().zip(journals).collect());
+        let pool = Pool { refused: 3, connects: 6, ..Pool::default() };
+        assert_eq!(totals.upstreams, [("desk".to_owned(), pool)].into());
     }
 
     #[test]

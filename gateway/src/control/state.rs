@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use trine_core::metrics::Page;
 
 use super::build::build;
-use super::report::Report;
+use super::report::{Past, Report};
 use super::wire::Identity;
 
 /// The state behind `/metrics` and `/status`.
@@ -33,6 +33,8 @@ pub struct State {
     /// What the data process said last of its journals and consumers; absent while it says
     /// nothing.
     pub report: Option<Arc<Report>>,
+    /// The totals that were reported last, of all data processes: the next one is told them.
+    pub past: Past,
 }
 
 impl State {
@@ -47,6 +49,7 @@ impl State {
             cpus: Vec::new(),
             pages: Vec::new(),
             report: None,
+            past: Past::default(),
         }
     }
 }

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use trine_core::fd;
 use trine_core::metrics::{LAYOUT, Page};
 
+use super::report::Past;
 use crate::config::Config;
 
 /// Changes whenever the messages here change their meaning.
@@ -46,6 +47,9 @@ pub struct Start<C = Config> {
     pub control_cpus: Vec<usize>,
     /// Its configuration.
     pub config: C,
+    /// Totals of the data processes before it, as they were last reported.
+    #[serde(default)]
+    pub past: Past,
     /// How many echo listeners there are: 0 or one a shard.
     pub echo_listeners: usize,
     /// How many listeners for the HTTP API there are: 0 or one a shard.
@@ -200,6 +204,7 @@ mod tests {
             cpus: (0..shards).collect(),
             control_cpus: vec![],
             config: Config::embedded(),
+            past: Past::default(),
             echo_listeners,
             api_listeners: 0,
         }

@@ -129,7 +129,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::control::process::adopt;
-    use crate::control::report::{Consumer, Partition, ask};
+    use crate::control::report::{Consumer, Partition, Past, ask};
     use crate::control::wire::Identity;
     use crate::limits::{REPORT_PARTITIONS, REPORT_WATCHED};
     use trine_core::metrics::Page;
@@ -141,6 +141,7 @@ mod tests {
             cpus: vec![0],
             control_cpus: vec![],
             config: Config::embedded(),
+            past: Past::default(),
             echo_listeners: 0,
             api_listeners: 0,
         };

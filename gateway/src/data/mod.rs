@@ -230,7 +230,7 @@ impl Shards {
         let (pinned, pins) = std::sync::mpsc::sync_channel(count);
         let mut stop = Stop::default();
         let (names, resharding) = (Names::default(), Arc::new(Resharding::default()));
-        let mut reporter = Reporter::new(&start.config);
+        let mut reporter = Reporter::new(&start.config, start.past.clone());
         let Handles { client, echo, api, pages } = handles;
         let (mut echo, mut api) = (echo.into_iter(), api.into_iter());
         let shards = client.into_iter().zip(pages).zip(peers);

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::journal::Journals;
 use crate::config::{Config, LogKind};
-use crate::control::report::{Consumer, Journal, Log, Partition, Report, Upstream};
+use crate::control::report::{Consumer, Journal, Log, Partition, Past, Report, Upstream};
 use crate::edge::{Pool, Standing, Watched};
 use crate::ingest::Routes;
 use crate::limits::{REPORT_PARTITIONS, REPORT_WATCHED};
@@ -74,11 +74,13 @@ pub(super) struct Reporter {
     watched: Vec<String>,
     /// One a shard.
     shards: Vec<Standings>,
+    /// Totals of the data processes before.
+    past: Past,
 }
 
 impl Reporter {
-    /// One for a data process with this configuration.
-    pub fn new(config: &Config) -> Reporter {
+    /// One for a data process with this configuration, after others with these totals.
+    pub fn new(config: &Config, past: Past) -> Reporter {
         let consumers = config.consumers.iter();
         Reporter {
             data_dir: config.data_dir.clone(),
@@ -89,6 +91,7 @@ impl Reporter {
             upstreams: config.upstreams.iter().map(|upstream| upstream.name.clone()).collect(),
             watched: config.kafka.watch_groups.clone(),
             shards: Vec::new(),
+            past,
         }
     }
 
@@ -119,6 +122,7 @@ impl Reporter {
             watched,
             partitions_omitted: omitted + watched_omitted,
             upstreams: self.upstreams(),
+            past: self.past.clone(),
         }
     }
 
@@ -229,6 +233,7 @@ mod tests {
             upstreams: vec!["desk".into(), "crm".into()],
             watched: vec!["billing".into(), "search".into()],
             shards: Vec::new(),
+            past: Past::default(),
         }
     }
 

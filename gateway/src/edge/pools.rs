@@ -42,11 +42,20 @@ impl Pool {
 
     /// Adds another shard's.
     pub fn add(&mut self, other: &Pool) {
+        self.add_totals(other);
         for (sum, more) in [
             (&mut self.leased, other.leased),
             (&mut self.idle, other.idle),
             (&mut self.waiting, other.waiting),
             (&mut self.overdue, other.overdue),
+        ] {
+            *sum += more;
+        }
+    }
+
+    /// Adds what another has counted, and nothing of how it is now.
+    pub fn add_totals(&mut self, other: &Pool) {
+        for (sum, more) in [
             (&mut self.refused, other.refused),
             (&mut self.connects, other.connects),
             (&mut self.connect_failures, other.connect_failures),
