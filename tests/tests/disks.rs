@@ -186,7 +186,9 @@ fn what_a_full_shard_refuses_is_counted() {
     disk.slow_syncs(Duration::from_secs(8));
     let mut clients: Vec<Client> = (0..ROOM / EACH).map(|_| connect()).collect();
     for client in &mut clients {
-        (0..EACH).for_each(|_| drop(client.send("rpc", body.clone()).expect("it is read")));
+        for _ in 0..EACH {
+            client.send("rpc", body.clone()).expect("it is read");
+        }
     }
     let waiting = || gateway.metrics().sum("trine_events_outstanding", &[]);
     wait::until("all wait for the log", || (waiting() == ROOM as f64).then_some(()));
