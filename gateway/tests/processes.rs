@@ -395,8 +395,10 @@ fn a_stop_that_is_asked_for_during_the_start_is_a_drain() {
     let config = Config { runtime_dir: place.runtime_dir(), ..Config::with_file_defaults() };
     let identity = wire::Identity::default();
     let (cpus, control_cpus) = (vec![0], Vec::new());
+    let past = trine::control::report::Past::default();
+    let (echo_listeners, api_listeners) = (0, 0);
     let start =
-        wire::Start { identity, cpus, control_cpus, config, echo_listeners: 0, api_listeners: 0 };
+        wire::Start { identity, cpus, control_cpus, config, echo_listeners, api_listeners, past };
     let client = vec![TcpListener::bind(place.client).unwrap().into()];
     let pages = vec![Page::create(0).unwrap()];
     let handles = wire::Handles { client, echo: Vec::new(), api: Vec::new(), pages };
