@@ -9,7 +9,10 @@
 mod kafka;
 
 use kafka::kfake::{self, Kfake};
-use kafka::{PARTITIONS, PATIENCE, broker, create_topic, options, runtime, unique};
+use kafka::{
+    PARTITIONS, PATIENCE, broker, create_topic, create_topic_named, delete_topic, options, runtime,
+    unique,
+};
 use rskafka::client::ClientBuilder;
 use rskafka::client::partition::{Compression, UnknownTopicHandling};
 use rskafka::record::Record;
@@ -36,6 +39,8 @@ const SESSION_MS: u32 = 3000;
 const RUN: u8 = 0;
 const LEAVE: u8 = 1;
 const KILL: u8 = 2;
+/// Wants no more records until it runs again.
+const HOLD: u8 = 3;
 
 /// What all members of a group have seen.
 #[derive(Default)]
@@ -94,6 +99,7 @@ impl Seen {
             }
             Event::OutOfRange { partition, first, .. } => {
                 self.out_of_range += 1;
+                self.committed.remove(partition);
                 self.assigned.insert(*partition, (member, *first));
             }
             Event::Failed { text } => self.failures.push(text.clone()),
@@ -129,8 +135,12 @@ impl Member {
         Self { command, thread }
     }
 
+    fn order(&self, command: u8) {
+        self.command.store(command, Ordering::SeqCst);
+    }
+
     fn end(self, how: u8) {
-        self.command.store(how, Ordering::SeqCst);
+        self.order(how);
         let deadline = Instant::now() + PATIENCE;
         while !self.thread.is_finished() {
             assert!(Instant::now() < deadline, "the member ends");
@@ -168,6 +178,18 @@ fn start(spec: &Spec, number: usize) -> (Rc<Client>, Rc<Consumer>) {
 
 type Began = Rc<RefCell<Option<(Rc<Client>, Rc<Consumer>)>>>;
 
+/// Wants more of what was read, unless it is to hold.
+fn want(client: &Client, consumer: &Consumer, order: u8, read: &mut Vec<(u32, u32, i64)>) {
+    if order == HOLD {
+        // One that nobody has: what is known of topics is asked for again and again.
+        client.topic("none");
+        return;
+    }
+    for (topic, partition, next_offset) in read.drain(..) {
+        consumer.fetch(topic, partition, next_offset, FETCH_BYTES);
+    }
+}
+
 /// One member's shard.
 fn run(spec: &Spec, number: usize, seen: &Mutex<Seen>, command: &AtomicU8) {
     let began = Began::default();
@@ -177,7 +199,7 @@ fn run(spec: &Spec, number: usize, seen: &Mutex<Seen>, command: &AtomicU8) {
         rt::request_turn();
     };
     let mut events = Vec::new();
-    let mut answers = HashMap::new();
+    let (mut answers, mut read) = (HashMap::new(), Vec::new());
     let (mut before, mut is_leaving, mut count) = (None, false, 0u64);
     rt::run(rt::Preference::from_environment(), begin, |turn| {
         while turn.next_sent().is_some() {}
@@ -211,7 +233,7 @@ fn run(spec: &Spec, number: usize, seen: &Mutex<Seen>, command: &AtomicU8) {
                     if answers.is_multiple_of(spec.commit_every) {
                         consumer.commit(topic, partition, next_offset);
                     }
-                    consumer.fetch(topic, partition, next_offset, FETCH_BYTES);
+                    read.push((topic, partition, next_offset));
                 }
                 Event::OutOfRange { topic, partition, first, .. } => {
                     consumer.fetch(topic, partition, first, FETCH_BYTES);
@@ -226,6 +248,7 @@ fn run(spec: &Spec, number: usize, seen: &Mutex<Seen>, command: &AtomicU8) {
                 _ => {}
             }
         }
+        want(client, consumer, order, &mut read);
         if spec.only_counts {
             let mut seen = seen.lock().unwrap();
             seen.tokens.insert(number as u64, count as u32);
@@ -721,6 +744,53 @@ fn what_is_not_there_any_more_is_an_alarm_and_goes_on_at_the_earliest() {
     let seen = seen.lock().unwrap();
     assert_eq!((seen.out_of_range, seen.committed.len()), (PARTITIONS, 16));
     assert!(seen.committed.values().all(|committed| *committed == 200));
+}
+
+/// As many records as were read are no reason to go on behind them.
+#[test]
+fn a_topic_that_is_made_anew_is_read_from_its_beginning() {
+    let Some(broker) = broker() else { return };
+    let spec = spec(broker, "anew", |_| {});
+    let seen = Arc::new(Mutex::new(Seen::default()));
+    let member = Member::start(&spec, 0, &seen);
+    until("all are assigned", &seen, |seen| seen.assigned.len() == 16);
+    member.order(HOLD);
+    produce(broker, &spec.topic, 0..1600, 100);
+    until("all is read", &seen, |seen| seen.tokens.len() == 1600);
+    delete_topic(broker, &spec.topic);
+    create_topic_named(broker, &spec.topic);
+    produce(broker, &spec.topic, 1600..3200, 100);
+    member.order(RUN);
+    until("all is read again", &seen, |seen| seen.tokens.len() == 3200);
+    member.end(LEAVE);
+    let seen = seen.lock().unwrap();
+    assert_eq!((seen.out_of_range, seen.lost), (PARTITIONS, 0));
+    assert!(seen.committed.len() == 16 && seen.committed.values().all(|at| *at == 100));
+}
+
+/// A broker that is asked by name answers so, and tells of the id only with its metadata.
+#[test]
+fn a_topic_that_is_made_anew_on_an_older_broker_is_known_by_its_next_record() {
+    let Some(mut kfake) = Kfake::start("2.8", PARTITIONS) else { return };
+    let spec = spec_on(&kfake, |_| {});
+    let seen = Arc::new(Mutex::new(Seen::default()));
+    let member = Member::start(&spec, 0, &seen);
+    until("all are assigned", &seen, |seen| seen.assigned.len() == 16);
+    member.order(HOLD);
+    kfake.write(0..1600);
+    until("all is read", &seen, |seen| seen.tokens.len() == 1600);
+    delete_topic(kfake.address, &spec.topic);
+    create_topic_named(kfake.address, &spec.topic);
+    kfake.write(1600..3200);
+    member.order(RUN);
+    let mut end = 3200;
+    until("it is known", &seen, |seen| {
+        kfake.write(end..end + 16);
+        end += 16;
+        seen.out_of_range == PARTITIONS
+    });
+    until("all is read again", &seen, |seen| seen.tokens.len() as u64 == end);
+    member.end(LEAVE);
 }
 
 /// Ten transactions of a hundred records each, of which every other one is aborted.

@@ -65,17 +65,31 @@ pub fn unique(what: &str) -> String {
 /// Makes a topic, with `TRINE_KAFKA_REPLICAS` where that is set.
 pub fn create_topic(bootstrap: SocketAddr, what: &str) -> String {
     let topic = unique(what);
+    create_topic_named(bootstrap, &topic);
+    topic
+}
+
+/// Makes a topic of this name, also one that has just been deleted.
+pub fn create_topic_named(bootstrap: SocketAddr, topic: &str) {
     let replicas = std::env::var("TRINE_KAFKA_REPLICAS").map_or(1, |n| n.parse().unwrap());
     let deadline = Instant::now() + PATIENCE;
     runtime().block_on(async {
         let client = ClientBuilder::new(vec![bootstrap.to_string()]).build().await.unwrap();
         let controller = client.controller_client().unwrap();
-        let create = || controller.create_topic(&topic, PARTITIONS as i32, replicas, 10_000);
+        let create = || controller.create_topic(topic, PARTITIONS as i32, replicas, 10_000);
         // A broker that has just started knows no controller yet.
         while let Err(error) = create().await {
             assert!(Instant::now() < deadline, "the topic cannot be created: {error}");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     });
-    topic
+}
+
+/// Deletes a topic.
+#[allow(dead_code, reason = "not each test file deletes topics")]
+pub fn delete_topic(bootstrap: SocketAddr, topic: &str) {
+    runtime().block_on(async {
+        let client = ClientBuilder::new(vec![bootstrap.to_string()]).build().await.unwrap();
+        client.controller_client().unwrap().delete_topic(topic, 10_000).await.unwrap();
+    });
 }

@@ -109,15 +109,16 @@ pub enum Event {
         /// The offset.
         next_offset: i64,
     },
-    /// A commit was dropped: its offset is not there any more, or it was refused for a partition that
-    /// is to be given up.
+    /// A commit was dropped: its offset is not there any more, or it was refused for a partition
+    /// that is to be given up.
     NotCommitted {
         /// The topic.
         topic: TopicId,
         /// The partition.
         partition: u32,
     },
-    /// The offset that was fetched is not there any more; an alarm. To be fetched again from `first`.
+    /// The offset that was fetched is not there any more, or is one of a topic that was made anew;
+    /// an alarm. To be fetched again from `first`.
     OutOfRange {
         /// The topic.
         topic: TopicId,
@@ -485,9 +486,7 @@ impl State {
             if !lists.is_empty() {
                 return Some(Action::List(connection, lists));
             }
-            let last_epoch = |at: TopicPartition, next_offset| {
-                self.offsets.last_epoch(at, cluster.get(at.topic).id, next_offset)
-            };
+            let last_epoch = |at, next_offset| self.offsets.last_epoch(at, next_offset);
             if let Some(request) = self.fetcher.next_request(broker, leader, last_epoch, now_ms) {
                 return Some(Action::Fetch(broker, connection, request));
             }
@@ -618,7 +617,7 @@ impl State {
         match event {
             fetcher::Event::Records(at, read) => {
                 let TopicPartition { topic, partition } = at;
-                self.offsets.read(at, client.cluster().borrow().get(topic).id, &read.epochs);
+                self.offsets.read(at, &read.epochs);
                 let end_offset = self.fetcher.position(at).map_or(-1, |position| position.0);
                 let (records, next_offset) = (read.records, read.next_offset);
                 let event = Event::Records { topic, partition, records, next_offset, end_offset };

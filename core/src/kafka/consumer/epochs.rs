@@ -7,28 +7,21 @@
 
 use crate::limits::KAFKA_EPOCHS_KEPT;
 use std::collections::VecDeque;
-use trine_proto::kafka::Uuid;
 
 /// Where the records of each epoch begin, of those that were read last.
 #[derive(Debug, Default)]
 pub(super) struct Epochs {
-    /// The topic that they are of; `None`: of whichever has the name.
-    of: Option<Uuid>,
     begin: VecDeque<(i64, i32)>,
 }
 
 impl Epochs {
     /// The record before `next_offset` is of an epoch; -1: nobody knows.
     pub fn at(next_offset: i64, epoch: i32) -> Self {
-        Self { of: None, begin: [(next_offset - 1, epoch)].into() }
+        Self { begin: [(next_offset - 1, epoch)].into() }
     }
 
-    /// Records of a topic from an offset on are of an epoch; -1: nobody knows.
-    pub fn read(&mut self, of: Uuid, first_offset: i64, epoch: i32) {
-        if !self.are_of(of) {
-            self.begin.clear();
-        }
-        self.of = Some(of);
+    /// Records from an offset on are of an epoch; -1: nobody knows.
+    pub fn read(&mut self, first_offset: i64, epoch: i32) {
         if self.begin.back().is_some_and(|&(_, last)| last == epoch) {
             return;
         }
@@ -36,11 +29,6 @@ impl Epochs {
             self.begin.pop_front();
         }
         self.begin.push_back((first_offset, epoch));
-    }
-
-    /// Whether they are of this topic: one of the same name may have been made anew.
-    pub fn are_of(&self, of: Uuid) -> bool {
-        self.of.is_none_or(|known| known == of)
     }
 
     /// The epoch of the record before `next_offset`, -1 if that is not known.
@@ -64,17 +52,15 @@ impl Epochs {
 mod tests {
     use super::*;
 
-    const ID: Uuid = [7; 16];
-
     #[test]
     fn an_offset_has_the_epoch_of_the_record_before_it() {
         assert_eq!(Epochs::default().before(7), -1);
         assert_eq!(Epochs::at(7, -1).before(7), -1);
         let mut epochs = Epochs::at(7, 3);
         assert_eq!((epochs.before(6), epochs.before(7)), (-1, 3));
-        epochs.read(ID, 7, 3);
-        epochs.read(ID, 9, 5);
-        epochs.read(ID, 12, 5);
+        epochs.read(7, 3);
+        epochs.read(9, 5);
+        epochs.read(12, 5);
         assert_eq!([7, 9, 10, 20].map(|offset| epochs.before(offset)), [3, 3, 5, 5]);
         assert_eq!(
             [2, 3, 4, 5].map(|epoch| epochs.first_above(epoch)),
@@ -83,7 +69,7 @@ mod tests {
         epochs.cut(9);
         assert_eq!([7, 20].map(|offset| epochs.before(offset)), [3, 3]);
         for epoch in 0..2 * KAFKA_EPOCHS_KEPT as i32 {
-            epochs.read(ID, 100 + i64::from(epoch), 10 + epoch);
+            epochs.read(100 + i64::from(epoch), 10 + epoch);
         }
         assert_eq!((epochs.begin.len(), epochs.before(9)), (KAFKA_EPOCHS_KEPT, -1));
     }

@@ -14,7 +14,10 @@ use crate::limits::{
 };
 use std::collections::BTreeMap;
 use trine_proto::kafka::fetch::Session;
-use trine_proto::kafka::{Action, ErrorCode, Leader};
+use trine_proto::kafka::{Action, ErrorCode, Leader, Uuid};
+
+/// A topic whose id the brokers don't tell.
+pub const NO_ID: Uuid = [0; 16];
 
 /// A Fetch request to a broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +50,8 @@ pub struct Place {
 pub struct Fetched {
     /// The partition.
     pub partition: TopicPartition,
+    /// The id of its topic, [`NO_ID`] if that is not known.
+    pub of: Uuid,
     /// The error.
     pub error: ErrorCode,
     /// The end: the last stable offset, or the high watermark.
@@ -63,7 +68,8 @@ pub struct Fetched {
 pub enum Event {
     /// Records; the partition is not wanted any more until the caller says so again.
     Records(TopicPartition, Read),
-    /// The wanted offset is not there. Not wanted any more.
+    /// The wanted offset is not there, or it is one of another topic, which was made anew by the
+    /// same name. Not wanted any more.
     OutOfRange(TopicPartition, i64),
     /// The log holds other records than were read of it, up to the offset, which is not wanted any
     /// more. Those that it has of the epoch, or of older ones, end at the last.
@@ -77,9 +83,18 @@ pub enum Event {
 #[derive(Debug, Default)]
 struct Partition {
     wanted: Option<(i64, i32)>,
+    /// The topic that the wanted offset is of, as its first answer says.
+    of: Uuid,
     backoff: Backoff,
     next_offset: i64,
     end_offset: i64,
+}
+
+impl Partition {
+    /// The wanted offset means nothing any more.
+    fn begin_anew(&mut self) {
+        (self.wanted, self.of) = (None, NO_ID);
+    }
 }
 
 #[derive(Debug)]
@@ -268,7 +283,7 @@ impl Fetcher {
 
     fn take_in(&mut self, broker: i32, fetched: Fetched, at: Place, now_ms: u64) {
         let offset = at.offset;
-        let Fetched { partition: place, error, end_offset, diverging, read } = fetched;
+        let Fetched { partition: place, of, error, end_offset, diverging, read } = fetched;
         let Some(partition) = self.partitions.get_mut(&place) else { return };
         if partition.wanted.is_none_or(|wanted| wanted.0 != offset) {
             return;
@@ -277,7 +292,7 @@ impl Fetcher {
             partition.backoff.failed(now_ms);
             match error.action() {
                 Action::ResetOffset => {
-                    partition.wanted = None;
+                    partition.begin_anew();
                     partition.backoff.wait_until(0);
                     self.events.push(Event::OutOfRange(place, offset));
                 }
@@ -299,6 +314,10 @@ impl Fetcher {
             }
             return;
         }
+        if partition.of != NO_ID && of != NO_ID && partition.of != of {
+            partition.begin_anew();
+            return self.events.push(Event::OutOfRange(place, offset));
+        }
         if let Some((epoch, end)) = diverging {
             partition.wanted = None;
             // Without a leader since it is no log that was cut: it is another one.
@@ -307,6 +326,9 @@ impl Fetcher {
                 true => Event::Diverged(place, offset, epoch, end),
                 false => Event::OutOfRange(place, offset),
             });
+        }
+        if of != NO_ID {
+            partition.of = of;
         }
         partition.end_offset = end_offset;
         if let Some(damage) = read.damage.filter(|_| read.next_offset == offset) {
@@ -338,6 +360,7 @@ mod tests {
 
     const A: TopicPartition = TopicPartition { topic: 0, partition: 0 };
     const B: TopicPartition = TopicPartition { topic: 0, partition: 1 };
+    const ID: Uuid = [7; 16];
 
     fn leader(_: TopicPartition) -> Option<Leader> {
         Some(Leader { id: 1, epoch: 3 })
@@ -365,11 +388,13 @@ mod tests {
         let record = |offset| Record { offset, timestamp_ms: 0, body: Bytes::new() };
         let records = (offset..next_offset).map(record).collect();
         let read = Read { records, next_offset, ..Read::default() };
-        Fetched { partition, error: ErrorCode::NONE, end_offset: end, diverging: None, read }
+        let (of, error) = (ID, ErrorCode::NONE);
+        Fetched { partition, of, error, end_offset: end, diverging: None, read }
     }
 
     fn refused(partition: TopicPartition, error: ErrorCode) -> Fetched {
-        Fetched { partition, error, end_offset: -1, diverging: None, read: Read::default() }
+        let read = Read::default();
+        Fetched { partition, of: ID, error, end_offset: -1, diverging: None, read }
     }
 
     fn offsets(request: &Request) -> Vec<(u32, i64)> {
@@ -465,6 +490,35 @@ mod tests {
         let mut events = Vec::new();
         fetcher.take_events(&mut events);
         assert!(matches!(&events[..], [Event::OutOfRange(A, 6)]), "{events:?}");
+    }
+
+    /// Its offsets begin anew, however far they go by now: also where they end at the wanted one.
+    #[test]
+    fn what_is_of_another_topic_of_the_same_name_is_not_read_on() {
+        let mut fetcher = fetcher();
+        let mut answered = |fetched: Fetched, then: i64| {
+            fetcher.next_request(1, leader, |_, _| -1, 0).expect("A is wanted");
+            fetcher.fetched(1, 0, ErrorCode::NONE, vec![fetched], 0);
+            let mut events = Vec::new();
+            fetcher.take_events(&mut events);
+            fetcher.want(A, then, 1000);
+            events.pop()
+        };
+        let of = |of, fetched| Fetched { of, ..fetched };
+        assert!(matches!(answered(records(A, 5, 8, 8), 8), Some(Event::Records(A, _))));
+        // Who tells no ids, as an older broker, tells nothing else.
+        assert!(answered(of(NO_ID, records(A, 8, 8, 8)), 8).is_none());
+        for (made_anew, fetched) in [([8; 16], records(A, 8, 8, 8)), (ID, records(A, 8, 9, 20))] {
+            let event = answered(of(made_anew, fetched), 0);
+            assert!(matches!(event, Some(Event::OutOfRange(A, 8))), "{event:?}");
+            let event = answered(of(made_anew, records(A, 0, 8, 8)), 8);
+            assert!(matches!(event, Some(Event::Records(A, _))), "{event:?}");
+        }
+        // Where it has told already that the offset is not there, it is not told again.
+        let gone = of([8; 16], refused(A, ErrorCode::OFFSET_OUT_OF_RANGE));
+        assert!(matches!(answered(gone, 0), Some(Event::OutOfRange(A, 8))));
+        let event = answered(of([8; 16], records(A, 0, 8, 8)), 8);
+        assert!(matches!(event, Some(Event::Records(A, _))), "{event:?}");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::epochs::Epochs;
 use crate::kafka::producer::TopicId;
 use crate::limits::{KAFKA_COMMIT_DELAY_MS, KAFKA_REFUSED_MS, KAFKA_RETRY_MAX_MS, KAFKA_RETRY_MS};
 use std::collections::BTreeMap;
-use trine_proto::kafka::{Action, ErrorCode, Uuid, list_offsets};
+use trine_proto::kafka::{Action, ErrorCode, list_offsets};
 
 /// Where a group begins that has committed nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,8 +84,8 @@ pub enum Event {
     Ready(TopicPartition, i64),
     /// This is committed.
     Committed(TopicPartition, i64),
-    /// A commit was dropped: its offset is not there any more, or it was refused for a partition that
-    /// is to be given up.
+    /// A commit was dropped: its offset is not there any more, or it was refused for a partition
+    /// that is to be given up.
     NotCommitted(TopicPartition),
     /// The offset is not there any more, or other records are before it; the second is where to go on.
     OutOfRange(TopicPartition, i64, i64),
@@ -204,19 +204,16 @@ impl Offsets {
         self.known.get(&partition)?.committed
     }
 
-    /// Records were read, of the topic with the id `of`, that are of these leaders' epochs from these
-    /// offsets on.
-    pub fn read(&mut self, partition: TopicPartition, of: Uuid, epochs: &[(i64, i32)]) {
+    /// Records were read that are of these leaders' epochs from these offsets on.
+    pub fn read(&mut self, partition: TopicPartition, epochs: &[(i64, i32)]) {
         if let Some(known) = self.known.get_mut(&partition) {
-            epochs.iter().for_each(|&(first, epoch)| known.epochs.read(of, first, epoch));
+            epochs.iter().for_each(|&(first, epoch)| known.epochs.read(first, epoch));
         }
     }
 
-    /// The leader's epoch of the record before an offset, -1 if unknown: also where that was read of
-    /// a topic that is no more, and another one has its name.
-    pub fn last_epoch(&self, partition: TopicPartition, of: Uuid, next_offset: i64) -> i32 {
-        let known = self.known.get(&partition).filter(|known| known.epochs.are_of(of));
-        known.map_or(-1, |known| known.epochs.before(next_offset))
+    /// The leader's epoch of the record before an offset, -1 if unknown.
+    pub fn last_epoch(&self, partition: TopicPartition, next_offset: i64) -> i32 {
+        self.known.get(&partition).map_or(-1, |known| known.epochs.before(next_offset))
     }
 
     /// A partition holds other records than were read of it, up to `wanted`: those that it has up to
@@ -243,10 +240,12 @@ impl Offsets {
         self.events.push(Event::OutOfRange(partition, wanted, first));
     }
 
-    /// The offset that a partition wanted is not there.
+    /// The offset that a partition wanted is not there, or of another topic by now: nobody knows
+    /// the epoch of the record before the one where it goes on.
     pub fn out_of_range(&mut self, partition: TopicPartition, offset: i64) {
         if let Some(known) = self.known.get_mut(&partition) {
             known.stage = Stage::OutOfRange(offset);
+            known.epochs = Epochs::default();
         }
     }
 
@@ -495,7 +494,6 @@ mod tests {
     use super::*;
 
     const STARTED: i64 = 1_700_000_000_000;
-    const ID: Uuid = [7; 16];
     /// The epoch that commits are said to have.
     const EPOCH: i32 = 2;
 
@@ -674,21 +672,20 @@ mod tests {
         let mut offsets = with(Start::Latest, &[0]);
         fetch(&mut offsets, &[(50, None)], 0);
         assert_eq!(events(&mut offsets), [Event::Ready(place(0), 50)]);
-        assert_eq!(offsets.last_epoch(place(0), ID, 50), EPOCH);
-        offsets.read(place(0), ID, &[(50, EPOCH + 1)]);
+        assert_eq!(offsets.last_epoch(place(0), 50), EPOCH);
+        offsets.read(place(0), &[(50, EPOCH + 1)]);
         offsets.commit(place(0), 100);
         let commits = offsets.next_commit(0, true);
         assert_eq!((commits[0].next_offset, commits[0].last_epoch), (100, EPOCH + 1));
-        assert_eq!(offsets.last_epoch(place(0), [8; 16], 100), -1, "another topic of that name");
         offsets.commit(place(0), 110);
         offsets.diverged(place(0), 120, EPOCH - 1, 40);
         let lost = [Event::NotCommitted(place(0)), Event::OutOfRange(place(0), 120, 40)];
         assert_eq!(events(&mut offsets), lost);
-        assert_eq!(offsets.last_epoch(place(0), ID, 40), -1, "the broker has told no epoch");
+        assert_eq!(offsets.last_epoch(place(0), 40), -1, "the broker has told no epoch");
         // The commit that was under way may have come through: the next one counts all the same.
         offsets.answered(&[(place(0), ErrorCode::NONE)], 1_000);
         assert!(events(&mut offsets).is_empty());
-        offsets.read(place(0), ID, &[(40, EPOCH + 2)]);
+        offsets.read(place(0), &[(40, EPOCH + 2)]);
         offsets.commit(place(0), 60);
         let commits = offsets.next_commit(2_000, true);
         assert_eq!((commits[0].next_offset, commits[0].last_epoch), (60, EPOCH + 2));
@@ -696,8 +693,8 @@ mod tests {
         assert_eq!(events(&mut offsets), [Event::Committed(place(0), 60)]);
         // Of a newer epoch nothing that was read is there, however far the older one goes.
         for end in [65, 90] {
-            offsets.read(place(0), ID, &[(60, EPOCH + 2)]);
-            offsets.read(place(0), ID, &[(63, EPOCH + 3)]);
+            offsets.read(place(0), &[(60, EPOCH + 2)]);
+            offsets.read(place(0), &[(63, EPOCH + 3)]);
             offsets.diverged(place(0), 70, EPOCH + 2, end);
             assert_eq!(events(&mut offsets), [Event::OutOfRange(place(0), 70, 63)]);
         }
@@ -709,6 +706,7 @@ mod tests {
         fetch(&mut offsets, &[(100, None)], 0);
         events(&mut offsets);
         offsets.out_of_range(place(0), 100);
+        assert_eq!(offsets.last_epoch(place(0), 100), -1, "what was read may be another topic's");
         assert_eq!(offsets.next_lists(0, |_| true), [(place(0), list_offsets::EARLIEST)]);
         offsets.listed(place(0), Ok(30), 0);
         assert_eq!(events(&mut offsets), [Event::OutOfRange(place(0), 100, 30)]);

@@ -6,7 +6,7 @@
 use super::TopicPartition;
 use super::broker_led::Beat;
 use super::driver::{Action, Consumer};
-use super::fetcher::{self, Fetched};
+use super::fetcher::{self, Fetched, NO_ID};
 use super::group::Group;
 use super::membership;
 use super::offsets::{Commit, Committed};
@@ -21,8 +21,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use trine_proto::kafka::frame::{self, Api};
 use trine_proto::kafka::{
-    ErrorCode, Membership, Topic, consumer_group_heartbeat, fetch, find_coordinator, heartbeat,
-    join_group, leave_group, list_offsets, offset_commit, offset_fetch, sync_group,
+    ErrorCode, Membership, Topic, Uuid, consumer_group_heartbeat, fetch, find_coordinator,
+    heartbeat, join_group, leave_group, list_offsets, offset_commit, offset_fetch, sync_group,
 };
 
 /// The protocol type of consumers.
@@ -475,7 +475,7 @@ impl Consumer {
         let by_name = {
             let cluster = self.client.cluster().borrow();
             let mut places = request.partitions.iter().map(|(at, _)| at).chain(&request.forgotten);
-            places.any(|at| cluster.get(at.topic).id == [0; 16])
+            places.any(|at| cluster.get(at.topic).id == NO_ID)
         };
         let most = if by_name { FETCH_BY_NAME } else { fetch::API.max };
         let write: Write<'_> = &|out, version, id, client_id| {
@@ -531,7 +531,12 @@ impl Consumer {
                 cluster.hint(topic, found.partition, leader);
             }
             let place = TopicPartition { topic, partition };
-            Some((place, state.fetcher.offset(place)?))
+            // Who answers by name may know ids all the same.
+            let of = match found.topic.id {
+                NO_ID => cluster.get(topic).id,
+                id => id,
+            };
+            Some(Wanted { place, of, offset: state.fetcher.offset(place)? })
         };
         // From anywhere on, so that no partition is left out for ever.
         let start = self.client.random() as usize % answer.partitions.len().max(1);
@@ -542,6 +547,14 @@ impl Consumer {
     }
 }
 
+/// What is wanted of an entry of an answer.
+struct Wanted {
+    place: TopicPartition,
+    /// The id of the topic that the entry is of.
+    of: Uuid,
+    offset: i64,
+}
+
 /// Reads of each partition what an answer holds from where it is `wanted`. What comes of one again,
 /// and what comes after much was inflated, is left out as if the broker had: it sends it again, since
 /// nothing in the session says that it was read.
@@ -549,13 +562,13 @@ fn read<'a, 'r: 'a>(
     body: &Bytes,
     answer: impl Iterator<Item = &'a fetch::Fetched<'r>>,
     read_committed: bool,
-    mut wanted: impl FnMut(&fetch::Fetched<'r>) -> Option<(TopicPartition, i64)>,
+    mut wanted: impl FnMut(&fetch::Fetched<'r>) -> Option<Wanted>,
 ) -> Vec<Fetched> {
     let mut all = Vec::new();
     let mut seen = BTreeSet::new();
     let mut inflated_bytes = 0;
     for found in answer {
-        let Some((place, offset)) = wanted(found) else { continue };
+        let Some(Wanted { place, of, offset }) = wanted(found) else { continue };
         if inflated_bytes >= KAFKA_FETCH_INFLATED_BYTES || !seen.insert(place) {
             continue;
         }
@@ -566,7 +579,7 @@ fn read<'a, 'r: 'a>(
         let read = records::read(body, found.records, &found.aborted, offset);
         inflated_bytes += read.inflated_bytes;
         let fetch::Fetched { error, diverging, .. } = *found;
-        all.push(Fetched { partition: place, error, end_offset, diverging, read });
+        all.push(Fetched { partition: place, of, error, end_offset, diverging, read });
     }
     all
 }
@@ -642,7 +655,8 @@ mod tests {
         };
         let wanted = |found: &fetch::Fetched<'_>| {
             let partition = u32::try_from(found.partition).ok()?;
-            Some((TopicPartition { topic: 0, partition }, 0))
+            let place = TopicPartition { topic: 0, partition };
+            Some(Wanted { place, of: NO_ID, offset: 0 })
         };
         let answer: Vec<_> = [0, 0, 1, 0].into_iter().chain(2..20).map(found).collect();
         let all = read(&body, answer.iter(), true, wanted);
