@@ -59,6 +59,9 @@ enum Stage {
     Ready,
     /// What it wanted is not there any more: the earliest offset is to be asked for.
     OutOfRange(i64),
+    /// It is to be given up, and what was delivered of it is not there any more: nothing of it is
+    /// committed.
+    Over,
 }
 
 #[derive(Debug)]
@@ -229,7 +232,7 @@ impl Offsets {
     /// What was wanted of a partition is not there any more: it goes on at another offset.
     fn go_on(&mut self, partition: TopicPartition, wanted: i64, first: i64) {
         let Some(known) = self.known.get_mut(&partition) else { return };
-        known.stage = Stage::Ready;
+        known.stage = if known.is_revoked { Stage::Over } else { Stage::Ready };
         known.epochs.cut(first);
         // Of a log that was cut an earlier offset counts now, whatever is still to be answered.
         known.committed = known.committed.filter(|committed| *committed <= first);
@@ -246,6 +249,9 @@ impl Offsets {
         if let Some(known) = self.known.get_mut(&partition) {
             known.stage = Stage::OutOfRange(offset);
             known.epochs = Epochs::default();
+            if known.pending.take().is_some() {
+                self.events.push(Event::NotCommitted(partition));
+            }
         }
     }
 
@@ -263,7 +269,7 @@ impl Offsets {
                 Stage::Unknown => self.fetch.until_ms(),
                 Stage::Starting(_) | Stage::OutOfRange(_) if known.is_listing => u64::MAX,
                 Stage::Starting(_) | Stage::OutOfRange(_) => known.backoff.until_ms(),
-                Stage::Started | Stage::Ready => u64::MAX,
+                Stage::Started | Stage::Ready | Stage::Over => u64::MAX,
             };
             let waits = known.pending.is_some() && !self.is_committing;
             let commit_ms =
@@ -697,6 +703,31 @@ mod tests {
             offsets.read(place(0), &[(63, EPOCH + 3)]);
             offsets.diverged(place(0), 70, EPOCH + 2, end);
             assert_eq!(events(&mut offsets), [Event::OutOfRange(place(0), 70, 63)]);
+        }
+    }
+
+    /// A commit of it would pass over what is there now, at its next owner.
+    #[test]
+    fn of_what_is_out_of_range_and_given_up_nothing_is_committed() {
+        for is_revoked_before in [true, false] {
+            let mut offsets = with(Start::Latest, &[0]);
+            fetch(&mut offsets, &[(100, None)], 0);
+            events(&mut offsets);
+            offsets.commit(place(0), 110);
+            if is_revoked_before {
+                offsets.revoke(place(0));
+            }
+            offsets.out_of_range(place(0), 120);
+            assert_eq!(events(&mut offsets), [Event::NotCommitted(place(0))]);
+            assert!(offsets.next_commit(0, true).is_empty());
+            offsets.revoke(place(0));
+            assert_eq!(offsets.next_lists(0, |_| true), [(place(0), list_offsets::EARLIEST)]);
+            offsets.listed(place(0), Ok(0), 0);
+            assert_eq!(events(&mut offsets), [Event::OutOfRange(place(0), 120, 0)]);
+            offsets.commit(place(0), 120);
+            assert_eq!(events(&mut offsets), [Event::NotCommitted(place(0))]);
+            assert!(offsets.next_commit(0, true).is_empty() && offsets.is_settled(place(0)));
+            assert_eq!(offsets.deadline_ms(), u64::MAX, "nothing is to be done");
         }
     }
 
