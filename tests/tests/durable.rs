@@ -264,6 +264,15 @@ fn backends_publish_once_with_tags_or_without_history() {
     let long = "k".repeat(257);
     let (_, text) = call(&format!(r#"{{"channel":"room","data":1,"idempotency_key":"{long}"}}"#));
     assert!(text.contains("too long"), "{text}");
+    // Data and tags share the limit of a message.
+    for (data, tag, said) in [(65_000, 500, "result"), (65_000, 600, "106"), (1, 65_536, "106")] {
+        let (data, tag) = ("d".repeat(data), "t".repeat(tag));
+        for channel in ["room", "desk:4"] {
+            let body = json!({"channel": channel, "data": data, "tags": {"a": tag}});
+            let (_, text) = call(&body.to_string());
+            assert!(text.contains(said), "{channel}: {text}");
+        }
+    }
 }
 
 #[test]

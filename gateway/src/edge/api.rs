@@ -340,11 +340,12 @@ impl Shard {
         let Ok(publish) = serde_json::from_slice::<Publish<'_>>(body) else {
             return Begin::NotJson;
         };
-        let (namespace, data) = match check(&self.config, &publish) {
+        let options = &publish.options();
+        let (namespace, data) = match check(&self.config, &publish, options.tags()) {
             Ok(checked) => checked,
             Err(refusal) => return Begin::Answer(Err(refusal)),
         };
-        let (channel, options) = ((&*publish.channel, namespace), &publish.options());
+        let channel = (&*publish.channel, namespace);
         if let Some(route) = self.ingest.routes().of_namespace(namespace) {
             let json = is_json(&data);
             let (channel, data) = (channel.0, &*data);
@@ -374,7 +375,11 @@ impl Shard {
 }
 
 /// The namespace and the payload of a publish that may be done.
-fn check<'a>(config: &Config, publish: &'a Publish<'_>) -> Result<(usize, Cow<'a, [u8]>), Refusal> {
+fn check<'a>(
+    config: &Config,
+    publish: &'a Publish<'_>,
+    tags: &[u8],
+) -> Result<(usize, Cow<'a, [u8]>), Refusal> {
     let bad = |message| Refusal { code: ErrorCode::BadRequest, message };
     if publish.idempotency_key.as_ref().is_some_and(|key| key.len() > IDEMPOTENCY_KEY_BYTES) {
         return Err(bad("the idempotency_key is too long"));
@@ -394,6 +399,10 @@ fn check<'a>(config: &Config, publish: &'a Publish<'_>) -> Result<(usize, Cow<'a
     };
     let settings = &config.namespaces[namespace];
     session::check_publish(settings, &data, Format::Protobuf, |_| true).map_err(of_code)?;
+    // They are kept and sent with it.
+    if data.len() + tags.len() > settings.message_limit_bytes {
+        return Err(of_code(ErrorCode::LimitExceeded));
+    }
     Ok((namespace, data))
 }
 
