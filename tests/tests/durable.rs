@@ -185,6 +185,7 @@ fn a_publication_is_fanned_out_once_the_log_has_it() {
     assert!(text.contains("\"offset\":1") && !text.contains("\"at\""), "{text}");
     for (body, status, said) in [
         ("{", 400, ""),
+        (r#"["desk:1", 1]"#, 400, ""),
         (r#"{"channel": "none:1", "data": 1}"#, 200, r#""code":102"#),
         (r#"{"channel": "desk:1"}"#, 200, r#""code":107"#),
         (r#"{"channel": "desk:1", "b64data": "bm8="}"#, 200, r#""code":107"#),

@@ -337,9 +337,10 @@ impl Shard {
         body: &[u8],
         headers: &RequestHeaders,
     ) -> Begin {
-        let Ok(publish) = serde_json::from_slice::<Publish<'_>>(body) else {
-            return Begin::NotJson;
-        };
+        // Serde would also take an array for a struct.
+        let is_object = body.trim_ascii_start().starts_with(b"{");
+        let publish = serde_json::from_slice::<Publish<'_>>(body);
+        let Some(publish) = publish.ok().filter(|_| is_object) else { return Begin::NotJson };
         let options = &publish.options();
         let (namespace, data) = match check(&self.config, &publish, options.tags()) {
             Ok(checked) => checked,
