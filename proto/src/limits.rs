@@ -57,3 +57,7 @@ pub const KAFKA_SCRAM_ITERATIONS: u32 = 65_536;
 /// Partitions of one topic. Each has its state in every shard, and clusters have fewer of all topics
 /// together, as a rule. Fixed.
 pub const KAFKA_TOPIC_PARTITIONS: usize = 32_768;
+
+/// APIs that a broker may say it has: Kafka has a hundred. They are gone through with each request.
+/// Fixed.
+pub const KAFKA_APIS: usize = 1024;

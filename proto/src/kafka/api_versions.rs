@@ -6,6 +6,7 @@
 use super::codec::{Error, Reader, Writer};
 use super::error::ErrorCode;
 use super::frame::{self, Api};
+use crate::limits::KAFKA_APIS;
 
 /// The versions that are known here.
 pub const API: Api = Api { key: 18, name: "ApiVersions", min: 0, max: 4, flexible: 3 };
@@ -69,6 +70,9 @@ impl frame::Request for Request<'_> {
             from.tags()?;
             Ok(offered)
         })?;
+        if offered.len() > KAFKA_APIS {
+            return Err(Error::TooLarge("more than 1024 APIs of a broker"));
+        }
         if from.since(1) {
             let _throttle_ms = from.i32()?;
         }

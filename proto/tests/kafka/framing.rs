@@ -8,6 +8,7 @@ use kafka_protocol::messages::api_versions_response::ApiVersion;
 use kafka_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse};
 use trine_proto::kafka::frame::{self, Framed};
 use trine_proto::kafka::{Error, ErrorCode, api_versions, metadata};
+use trine_proto::limits::KAFKA_APIS;
 
 #[test]
 fn a_response_is_found_wherever_it_is_cut() {
@@ -69,6 +70,18 @@ fn api_versions() {
             assert_eq!(ours.version(&trine_proto::kafka::produce::API), None);
             assert_eq!(ours.version(&api_versions::API), None);
         });
+    }
+}
+
+#[test]
+fn a_broker_has_no_end_of_apis() {
+    for (count, is_read) in [(KAFKA_APIS, true), (KAFKA_APIS + 1, false)] {
+        let theirs =
+            ApiVersionsResponse::default().with_api_keys(vec![ApiVersion::default(); count]);
+        let whole = respond(&theirs, 0);
+        let ours = frame::read::<api_versions::Request<'_>>(&whole[8..], 0);
+        let refused = Err(Error::TooLarge("more than 1024 APIs of a broker"));
+        assert_eq!(ours.map(|ours| ours.offered.len()), if is_read { Ok(count) } else { refused });
     }
 }
 
