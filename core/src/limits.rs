@@ -197,3 +197,7 @@ pub const KAFKA_FETCH_INFLATED_BYTES: usize =
 /// Brokers of a cluster that are known at a time, and that partitions were ever led by: many times
 /// what the largest clusters have.
 pub const KAFKA_BROKERS: usize = 4096;
+/// Characters kept of what a broker says to credentials: a sentence for the log and the status.
+pub const KAFKA_SASL_CHARACTERS: usize = 500;
+/// Bytes of a broker's host by its own word: no name in the DNS is longer.
+pub const KAFKA_HOST_BYTES: usize = 253;

@@ -8,7 +8,8 @@
 use super::connection::Endpoint;
 use super::producer::TopicId;
 use crate::limits::{
-    KAFKA_BROKERS, KAFKA_METADATA_AGE_MS, KAFKA_METADATA_PAUSE_MAX_MS, KAFKA_METADATA_PAUSE_MS,
+    KAFKA_BROKERS, KAFKA_HOST_BYTES, KAFKA_METADATA_AGE_MS, KAFKA_METADATA_PAUSE_MAX_MS,
+    KAFKA_METADATA_PAUSE_MS,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -197,7 +198,8 @@ impl Cluster {
         for broker in brokers {
             let Ok(port) = u16::try_from(broker.port) else { continue };
             let has_room = self.brokers.len() < KAFKA_BROKERS;
-            if has_room || self.brokers.contains_key(&broker.id) {
+            let is_host = broker.host.len() <= KAFKA_HOST_BYTES;
+            if is_host && (has_room || self.brokers.contains_key(&broker.id)) {
                 self.brokers.insert(broker.id, (broker.host.into(), port));
             }
         }
@@ -338,6 +340,16 @@ mod tests {
         assert_eq!(&*cluster.place(7).unwrap().0, "10.0.0.7", "one that is known may move");
         cluster.update(&response(1, &[], ErrorCode::NONE));
         assert!(cluster.place(7).is_none() && cluster.place(1).is_some(), "others make room");
+    }
+
+    #[test]
+    fn a_host_is_no_longer_than_a_name_may_be() {
+        let mut cluster = cluster();
+        let hosts = ["h".repeat(KAFKA_HOST_BYTES), "h".repeat(KAFKA_HOST_BYTES + 1)];
+        for (id, host) in (0..).zip(&hosts) {
+            cluster.add_brokers(&[Broker { id, host, port: 9092, rack: None }]);
+        }
+        assert!(cluster.place(0).is_some() && cluster.place(1).is_none());
     }
 
     #[test]

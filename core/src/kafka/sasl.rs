@@ -4,6 +4,7 @@
 //! connection.
 
 use super::connection::{Connection, Error, What};
+use crate::limits::KAFKA_SASL_CHARACTERS;
 use std::fmt;
 use std::rc::Rc;
 use trine_proto::kafka::scram::{self, Mechanism};
@@ -43,7 +44,7 @@ pub(super) async fn authenticate(
     if !response.error.is_none() {
         let offered = response.mechanisms.join(", ");
         let why = format!("{mechanism} is refused ({}); it offers {offered}", response.error);
-        return Err(connection.error(What::Sasl(why)));
+        return Err(connection.error(refusal(&why)));
     }
     let Some(hash) = sasl.scram else {
         let plain = sasl_authenticate::plain(&sasl.user, &sasl.password);
@@ -68,5 +69,26 @@ async fn exchange(connection: &Connection, message: &[u8]) -> Result<Vec<u8>, Rc
         Some(message) => format!("{} ({message})", response.error),
         None => response.error.to_string(),
     };
-    Err(connection.error(What::Sasl(why)))
+    Err(connection.error(refusal(&why)))
+}
+
+/// The broker's words, which may be as long as a response.
+fn refusal(why: &str) -> What {
+    What::Sasl(why.chars().take(KAFKA_SASL_CHARACTERS).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_beginning_of_what_a_broker_says_is_kept() {
+        let said = |why: &str| match refusal(why) {
+            What::Sasl(said) => said,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(said("wrong password"), "wrong password");
+        let long = "é".repeat(KAFKA_SASL_CHARACTERS);
+        assert_eq!(said(&format!("{long}…")), long);
+    }
 }
