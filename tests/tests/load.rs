@@ -64,19 +64,31 @@ fn what_a_frame_asks_for_is_answered_as_fast_as_it_is_read() {
     // Beside what a process has anyway; all answers together are 640 MB.
     const LIMIT_BYTES: u64 = 150 << 20;
     let mut gateway = Gateway::start(TWO_SHARDS);
-    let mut client = Client::connect(gateway.client, "curious").expect("connected");
+    let address = gateway.client;
+    let connect = |name| Client::connect(address, name).expect("connected");
+    let mut client = connect("curious");
     for number in 0..CHANNELS * PUBLICATIONS {
         let channel = format!("channel-{}", number % CHANNELS);
         client.publish(&channel, json!("x".repeat(32_000))).expect("published");
     }
     let ask = |number| json!({"channel": format!("channel-{}", number % CHANNELS), "limit": -1});
     let asked: Vec<_> = (0..COMMANDS).map(ask).collect();
+    // Some go before they have taken much, each after another while.
+    for number in 0..4 {
+        let mut gone = connect("gone");
+        let first = gone.send_together("history", &asked).expect("sent");
+        (first..).take(number).for_each(|id| drop(gone.reply(id, "history").expect("answered")));
+        gone.cut();
+    }
     let first = client.send_together("history", &asked).expect("sent");
     for id in (first..).take(COMMANDS) {
         let history = client.reply(id, "history").expect("answered");
         let publications = history["publications"].as_array().map_or(0, Vec::len);
         assert_eq!(publications, PUBLICATIONS);
     }
+    wait::until("those who went are forgotten", || {
+        (gateway.metrics().sum("trine_connections", &[]) == 1.0).then_some(())
+    });
     let peak_bytes = process::peak_memory_bytes(gateway.data());
     assert!(peak_bytes < LIMIT_BYTES, "it held {peak_bytes} bytes");
 }

@@ -302,6 +302,16 @@ impl Client {
         self.producer.borrow_mut().expire(partition, latest_ms);
     }
 
+    /// [`Producer::is_served`].
+    pub fn is_served(&self, partition: PartitionId) -> bool {
+        self.producer.borrow().is_served(partition)
+    }
+
+    /// [`Producer::is_half_full`].
+    pub fn is_half_full(&self) -> bool {
+        self.producer.borrow().is_half_full()
+    }
+
     /// [`Producer::take_over`].
     pub fn take_over(&self, partition: PartitionId) -> Vec<Taken> {
         self.producer.borrow_mut().take_over(partition)

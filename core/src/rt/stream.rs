@@ -172,6 +172,11 @@ impl Stream {
         let _ = rustix::net::shutdown(self.fd(), Shutdown::Both);
     }
 
+    /// Whether it was aborted: nothing is received or sent any more.
+    pub fn is_aborted(&self) -> bool {
+        self.0.aborted.get()
+    }
+
     /// The socket itself, to hand it to another shard. Only right after accept, before the first
     /// operation: `None` (and the socket stays here) once another handle or an operation exists.
     pub fn into_fd(self) -> Result<OwnedFd, Self> {

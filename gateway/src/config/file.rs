@@ -425,7 +425,7 @@ fn texts_that(value: &DeValue<'_>, holds: impl Fn(&str) -> bool) -> Option<Value
 fn is_broker(text: &str) -> bool {
     let Some((host, port)) = text.rsplit_once(':') else { return false };
     let is_address = text.parse::<SocketAddr>().is_ok();
-    (is_address || is_name(host)) && port.parse::<u16>().is_ok_and(|port| port > 0)
+    (is_address || is_host_name(host)) && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 fn is_endpoint(text: &str) -> bool {
@@ -497,7 +497,12 @@ fn is_path(text: &str) -> bool {
 
 fn is_host(text: &str) -> bool {
     let (name, port) = text.split_once(':').unwrap_or((text, "0"));
-    text.parse::<SocketAddr>().is_ok() || (is_name(name) && port.parse::<u16>().is_ok())
+    text.parse::<SocketAddr>().is_ok() || (is_host_name(name) && port.parse::<u16>().is_ok())
+}
+
+/// As names are in DNS (RFC 1035 §2.3.4), and with underscores as in containers' networks.
+fn is_host_name(text: &str) -> bool {
+    (1..=253).contains(&text.len()) && text.split('.').all(is_name)
 }
 
 /// Plain HTTP to an address, so that no shard ever asks for a name.

@@ -421,7 +421,10 @@ impl Config {
             let Namespace { subscribe, publish, presence_access, history_access, .. } = namespace;
             [*subscribe, *publish, *presence_access, *history_access].contains(&Access::Clients)
         };
-        let closed = self.namespaces.iter().filter(|namespace| all(namespace));
+        // Of what no file speaks it wants nothing.
+        let unsaid = Namespace::closed(String::new());
+        let said = self.namespaces.iter().filter(|namespace| **namespace != unsaid);
+        let closed = said.filter(|namespace| all(namespace));
         let closed = closed.map(|namespace| match namespace.name.as_str() {
             "" => "[channel]".to_owned(),
             name => format!("namespace {name}"),
@@ -437,6 +440,7 @@ impl Config {
         let routes = routes.chain(self.rpcs.iter().map(|rpc| &rpc.route));
         let keyed = routes.filter_map(Route::durable).filter(|route| route.key == RecordKey::User);
         let mut topics: Vec<&str> = keyed.map(|route| route.topic.as_str()).collect();
+        topics.sort_unstable();
         topics.dedup();
         if !topics.is_empty() {
             warnings.push(format!(

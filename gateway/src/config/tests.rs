@@ -181,6 +181,7 @@ fn mistakes_of_each_kind_are_refused() {
         (&format!("{WATCHED}[log]\nkind = \"embedded\""), "^^^^^^^^^^^ it needs"),
         ("[kafka]\nbrokers = []", "a list of brokers"),
         ("[kafka]\nbrokers = [\"http://kafka:9092\"]", "a list of brokers"),
+        ("[kafka]\nbrokers = [\"kafka..example:9092\"]", "a list of brokers"),
         ("[kafka]\nuser = \"desk\"", "set kafka.sasl"),
         ("[kafka]\nsasl = \"plain\"\nuser = \"desk\"", "SASL needs a password"),
         ("[channel]\nack = \"log\"", "set topic, or take it out"),

@@ -46,6 +46,9 @@ impl Shard {
         let mut commands = Commands::new(format, payload);
         loop {
             *rest = commands.rest();
+            if !rest.is_empty() && self.clients.is_behind(id) {
+                return Taken::Stalled { full: false };
+            }
             let Some(command) = commands.next() else { return Taken::All };
             let Ok(command) = command else {
                 self.close(id, Disconnect::BadRequest);
@@ -67,10 +70,9 @@ impl Shard {
         let session = clients.entry(id).session.as_mut().expect("the face is the client's");
         let is_busy = session.outstanding() >= config.client.in_flight
             || (session.has_pending() && session.pending().large() >= LARGE_ANSWERS_IN_FLIGHT);
-        if is_busy || clients.is_behind(id) {
+        if is_busy {
             return Taken::Stalled { full: false };
         }
-        let session = clients.entry(id).session.as_mut().expect("as above");
         let context = Context { config, find: |name: &str| hub.find(name) };
         let action = session.command(command, &context, rt::now_ms(), random);
         let ticket = Ticket { client: id, place: session.next_place(), id: session.id() };

@@ -266,11 +266,12 @@ impl Kafka {
             return Err(Unavailable::TooLarge);
         }
         let line = self.line(topic, partition);
-        let holds = self.spool.get(line).holds();
-        if holds && only_log {
+        let is_late = self.sent(line).is_late;
+        let spooled = self.spool.get(line);
+        if only_log && (spooled.holds() || is_late && !spooled.is_empty()) {
             return Err(Unavailable::Spooled);
         }
-        if !only_log && (holds || self.sent(line).is_late) {
+        if !only_log && (spooled.holds() || is_late) {
             self.spool_record(line, record, body, now_ms);
             return Ok(());
         }
@@ -461,7 +462,13 @@ impl Kafka {
                 self.taken.remove(&record);
                 self.ready.push_back((record, Ok((At::Spool, None))));
             }
-            SpoolEvent::Refused(record, why) => {
+            SpoolEvent::Refused(record, line, why) => {
+                // Nothing of the line is forwarded then that would show whether Kafka is late still.
+                if let Some(line) = line
+                    && self.spool.get(line).is_empty()
+                {
+                    self.sent(line).is_late = false;
+                }
                 let why = match why {
                     // Kafka was sent it before.
                     _ if self.taken.remove(&record) => Unavailable::Lost,
@@ -503,6 +510,11 @@ impl Kafka {
         self.forward_by(line, id);
         let (mut count, mut next, mut full) = (0, records[0].0, false);
         for (offset, time_ms, body) in records {
+            // The other half is for live records, whose clients wait.
+            if self.client.is_half_full() {
+                full = true;
+                break;
+            }
             let token = Token::Forward { line, offset }.pack();
             let taken = self.client.append(token, topic_id, partition, time_ms as i64, &body);
             match taken {
@@ -542,8 +554,8 @@ impl Kafka {
     }
 
     /// Records that Kafka has not acknowledged in time go to the spool, in order. What came from there
-    /// waits for Kafka however late it is, unless others wait behind it: nobody waits for it, and
-    /// taken back it would be written again.
+    /// and is with a broker waits for it however late it is, unless live records are behind: nobody
+    /// waits for it, and taken back it would be written again.
     fn take_over(&mut self, now_ms: u64) {
         let mut overdue = std::mem::take(&mut self.overdue);
         self.client.overdue(now_ms.saturating_sub(self.after_ms), &mut overdue);
@@ -551,9 +563,15 @@ impl Kafka {
             let of_lines = self.lines[&id].iter().filter_map(|&line| self.sent.get(line));
             let live: usize = of_lines.clone().map(|sent| sent.live).sum();
             let has_forwarded = of_lines.clone().any(|sent| sent.has_forwarded_into(id));
-            if live > 0 {
+            if live > 0 || (has_forwarded && self.is_lost(id)) {
                 self.take_over_partition(id, now_ms);
-            } else if !has_forwarded {
+            } else if has_forwarded {
+                for &line in &self.lines[&id] {
+                    if let Some(sent) = self.sent.get_mut(line) {
+                        sent.is_late |= sent.has_forwarded_into(id);
+                    }
+                }
+            } else {
                 // Only the log may acknowledge what is there.
                 self.client.expire(id, now_ms.saturating_sub(self.timeout_ms));
             }
@@ -564,6 +582,20 @@ impl Kafka {
             (self.must_raise, self.raised_ms) = (false, now_ms);
             self.client.raise_epoch();
         }
+    }
+
+    /// Whether no broker has what was forwarded into a partition, or it would go elsewhere now, since
+    /// the partition is there no more.
+    fn is_lost(&self, id: PartitionId) -> bool {
+        !self.client.is_served(id)
+            || self.lines[&id].iter().any(|&line| {
+                let (topic, partition) =
+                    (self.spool.get(line).topic, self.spool.get(line).partition);
+                let now = self.forwards_into(self.topic(topic), partition);
+                let has_forwarded =
+                    self.sent.get(line).is_some_and(|sent| sent.has_forwarded_into(id));
+                has_forwarded && now.map(|(_, into)| into) != Some(id)
+            })
     }
 
     fn take_over_partition(&mut self, id: PartitionId, now_ms: u64) {

@@ -36,8 +36,8 @@ pub enum SpoolEvent {
     },
     /// The record is durable here.
     Durable(u32),
-    /// The record is not here.
-    Refused(u32, Refused),
+    /// The record is not here. It was for this line, if that is known.
+    Refused(u32, Option<usize>, Refused),
     /// Records to be sent to Kafka, in order.
     Forward {
         /// The line.
@@ -136,6 +136,11 @@ impl Topic {
 }
 
 impl Line {
+    /// Whether nothing of it is in the spool, or on its way there.
+    pub fn is_empty(&self) -> bool {
+        self.spooled == 0
+    }
+
     /// Whether more of its partition must go behind what is spooled. What the producer was given
     /// stays ahead of what it is given later, so the line need not run empty, which it never would
     /// while records come faster than Kafka answers.
@@ -457,7 +462,8 @@ impl Spool {
     /// Appends a record behind what its line has. [`SpoolEvent`] will name it.
     pub fn append(&mut self, line: usize, record: u32, body: Bytes, now_ms: u64) {
         let Some(stream) = self.all[line].stream else {
-            return self.events.push_back(SpoolEvent::Refused(record, Refused::Busy));
+            let refused = SpoolEvent::Refused(record, Some(line), Refused::Busy);
+            return self.events.push_back(refused);
         };
         let state = &mut self.all[line];
         state.spooled += 1;
@@ -728,10 +734,11 @@ impl Spool {
         match About::of(token) {
             (About::Append, record) => {
                 let record = record as u32;
-                if let Some(line) = self.appends.remove(&record) {
+                let line = self.appends.remove(&record);
+                if let Some(line) = line {
                     self.unspool(line, 1);
                 }
-                self.events.push_back(SpoolEvent::Refused(record, why));
+                self.events.push_back(SpoolEvent::Refused(record, line, why));
             }
             (About::Letter, line) => {
                 let state = &mut self.all[line];

@@ -659,6 +659,12 @@ impl Producer {
         std::mem::take(&mut self.wants_metadata)
     }
 
+    /// Whether half of what may wait for an acknowledgement does.
+    pub fn is_half_full(&self) -> bool {
+        self.buffered_bytes > self.options.buffer_bytes / 2
+            || self.buffered_records > self.options.buffer_records / 2
+    }
+
     /// Bytes and records that are not settled.
     pub fn buffered(&self) -> (usize, usize) {
         (self.buffered_bytes, self.buffered_records)
@@ -761,6 +767,15 @@ impl Producer {
                 into.push(PartitionId(number as u32));
             }
         }
+    }
+
+    /// Whether a broker has what waits in a partition, or will be sent it in its turn. Else its
+    /// leader is not there, or has answered with an error.
+    pub fn is_served(&self, partition: PartitionId) -> bool {
+        let state = &self.partitions[partition.0 as usize];
+        let is_reachable = state.leader.is_some_and(|slot| !self.brokers[slot].is_unreachable);
+        let is_first_try = state.batches.front().is_some_and(|oldest| oldest.sent_ms.is_none());
+        is_reachable && (is_first_try || state.has_in_flight())
     }
 
     /// Gives up a partition's batches whose first record came at or before `latest_ms`, as if

@@ -134,6 +134,11 @@ impl Partition {
         is_held || self.in_flight >= self.window()
     }
 
+    /// Whether a broker has a batch of it and has not answered.
+    pub fn has_in_flight(&self) -> bool {
+        self.in_flight > 0
+    }
+
     fn window(&self) -> usize {
         if self.is_proven { PRODUCE_IN_FLIGHT } else { 1 }
     }

@@ -298,7 +298,7 @@ fn what_was_forwarded_before_a_restart_does_not_fill_the_journal() {
         fixture.spool.append(line, 0, vec![7; 500_000].into(), 1_000);
         fixture.until(1_000, |event| match event {
             SpoolEvent::Durable(_) => Some(()),
-            SpoolEvent::Refused(_, why) => panic!("{why:?} at {offset}"),
+            SpoolEvent::Refused(_, _, why) => panic!("{why:?} at {offset}"),
             _ => None,
         });
         fixture.spool.gave(line, 1, offset + 1, 1_000, false);
