@@ -247,6 +247,28 @@ fn errors_for_good_are_tried_again_where_records_may_be_taken_over() {
 }
 
 #[test]
+fn a_broker_that_is_late_serves_and_one_that_is_gone_or_refuses_does_not() {
+    let mut world = World::new(1, Options { retries_all: true, ..options() });
+    let partition = world.partitions[0];
+    world.append(0, 10).unwrap();
+    assert!(world.producer.is_served(partition), "its turn will come");
+    assert_eq!(world.send(), 1);
+    assert!(world.producer.is_served(partition));
+    let now_ms = world.cluster.now_ms;
+    world.producer.disconnected(0, now_ms);
+    world.producer.unreachable(0);
+    assert!(!world.producer.is_served(partition));
+
+    let mut world = World::new(1, Options { retries_all: true, ..options() });
+    let partition = world.partitions[0];
+    world.append(0, 10).unwrap();
+    world.cluster.before.push_back(ErrorCode::TOPIC_AUTHORIZATION_FAILED);
+    assert_eq!(world.send(), 1);
+    world.exchange(0);
+    assert!(!world.producer.is_served(partition));
+}
+
+#[test]
 fn duplicate_sequence_is_success() {
     let mut world = World::new(1, options());
     world.append(0, 10).unwrap();
