@@ -348,8 +348,13 @@ impl Producer {
         if state.leader != slot {
             // Who leads nothing any more is not wanted, and who does now is tried.
             if let Some(old) = state.leader {
-                self.brokers[old].complete.retain(|&listed| listed != partition.0);
-                self.brokers[old].gathering.retain(|&listed| listed != partition.0);
+                let old = &mut self.brokers[old];
+                for list in [&mut old.complete, &mut old.gathering] {
+                    // It is there once at most, and first where all of a topic's move in order.
+                    if let Some(place) = list.iter().position(|&listed| listed == partition.0) {
+                        list.remove(place);
+                    }
+                }
             }
             if let Some(new) = slot {
                 self.brokers[new].is_unreachable = false;
