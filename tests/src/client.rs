@@ -74,6 +74,8 @@ pub struct Subscribed {
 pub struct Client {
     /// The id that the gateway gave.
     pub id: String,
+    /// How often the gateway has asked whether it is still there.
+    pub pings: usize,
     socket: WebSocket<TcpStream>,
     next_id: u32,
     answers_pings: bool,
@@ -97,7 +99,8 @@ impl Client {
         let (socket, _) = tungstenite::client(url, stream).map_err(cut)?;
         let (replies, pushes) = (VecDeque::new(), VecDeque::new());
         let id = String::new();
-        let mut client = Self { id, socket, next_id: 1, answers_pings: false, replies, pushes };
+        let (pings, next_id, answers_pings) = (0, 1, false);
+        let mut client = Self { id, pings, socket, next_id, answers_pings, replies, pushes };
         let connected = client.call("connect", json!({"data": {"name": name}}))?;
         client.id = connected["client"].as_str().unwrap_or_default().to_owned();
         client.answers_pings = connected["pong"] == true;
@@ -238,8 +241,11 @@ impl Client {
                 self.replies.push_back((id as u32, message));
             } else if !message["push"].is_null() {
                 self.pushes.push_back(message["push"].take());
-            } else if self.answers_pings {
-                self.socket.send(Message::text("{}")).map_err(failure)?;
+            } else {
+                self.pings += 1;
+                if self.answers_pings {
+                    self.socket.send(Message::text("{}")).map_err(failure)?;
+                }
             }
         }
         Ok(())

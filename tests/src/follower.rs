@@ -54,6 +54,11 @@ impl Follower {
         &self.position
     }
 
+    /// How often it was pinged on the connection that it has now.
+    pub fn pings(&self) -> usize {
+        self.client.pings
+    }
+
     /// Listens until `enough` says so; false when `limit` passed first.
     #[track_caller]
     pub fn listen(&mut self, limit: Duration, mut enough: impl FnMut(&Self) -> bool) -> bool {

@@ -177,5 +177,5 @@ fn saturated_in_both_directions() {
     });
     let metrics = gateway.metrics();
     assert_eq!(metrics.sum("trine_publications_total", &[]), published as f64);
-    assert!(gateway.is_serving());
+    wait::until("it serves", || gateway.is_serving().then_some(()));
 }
