@@ -6,8 +6,11 @@
 //! topics have `TRINE_KAFKA_REPLICAS`. Older versions and errors of coordinators are those of the
 //! program that `TRINE_KFAKE` names, from `tests/services/kfake`.
 
+#[path = "kafka/foreign.rs"]
+mod foreign;
 mod kafka;
 
+use foreign::Foreign;
 use kafka::kfake::{self, Kfake};
 use kafka::{
     PARTITIONS, PATIENCE, broker, create_topic, create_topic_named, delete_topic, options, runtime,
@@ -18,9 +21,8 @@ use rskafka::client::partition::{Compression, UnknownTopicHandling};
 use rskafka::record::Record;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
@@ -591,10 +593,7 @@ fn a_broker_that_is_killed_and_comes_back_costs_nothing() {
 #[test]
 fn a_foreign_member_shares_the_group_by_each_assignor() {
     let Some(broker) = broker() else { return };
-    let Ok(python) = std::env::var("TRINE_KAFKA_MEMBER") else {
-        println!("SKIPPED: TRINE_KAFKA_MEMBER names no Python");
-        return;
-    };
+    let Some(python) = foreign::python() else { return };
     let all: [(&str, Change); 3] = [
         ("range", |options| options.assignor = Assignor::Range),
         ("roundrobin", |options| options.assignor = Assignor::RoundRobin),
@@ -612,49 +611,24 @@ fn shares(broker: SocketAddr, python: &str, assignor: &str, options: Change, for
     let spec = spec(broker, "mixed", options);
     produce(broker, &spec.topic, 0..1600, 100);
     let seen = Arc::new(Mutex::new(Seen::default()));
-    let foreign_seen = Arc::new(Mutex::new((Vec::<u64>::new(), 0u64)));
     let ours = (!foreign_first).then(|| Member::start(&spec, 0, &seen));
     if ours.is_some() {
         until("ours has all", &seen, |seen| seen.assigned.len() == 16);
     }
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/kafka/member.py");
-    let mut foreign = Command::new(python)
-        .args([script, &broker.to_string(), &spec.group, &spec.topic, "--assignor", assignor])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the foreign member");
-    let lines = BufReader::new(foreign.stdout.take().unwrap()).lines();
-    let place = foreign_seen.clone();
-    let reader = std::thread::spawn(move || {
-        for line in lines.map_while(Result::ok) {
-            let mut seen = place.lock().unwrap();
-            let held = line.split_once('[').map(|(_, rest)| rest.split(']').next().unwrap_or(""));
-            let numbers = held.unwrap_or("").split(',').filter_map(|n| n.trim().parse().ok());
-            if line.contains("record") {
-                seen.1 += 1;
-            } else {
-                seen.0 = numbers.collect();
-            }
-        }
-    });
+    let foreign = Foreign::join(python, broker, &spec.group, &spec.topic, assignor);
     if foreign_first {
-        until("the foreign one has all", &seen, |_| foreign_seen.lock().unwrap().0.len() == 16);
+        until("the foreign one has all", &seen, |_| foreign.held().len() == 16);
     }
     let ours = ours.unwrap_or_else(|| Member::start(&spec, 0, &seen));
     until("both have half", &seen, |seen| {
-        let foreign = foreign_seen.lock().unwrap();
+        let held = foreign.held();
         seen.assigned.len() == 8
-            && foreign.0.len() == 8
-            && foreign.0.iter().all(|partition| !seen.assigned.contains_key(&(*partition as u32)))
+            && held.len() == 8
+            && held.iter().all(|partition| !seen.assigned.contains_key(partition))
     });
     produce(broker, &spec.topic, 1600..3200, 100);
-    until("both read", &seen, |seen| {
-        seen.tokens.len() as u64 + foreign_seen.lock().unwrap().1 >= 3200
-    });
-    drop(foreign.stdin.take());
-    foreign.wait().unwrap();
-    reader.join().unwrap();
+    until("both read", &seen, |seen| seen.tokens.len() as u64 + foreign.records() >= 3200);
+    foreign.leave();
     until("ours has all again", &seen, |seen| seen.assigned.len() == 16);
     ours.end(LEAVE);
     println!("{assignor}, foreign first: {foreign_first}: shared");
@@ -810,10 +784,7 @@ for number in range(10):
 #[test]
 fn records_of_aborted_transactions_are_not_seen() {
     let Some(broker) = broker() else { return };
-    let Ok(python) = std::env::var("TRINE_KAFKA_MEMBER") else {
-        println!("SKIPPED: TRINE_KAFKA_MEMBER names no Python");
-        return;
-    };
+    let Some(python) = foreign::python() else { return };
     let spec = spec(broker, "aborted", |_| {});
     let arguments = ["-c", TRANSACTIONS, &broker.to_string(), &spec.topic];
     let status = Command::new(python).args(arguments).status();

@@ -1,6 +1,7 @@
 """A member of a consumer group that is not ours: prints what it gets and commits it.
 
 usage: member.py BOOTSTRAP GROUP TOPIC [--assignor NAME] [--instance ID] [--protocol classic|consumer]
+                 [--debug]
 
 Prints a JSON line for each event: {"assigned": [partition...]} and {"revoked": [...]} with all that it holds
 then, {"record": [partition, offset]}. It leaves the group when its input ends, and then prints
@@ -27,6 +28,7 @@ def main():
     parser.add_argument("--assignor", default="range", help="range, roundrobin or cooperative-sticky")
     parser.add_argument("--instance", help="group.instance.id of a static member")
     parser.add_argument("--protocol", choices=["classic", "consumer"], default="classic")
+    parser.add_argument("--debug", action="store_true", help="says on stderr what becomes of the group")
     options = parser.parse_args()
 
     from confluent_kafka import Consumer, KafkaError, KafkaException
@@ -36,6 +38,8 @@ def main():
     if options.protocol == "classic":
         config |= {"partition.assignment.strategy": options.assignor}
         config |= {"session.timeout.ms": 6000, "heartbeat.interval.ms": 300}
+    if options.debug:
+        config |= {"debug": "cgrp", "log_level": 7}
     if options.instance:
         config["group.instance.id"] = options.instance
     consumer = Consumer(config)
