@@ -545,10 +545,17 @@ fn a_gateway_proves_who_it_is() {
         let gateway = Gateway::start(&config);
         let mut client = Client::connect(gateway.client, "ann").unwrap();
         let call = json!({"method": TOPIC, "data": {"key": "k"}});
-        let mut stored =
-            || client.call("rpc", call.clone()).ok().map(|reply| reply["data"]["at"] == "kafka");
-        let limit = Duration::from_secs(if fine { 20 } else { 2 });
-        let answer = wait::within(limit, &mut stored);
-        assert_eq!(answer, fine.then_some(true), "{mechanism} with {password}");
+        let mut is_stored = false;
+        let mut store = || {
+            let reply = client.call("rpc", call.clone());
+            is_stored |= reply.is_ok_and(|reply| reply["data"]["at"] == "kafka");
+            is_stored
+        };
+        // The broker says so of every connection that it refuses.
+        let is_refused = || kafka.log(1).contains("Failed authentication");
+        wait::within(PATIENCE, || (store() || is_refused()).then_some(()));
+        // What is refused stays so.
+        store();
+        assert_eq!((is_stored, is_refused()), (fine, !fine), "{mechanism} with {password}");
     }
 }
