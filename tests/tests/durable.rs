@@ -162,7 +162,7 @@ fn a_publication_is_fanned_out_once_the_log_has_it() {
     let open = || writer.publish("desk:0", json!({"n": 0})).ok();
     wait::until("the log takes records", open);
     writer.publish("desk:1", json!({"n": 1})).unwrap();
-    let first = reader.push(Duration::from_secs(5)).unwrap();
+    let first = reader.push(wait::DEADLINE).unwrap();
     assert_eq!((&first["pub"]["offset"], &first["pub"]["data"]), (&1.into(), &json!({"n": 1})));
     let call = |headers: &str, body: &str| {
         http::post(gateway.api, "/api/publish", headers, body).expect("the API answers")
@@ -178,7 +178,7 @@ fn a_publication_is_fanned_out_once_the_log_has_it() {
     let result = &answer["result"];
     assert_eq!((status, &result["offset"], &result["at"]), (200, &2.into(), &"journal".into()));
     assert!(result["log_offset"].is_u64() && result["partition"].is_u64(), "{text}");
-    let second = reader.push(Duration::from_secs(5)).unwrap();
+    let second = reader.push(wait::DEADLINE).unwrap();
     assert_eq!((&second["pub"]["offset"], &second["pub"]["data"]), (&2.into(), &json!({"n": 2})));
     assert!(second["pub"]["info"].is_null(), "a backend is no client");
     // A channel without a topic is published to at once.
@@ -240,7 +240,7 @@ fn backends_publish_once_with_tags_or_without_history() {
     let tagged = r#"{"channel": "desk:3", "data": 8, "tags": {"from": "crm", "x": "\u00e9"}}"#;
     reader.subscribe("desk:3", None).unwrap();
     assert!(call(tagged).1.contains("\"at\":\"journal\""));
-    let push = reader.push(Duration::from_secs(5)).unwrap();
+    let push = reader.push(wait::DEADLINE).unwrap();
     let tags = json!({"from": "crm", "x": "é"});
     assert_eq!((&push["pub"]["data"], &push["pub"]["tags"]), (&json!(8), &tags));
     let (_, text) = call(r#"{"channel": "room", "data": 7}"#);
@@ -254,7 +254,7 @@ fn backends_publish_once_with_tags_or_without_history() {
         assert!(text.contains(&format!("\"offset\":{offset},")), "{body}: {text}");
     }
     for told in [json!([5, ""]), json!([1, "b"])] {
-        assert_eq!(reader.push(Duration::from_secs(5)).unwrap()["pub"]["data"], told);
+        assert_eq!(reader.push(wait::DEADLINE).unwrap()["pub"]["data"], told);
     }
     // The log has all of them, the channel only news.
     let versioned =

@@ -5,7 +5,6 @@
 
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
-use std::time::Duration;
 
 use serde_json::json;
 use trine_tests::client::{Client, Failure};
@@ -173,10 +172,9 @@ fn five_thousand_cut_at_once_come_back() {
 }
 
 fn start(address: SocketAddr, number: usize, channel: &str) -> Follower {
-    let started = wait::within(Duration::from_secs(2), || {
+    wait::until("a client is served", || {
         Follower::start(address, &format!("user-{number}"), channel).ok()
-    });
-    started.expect("a client is served")
+    })
 }
 
 /// `make` for each number below `count`, on `threads` threads; in any order.
