@@ -31,8 +31,8 @@ impl Shard {
         let address = listener.local_addr().unwrap();
         let page = Page::create(index).unwrap();
         let mut config = Config::embedded();
-        config.client.ping_interval_ms = 600;
-        config.client.pong_timeout_ms = 300;
+        config.client.ping_interval_ms = 1500;
+        config.client.pong_timeout_ms = 1400;
         let start = ShardStart {
             index,
             shards: 2,
