@@ -12,7 +12,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use trine_tests::client::Client;
@@ -23,6 +23,10 @@ use trine_tests::wait;
 
 const CASES: usize = 10_000;
 const THREADS: usize = 8;
+/// How long a gateway may take that has something to say at all; what is cut may leave it waiting.
+const FIRST: Duration = Duration::from_secs(1);
+/// How long it is silent then when it has nothing more to say, at least.
+const QUIET: Duration = Duration::from_millis(20);
 /// Commands of a whole session, and those that are answered with an error.
 const SESSION: (f64, f64) = (15.0, 2.0);
 
@@ -126,10 +130,15 @@ fn run_case(address: SocketAddr, case: usize) -> String {
 }
 
 fn listen_until_quiet(stream: &mut TcpStream, answer: &mut Vec<u8>) {
-    const QUIET: Duration = Duration::from_millis(20);
-    stream.set_read_timeout(Some(QUIET)).expect("an option of sockets");
+    let (start, mut quiet) = (Instant::now(), FIRST);
     let mut chunk = [0; 4096];
-    while let Ok(length @ 1..) = stream.read(&mut chunk) {
+    loop {
+        stream.set_read_timeout(Some(quiet)).expect("an option of sockets");
+        let Ok(length @ 1..) = stream.read(&mut chunk) else { break };
+        if answer.is_empty() {
+            // A machine that is slow now is so a little later, too.
+            quiet = QUIET.max(5 * start.elapsed());
+        }
         answer.extend_from_slice(&chunk[..length]);
     }
     stream.set_read_timeout(Some(wait::DEADLINE)).expect("an option of sockets");
