@@ -4,6 +4,8 @@
 //! **Runs on: any.**
 
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use serde_json::json;
@@ -20,15 +22,23 @@ const TWO_SHARDS: &str = "shards.count = 2";
 fn a_slow_reader_is_closed_and_others_are_untouched() {
     const MESSAGES: usize = 400;
     const READERS: usize = 4;
+    /// Messages that readers together may be behind, which is less than is kept for one of them.
+    const BEHIND: usize = 16;
     let gateway = Gateway::start(TWO_SHARDS);
     let mut slow = Client::connect(gateway.client, "slow").expect("connected");
     slow.subscribe("flood", None).expect("subscribed");
     let address = gateway.client;
+    let heard = Arc::new(AtomicUsize::new(0));
     let read = |n: usize| {
         let mut reader =
             Follower::start(address, &format!("reader-{n}"), "flood").expect("subscribed");
+        let (all, mut counted) = (heard.clone(), 0);
         move || {
-            assert!(reader.listen(4 * wait::DEADLINE, |of| of.heard.len() == MESSAGES));
+            assert!(reader.listen(4 * wait::DEADLINE, |of| {
+                all.fetch_add(of.heard.len() - counted, Ordering::Relaxed);
+                counted = of.heard.len();
+                counted == MESSAGES
+            }));
             assert_eq!((reader.reconnects, reader.resubscribes), (0, 0));
         }
     };
@@ -37,6 +47,9 @@ fn a_slow_reader_is_closed_and_others_are_untouched() {
     for number in 0..MESSAGES {
         let data = json!({"number": number, "fill": "x".repeat(40_000)});
         publisher.publish("flood", data).expect("published");
+        wait::until("who reads keeps up", || {
+            (heard.load(Ordering::Relaxed) + BEHIND > number * READERS).then_some(())
+        });
     }
     readers.into_iter().for_each(|reader| reader.join().expect("a reader hears all"));
 
