@@ -338,8 +338,7 @@ impl Clients for Connections {
             return false;
         };
         if self.entry(id).session.as_ref().is_some_and(Session::is_holding) {
-            self.hold(id, frame);
-            return true;
+            return self.hold(id, frame);
         }
         self.push_shared(id, frame)
     }

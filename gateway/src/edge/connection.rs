@@ -306,14 +306,21 @@ impl Connections {
         self.mark(id, length);
     }
 
-    /// Keeps a push behind what waits for an earlier answer.
-    pub fn hold(&mut self, id: u32, frame: &Bytes) {
-        let Some(session) = &mut self.entries[id as usize].session else { return };
+    /// Keeps a push behind what waits for an earlier answer; false: the connection is ending, or has
+    /// no room and ends for it.
+    pub fn hold(&mut self, id: u32, frame: &Bytes) -> bool {
+        let Connection { session: Some(session), doomed: false, .. } =
+            &mut self.entries[id as usize]
+        else {
+            return false;
+        };
         session.pending().push(Slot::Push(frame.clone()));
         if session.pending().push_bytes() > self.config.client.outbox_limit_bytes {
-            return self.doom(id, Disconnect::Slow);
+            self.doom(id, Disconnect::Slow);
+            return false;
         }
         self.release(id);
+        true
     }
 
     /// Moves to the outbox what waits for no answer any more, until that is half full: the rest

@@ -475,6 +475,7 @@ impl State {
             let wanted: BTreeSet<_> = self.fetcher.wanted().collect();
             self.ends = self.assigned.keys().copied().filter(|at| !wanted.contains(at)).collect();
         }
+        self.fetcher.name_topics(|topic| cluster.get(topic).id);
         let links = self.links.iter().filter_map(|(purpose, connection)| match purpose {
             Purpose::Fetch(broker) => Some((*broker, connection.clone()?)),
             Purpose::Group(_) => None,

@@ -8,6 +8,7 @@
 use super::TopicPartition;
 use super::backoff::Backoff;
 use super::records::Read;
+use crate::kafka::producer::TopicId;
 use crate::limits::{
     KAFKA_FETCH_BACKLOG_WAIT_MS, KAFKA_FETCH_PARTITION_BYTES, KAFKA_FETCH_WAIT_MS,
     KAFKA_REFUSED_MS, KAFKA_RETRY_MAX_MS,
@@ -102,6 +103,8 @@ struct Broker {
     session: Session,
     /// What the session includes.
     included: BTreeMap<TopicPartition, Place>,
+    /// The ids by which the session knows its topics.
+    named: BTreeMap<TopicId, Uuid>,
     is_unanswered: bool,
     wait_ms: u64,
     pause_ms: u64,
@@ -112,6 +115,7 @@ impl Default for Broker {
         Self {
             session: Session::NEW,
             included: BTreeMap::new(),
+            named: BTreeMap::new(),
             is_unanswered: false,
             wait_ms: KAFKA_FETCH_BACKLOG_WAIT_MS,
             pause_ms: 0,
@@ -123,6 +127,7 @@ impl Broker {
     fn begin_anew(&mut self) {
         self.session = Session::NEW;
         self.included.clear();
+        self.named.clear();
     }
 }
 
@@ -131,6 +136,8 @@ impl Broker {
 pub struct Fetcher {
     partitions: BTreeMap<TopicPartition, Partition>,
     brokers: BTreeMap<i32, Broker>,
+    /// What topics are called by now.
+    names: BTreeMap<TopicId, Uuid>,
     wants_metadata: bool,
     events: Vec<Event>,
 }
@@ -197,6 +204,13 @@ impl Fetcher {
         pauses.chain(brokers).filter(|pause_ms| *pause_ms > now_ms).min().unwrap_or(u64::MAX)
     }
 
+    /// What the topics of its partitions are called by now.
+    pub fn name_topics(&mut self, id_of: impl Fn(TopicId) -> Uuid) {
+        for topic in self.partitions.keys().map(|place| place.topic) {
+            self.names.insert(topic, id_of(topic));
+        }
+    }
+
     /// The next request to a broker that can be sent to. `last_epoch` says of which epoch the record
     /// before an offset was that was read, -1: nobody knows.
     pub fn next_request(
@@ -209,6 +223,12 @@ impl Fetcher {
         let of = self.brokers.entry(broker).or_default();
         if of.is_unanswered || of.pause_ms > now_ms {
             return None;
+        }
+        // A topic that was made anew stays in the session by its old id, as an error without end.
+        let names = &self.names;
+        let id_of = |topic: &TopicId| names.get(topic).copied().unwrap_or(NO_ID);
+        if of.named.iter().any(|(topic, id)| id_of(topic) != *id) {
+            of.begin_anew();
         }
         let mut wanted = BTreeMap::new();
         let mut has_backlog = false;
@@ -231,6 +251,7 @@ impl Fetcher {
         let is_news = |(place, at): &(&TopicPartition, &Place)| of.included.get(place) != Some(*at);
         let partitions = wanted.iter().filter(is_news);
         let partitions = partitions.map(|(&place, &at)| (place, at)).collect();
+        of.named.extend(wanted.keys().map(|place| (place.topic, id_of(&place.topic))));
         of.included = wanted;
         of.is_unanswered = true;
         // What has more to give and is not wanted just now will be soon, and then has to wait for
@@ -399,6 +420,23 @@ mod tests {
 
     fn offsets(request: &Request) -> Vec<(u32, i64)> {
         request.partitions.iter().map(|(place, at)| (place.partition, at.offset)).collect()
+    }
+
+    #[test]
+    fn a_session_that_knows_a_topic_by_another_id_begins_anew() {
+        let mut fetcher = fetcher();
+        let ids = |id: Uuid| move |_| id;
+        fetcher.name_topics(ids(ID));
+        fetcher.next_request(1, leader, last_epoch, 0).unwrap();
+        fetcher.fetched(1, 77, ErrorCode::NONE, vec![], 0);
+        fetcher.name_topics(ids(ID));
+        let request = fetcher.next_request(1, leader, last_epoch, 0).unwrap();
+        assert_eq!((request.session.id, offsets(&request)), (77, vec![]));
+        // The answer is still that of the old session.
+        fetcher.name_topics(ids([9; 16]));
+        fetcher.fetched(1, 77, ErrorCode::NONE, vec![], 0);
+        let request = fetcher.next_request(1, leader, last_epoch, 0).unwrap();
+        assert_eq!((request.session, offsets(&request)), (Session::NEW, vec![(0, 5), (1, 7)]));
     }
 
     #[test]

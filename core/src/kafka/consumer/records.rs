@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 use std::borrow::Cow;
 use trine_proto::kafka;
 use trine_proto::kafka::record::{AbortedTransaction, AbortedTransactions, Batch, Batches};
+use trine_proto::limits::KAFKA_BATCH_BYTES;
 
 /// A record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,7 +78,9 @@ fn add(
     read: &mut Read,
 ) -> Result<(), kafka::Error> {
     let before = read.records.len();
-    let result = match batch.inflate()? {
+    // What can't be inflated took as much time as what may be.
+    let inflated = batch.inflate().inspect_err(|_| read.inflated_bytes += KAFKA_BATCH_BYTES)?;
+    let result = match inflated {
         Cow::Borrowed(bytes) => push(response, bytes, batch, offset, &mut read.records),
         Cow::Owned(bytes) => {
             let inflated = Bytes::from(bytes);
