@@ -3,7 +3,7 @@
 //! **Runs on: any.** Records go through a bounded queue to a thread that writes; a full queue
 //! drops them. A call site may write so many a second; the next record after that says how many
 //! of its kind were left out. Lines for people go past that queue, and are given up where nobody
-//! reads: neither a stop nor the end after a panic waits for a reader.
+//! reads: the end after a panic waits for no reader, and any other for about a second.
 
 use std::collections::HashMap;
 use std::io;
@@ -16,7 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use tracing::callsite::Identifier;
 use tracing::{Event, Metadata, Subscriber};
-use tracing_appender::non_blocking::ErrorCounter;
+use tracing_appender::non_blocking::{ErrorCounter, WorkerGuard};
 use tracing_subscriber::layer::{Context, Filter, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, fmt as format};
@@ -30,6 +30,9 @@ static SUPPRESSED: AtomicU64 = AtomicU64::new(0);
 
 /// Told by the queue to standard error what it had no room for.
 static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+
+/// Writes what is queued when it is dropped.
+static WRITER: Mutex<Option<WorkerGuard>> = Mutex::new(None);
 
 /// Records of this process that were left out so far, by the rate limit or for want of room.
 pub fn suppressed() -> u64 {
@@ -65,9 +68,13 @@ pub fn start(logs: &Logs) {
         }
     };
     if started.is_ok() {
-        // It flushes when dropped, and logs are wanted until the very end of the process.
-        std::mem::forget(guard);
+        *WRITER.lock().unwrap_or_else(PoisonError::into_inner) = Some(guard);
     }
+}
+
+/// Writes what is queued, if somebody reads; the process's last act.
+pub fn end() {
+    drop(WRITER.lock().unwrap_or_else(PoisonError::into_inner).take());
 }
 
 /// Writes a line for people to standard output or standard error. The rest is given up where there

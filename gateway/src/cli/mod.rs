@@ -90,6 +90,12 @@ enum ConfigCommand {
 
 /// Does what the command line says.
 pub fn main() -> ExitCode {
+    let code = obey();
+    crate::logs::end();
+    code
+}
+
+fn obey() -> ExitCode {
     // The allocator asks for huge pages, and one is taken whole for the first byte in it. It made no
     // difference to the CPU a message costs, and doubled what a connection keeps. The data process
     // inherits it; a kernel that knows no huge pages refuses, which is as good.

@@ -181,7 +181,7 @@ pub(super) const KEYS: &[Key<Config>] = keys! { Config;
         |c, v| c.client.message_limit_bytes = v.size(),
         |c| Some(c.client.message_limit_bytes.to_string());
     "client" "outbox_limit_bytes" Kind::Integer(4096, 1 << 30),
-        "Bytes that may wait for a slow reader; more close it with 3008.",
+        "Bytes of pushes that may wait for a slow reader; more close it with 3008.",
         |c, v| c.client.outbox_limit_bytes = v.size(),
         |c| Some(c.client.outbox_limit_bytes.to_string());
     "client" "write_timeout_ms" Kind::Integer(100, YEAR_MS),
@@ -354,7 +354,7 @@ pub(super) const NAMESPACE_KEYS: &[Key<Namespace>] = keys! { Namespace;
         |n, v| if let Some(payload) = word::<Payload>(v) { n.payload = payload },
         |n| Some(quoted(&name_of(&n.payload)));
     "" "message_limit_bytes" Kind::Integer(1, 16 << 20),
-        "Longest payload, at most client.message_limit_bytes.",
+        "Longest payload, tags included, at most client.message_limit_bytes.",
         |n, v| n.message_limit_bytes = v.size(), |n| Some(n.message_limit_bytes.to_string());
 };
 
