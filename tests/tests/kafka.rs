@@ -557,5 +557,7 @@ fn a_gateway_proves_who_it_is() {
         // What is refused stays so.
         store();
         assert_eq!((is_stored, is_refused()), (fine, !fine), "{mechanism} with {password}");
+        let told = || gateway.log().contains("Kafka has a problem").then_some(());
+        assert!(fine || wait::within(PATIENCE, told).is_some(), "operators are told");
     }
 }
