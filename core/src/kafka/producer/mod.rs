@@ -774,13 +774,14 @@ impl Producer {
         }
     }
 
-    /// Whether a broker has what waits in a partition, or will be sent it in its turn. Else its
-    /// leader is not there, or has answered with an error.
+    /// Whether a broker has what waits in a partition, may have written it, or will be sent it in its
+    /// turn. Else its leader is not there, or has refused it.
     pub fn is_served(&self, partition: PartitionId) -> bool {
         let state = &self.partitions[partition.0 as usize];
         let is_reachable = state.leader.is_some_and(|slot| !self.brokers[slot].is_unreachable);
-        let is_first_try = state.batches.front().is_some_and(|oldest| oldest.sent_ms.is_none());
-        is_reachable && (is_first_try || state.has_in_flight())
+        let oldest = state.batches.front();
+        let waits = oldest.is_some_and(|oldest| oldest.sent_ms.is_none() || oldest.in_doubt);
+        is_reachable && (waits || state.has_in_flight())
     }
 
     /// Gives up a partition's batches whose first record came at or before `latest_ms`, as if

@@ -266,6 +266,17 @@ fn a_broker_that_is_late_serves_and_one_that_is_gone_or_refuses_does_not() {
     assert_eq!(world.send(), 1);
     world.exchange(0);
     assert!(!world.producer.is_served(partition));
+
+    // What may be written is sent again as it was: given anew it would be written twice.
+    let mut world = World::new(1, options());
+    let partition = world.partitions[0];
+    world.append(0, 10).unwrap();
+    world.cluster.after.push_back(ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND);
+    assert_eq!(world.send(), 1);
+    world.exchange(0);
+    assert!(world.producer.is_served(partition));
+    world.settle();
+    world.check();
 }
 
 #[test]
