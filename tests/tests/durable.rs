@@ -201,7 +201,7 @@ fn a_publication_is_fanned_out_once_the_log_has_it() {
     let other = http::post(gateway.api, "/api/broadcast", key, "{}").unwrap();
     assert_eq!(other.0, 404);
     assert_eq!(http::get(gateway.api, "/api/publish?api_key=secret").unwrap().0, 405);
-    assert_eq!(requests() - before, 12.0, "each is a request, whatever its answer");
+    assert_eq!(requests() - before, 13.0, "each is a request, whatever its answer");
     too_large(&gateway);
     assert!(gateway.terminate(Duration::from_secs(10)).unwrap().success());
     let mut records = journal::read(&gateway.data_dir(), "desk", PARTITIONS);
