@@ -42,6 +42,9 @@ pub const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 pub const STATUS_ANSWER_BYTES: u64 = 16 << 20;
 /// Records that wait for the log's writer; more are dropped, since a shard must not wait.
 pub const LOG_QUEUE_RECORDS: usize = 16_384;
+/// How long the end of a process waits for what is queued of its log: a reader that is only slow has
+/// read it by then.
+pub const LOG_END_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a line for people waits for room in a pipe or terminal: a reader that is only slow has
 /// made some by then, and neither a stop nor the end after a panic may wait for one that is not.
 pub const OUTPUT_TIMEOUT: Duration = Duration::from_millis(100);

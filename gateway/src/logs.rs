@@ -9,7 +9,8 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -23,7 +24,7 @@ use tracing_subscriber::{Layer, fmt as format};
 
 use crate::config::{LogFormat, LogLevel, Logs};
 use crate::limits::{
-    LOG_QUEUE_RECORDS, LOG_RECORDS_PER_SECOND, OUTPUT_PIECE_BYTES, OUTPUT_TIMEOUT,
+    LOG_END_TIMEOUT, LOG_QUEUE_RECORDS, LOG_RECORDS_PER_SECOND, OUTPUT_PIECE_BYTES, OUTPUT_TIMEOUT,
 };
 
 static SUPPRESSED: AtomicU64 = AtomicU64::new(0);
@@ -74,7 +75,15 @@ pub fn start(logs: &Logs) {
 
 /// Writes what is queued, if somebody reads; the process's last act.
 pub fn end() {
-    drop(WRITER.lock().unwrap_or_else(PoisonError::into_inner).take());
+    let guard = WRITER.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let Some(guard) = guard else { return };
+    let (done, written) = mpsc::channel();
+    // On a thread of its own, since it writes to an output itself where the queue stays full.
+    thread::spawn(move || {
+        drop(guard);
+        let _ = done.send(());
+    });
+    let _ = written.recv_timeout(LOG_END_TIMEOUT);
 }
 
 /// Writes a line for people to standard output or standard error. The rest is given up where there
@@ -103,7 +112,7 @@ pub fn tell(output: impl AsFd, line: &str) {
 /// Makes a panic end the process, whichever thread it is on, after it was printed.
 pub fn abort_on_panic() {
     std::panic::set_hook(Box::new(|panic| {
-        let thread = std::thread::current();
+        let thread = thread::current();
         let name = thread.name().unwrap_or("unnamed");
         let trace = std::backtrace::Backtrace::capture();
         tell(io::stderr(), &format!("trine: bug on thread {name}: {panic}\n{trace}"));

@@ -307,6 +307,11 @@ impl Client {
         self.producer.borrow().is_served(partition)
     }
 
+    /// [`Producer::is_numbered`].
+    pub fn is_numbered(&self, partition: PartitionId) -> bool {
+        self.producer.borrow().is_numbered(partition)
+    }
+
     /// [`Producer::is_half_full`].
     pub fn is_half_full(&self) -> bool {
         self.producer.borrow().is_half_full()

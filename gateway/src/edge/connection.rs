@@ -344,10 +344,10 @@ impl Connections {
         }
     }
 
-    /// Whether its end is decided: nothing more is done for it.
+    /// Whether its end is decided, or it is broken: nothing more is done for it.
     pub fn is_ending(&self, id: u32) -> bool {
-        let connection = &self.entries[id as usize];
-        connection.doomed || connection.face == Face::Closing
+        let Connection { doomed, face, stream, .. } = &self.entries[id as usize];
+        *doomed || *face == Face::Closing || stream.is_aborted()
     }
 
     /// Whether a client has answers to take before it may ask for more: else its own requests

@@ -601,7 +601,7 @@ impl Kafka {
     fn take_over_partition(&mut self, id: PartitionId, now_ms: u64) {
         let lines = self.lines[&id].clone();
         self.totals.take_overs += 1;
-        self.must_raise = true;
+        self.must_raise |= self.client.is_numbered(id);
         for &line in &lines {
             let is_elsewhere =
                 |sent: &Sent| !sent.forwarded.is_empty() && !sent.has_forwarded_into(id);

@@ -774,6 +774,12 @@ impl Producer {
         }
     }
 
+    /// Whether a broker may know anything of what waits in a partition, so that it can be given anew
+    /// only with the next epoch.
+    pub fn is_numbered(&self, partition: PartitionId) -> bool {
+        self.partitions[partition.0 as usize].batches.iter().any(|batch| batch.stamp().is_some())
+    }
+
     /// Whether a broker has what waits in a partition, may have written it, or will be sent it in its
     /// turn. Else its leader is not there, or has refused it.
     pub fn is_served(&self, partition: PartitionId) -> bool {

@@ -252,8 +252,9 @@ fn a_broker_that_is_late_serves_and_one_that_is_gone_or_refuses_does_not() {
     let partition = world.partitions[0];
     world.append(0, 10).unwrap();
     assert!(world.producer.is_served(partition), "its turn will come");
+    assert!(!world.producer.is_numbered(partition), "no broker knows it");
     assert_eq!(world.send(), 1);
-    assert!(world.producer.is_served(partition));
+    assert!(world.producer.is_served(partition) && world.producer.is_numbered(partition));
     let now_ms = world.cluster.now_ms;
     world.producer.disconnected(0, now_ms);
     world.producer.unreachable(0);
