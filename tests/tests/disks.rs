@@ -5,9 +5,7 @@
 
 use std::time::Duration;
 
-use serde_json::json;
 use trine_tests::checker::{self, Allowed, BATCH_BYTES, Sent};
-use trine_tests::client::{Client, Failure};
 use trine_tests::durable::{
     self, FORWARD_RATE, PATIENCE, Plan, Progress, RATE_PER_S, RPC, SENDERS, SHARDS, TOPIC, places,
 };
@@ -17,7 +15,7 @@ use trine_tests::harm::harm;
 use trine_tests::journal;
 use trine_tests::kafka::Kafka;
 use trine_tests::random::Random;
-use trine_tests::{http, wait};
+use trine_tests::wait;
 
 const PARTITIONS: u32 = 4;
 
@@ -163,65 +161,6 @@ fn a_slow_disk_loses_nothing() {
         progress.acknowledge(500);
     });
     check_files(gateway, "slow", &sent);
-}
-
-/// A shard lets so many events wait for the log; others find no room in time, a client's and a backend's.
-#[test]
-fn what_a_full_shard_refuses_is_counted() {
-    const EACH: usize = 1_024;
-    const ROOM: usize = 16 * EACH;
-    let Some((disk, _)) = disk("room") else { return };
-    let config = format!(
-        "shards.count = 1\nclient.in_flight = {EACH}\nlog.timeout_ms = 600_000\napi.key = \"secret\"\n\
-         [[namespace]]\nname = \"desk\"\ntopic = \"desk\"\n{RPC}"
-    );
-    let mut gateway = Gateway::start_on(Some(disk.path()), &config);
-    let connect = || Client::connect(gateway.client, "ann").expect("it connects");
-    let body = json!({"method": TOPIC, "data": {"key": "a"}});
-    let mut first = connect();
-    wait::until("the log takes records", || first.call("rpc", body.clone()).ok());
-    let counted = |outcome| gateway.metrics().sum("trine_events_total", &[("outcome", outcome)]);
-    wait::until("that is counted", || (counted("stored") == 1.0).then_some(()));
-    let before = counted("refused");
-    disk.slow_syncs(Duration::from_secs(10));
-    let come = || {
-        let mut client = connect();
-        for _ in 0..EACH {
-            client.send("rpc", body.clone()).expect("it is read");
-        }
-        client
-    };
-    let mut clients: Vec<Client> = (0..ROOM / EACH).map(|_| come()).collect();
-    let waiting = || gateway.metrics().sum("trine_events_outstanding", &[]);
-    let is_full = || (waiting() == ROOM as f64).then_some(());
-    // The log may be too busy for some of so many, and room is left for others.
-    while wait::within(Duration::from_millis(500), is_full).is_none()
-        || clients.len() == ROOM / EACH
-    {
-        assert!(clients.len() < 64, "there is always room");
-        clients.push(come());
-    }
-    let publish = r#"{"channel": "desk:1", "data": 1}"#;
-    let (_, text) =
-        http::post(gateway.api, "/api/publish", "X-API-Key: secret\r\n", publish).unwrap();
-    assert!(text.contains("another shard is overloaded"), "{text}");
-    disk.slow_syncs(Duration::ZERO);
-    let (mut refused, mut found_no_room) = (1.0, 0);
-    for client in &mut clients {
-        for _ in 0..EACH {
-            match client.next_reply("rpc", 2 * wait::DEADLINE).expect("each is answered").1 {
-                Ok(_) => {}
-                Err(Failure::Refused { message, .. }) => {
-                    refused += 1.0;
-                    found_no_room += usize::from(message == "internal server error");
-                }
-                Err(other) => panic!("{other}"),
-            }
-        }
-    }
-    assert!(found_no_room > 0, "{refused} were refused for other reasons");
-    wait::until("all are counted", || (counted("refused") - before == refused).then_some(()));
-    assert!(gateway.terminate(Duration::from_secs(10)).is_some_and(|of| of.success()));
 }
 
 #[test]
