@@ -60,7 +60,7 @@ pub(super) struct Connection {
     outbox: Outbox,
     /// Bytes of it at most that answer commands: [`Connections::is_behind`] bounds them, and not
     /// the limit for what comes unasked.
-    answer_bytes: usize,
+    answer_bytes: u32,
     /// The reader waits here until a stalled command may go on.
     pub stalled: Option<Waker>,
     /// Nothing is read for now, so that a pong can't be seen: the session's deadline stands still.
@@ -301,7 +301,9 @@ impl Connections {
 
     /// The outbox has got so many bytes of an answer.
     fn answer(&mut self, id: u32, length: usize) {
-        self.entries[id as usize].answer_bytes += length;
+        let connection = &mut self.entries[id as usize];
+        let bytes = u32::try_from(length).unwrap_or(u32::MAX);
+        connection.answer_bytes = connection.answer_bytes.saturating_add(bytes);
         self.totals.messages_out += 1;
         self.mark(id, length);
     }
@@ -463,8 +465,8 @@ impl Connections {
             }
             match connection.outbox.take() {
                 Some(outgoing) => {
-                    connection.answer_bytes =
-                        connection.answer_bytes.min(connection.outbox.bytes());
+                    let left = u32::try_from(connection.outbox.bytes()).unwrap_or(u32::MAX);
+                    connection.answer_bytes = connection.answer_bytes.min(left);
                     let length = outgoing.len();
                     self.outbox_bytes -= length;
                     self.totals.bytes_out += length as u64;
@@ -546,7 +548,7 @@ impl Connection {
             Entrance::Echo => ECHO_OUTBOX_LIMIT_BYTES,
             Entrance::Client | Entrance::Api => config.client.outbox_limit_bytes,
         };
-        let waiting_bytes = self.outbox.bytes().saturating_sub(self.answer_bytes);
+        let waiting_bytes = self.outbox.bytes().saturating_sub(self.answer_bytes as usize);
         waiting_bytes == 0 || waiting_bytes + length <= limit_bytes
     }
 }
