@@ -88,7 +88,7 @@ fn produce(load: &Load, bootstrap: SocketAddr, resolve: Rc<dyn Resolve>) -> Repo
         progress.settled += (outcomes.len() - before) as u64;
         feed(progress, load);
         progress.client.flush();
-        assert!(Instant::now() < deadline, "stuck: {:?}", progress.client.last_error());
+        assert!(Instant::now() < deadline, "stuck: {:?}", progress.client.take_error());
         if progress.settled == load.records && report.is_none() {
             let (began, cpu_before) = progress.began.expect("it has begun");
             report = Some((began.elapsed(), cpu() - cpu_before, progress.client.totals()));
@@ -460,7 +460,7 @@ fn a_late_batch_of_the_epoch_before_is_fenced() {
         while turn.next_sent().is_some() {}
         let client = client.borrow();
         let Some(client) = client.as_ref() else { return };
-        assert!(Instant::now() < deadline, "stuck at {:?}: {:?}", stage.get(), client.last_error());
+        assert!(Instant::now() < deadline, "stuck at {:?}: {:?}", stage.get(), client.take_error());
         client.take_outcomes(&mut outcomes);
         let topic = client.topic(&topic);
         let append = |token: u64| {

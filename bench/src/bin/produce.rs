@@ -152,7 +152,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         None => {
-            let why = load.borrow().as_ref().and_then(|load| load.client.last_error());
+            let why = load.borrow().as_ref().and_then(|load| load.client.take_error());
             eprintln!("produce: nothing was measured: {why:?}");
             ExitCode::FAILURE
         }

@@ -222,9 +222,9 @@ impl Client {
         self.asker.notify();
     }
 
-    /// Why the last connection failed, for status and logs.
-    pub fn last_error(&self) -> Option<Rc<Error>> {
-        self.last_error.borrow().clone()
+    /// What failed last since this was asked, for logs.
+    pub fn take_error(&self) -> Option<Rc<Error>> {
+        self.last_error.take()
     }
 
     /// Bytes and records that are not settled.

@@ -326,11 +326,15 @@ impl Config {
         }
     }
 
+    /// The routes of namespaces and rpcs that make events durable.
+    fn durable_routes(&self) -> impl Iterator<Item = &Route> {
+        let routes = self.namespaces.iter().map(|namespace| &namespace.route);
+        routes.chain(self.rpcs.iter().map(|rpc| &rpc.route)).filter_map(Route::durable)
+    }
+
     /// Names of the request headers that records are made with.
     pub fn record_headers(&self) -> impl Iterator<Item = &str> {
-        let routes = self.namespaces.iter().map(|namespace| &namespace.route);
-        let routes = routes.chain(self.rpcs.iter().map(|rpc| &rpc.route));
-        routes.filter_map(Route::durable).flat_map(|route| {
+        self.durable_routes().flat_map(|route| {
             let key = match &route.key {
                 RecordKey::Header(name) => Some(name.as_str()),
                 _ => None,
@@ -411,20 +415,18 @@ impl Config {
         }
         warnings
     }
-}
 
-impl Config {
     /// Who connects without a token has no name: what a file lets the named do, nobody can.
     fn warnings_of_names(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        let all = |namespace: &Namespace| {
+        let needs_names = |namespace: &&Namespace| {
             let Namespace { subscribe, publish, presence_access, history_access, .. } = namespace;
             [*subscribe, *publish, *presence_access, *history_access].contains(&Access::Clients)
         };
         // Of what no file speaks it wants nothing.
         let unsaid = Namespace::closed(String::new());
         let said = self.namespaces.iter().filter(|namespace| **namespace != unsaid);
-        let closed = said.filter(|namespace| all(namespace));
+        let closed = said.filter(needs_names);
         let closed = closed.map(|namespace| match namespace.name.as_str() {
             "" => "[channel]".to_owned(),
             name => format!("namespace {name}"),
@@ -436,9 +438,7 @@ impl Config {
                  tokens: {closed}"
             ));
         }
-        let routes = self.namespaces.iter().map(|namespace| &namespace.route);
-        let routes = routes.chain(self.rpcs.iter().map(|rpc| &rpc.route));
-        let keyed = routes.filter_map(Route::durable).filter(|route| route.key == RecordKey::User);
+        let keyed = self.durable_routes().filter(|route| route.key == RecordKey::User);
         let mut topics: Vec<&str> = keyed.map(|route| route.topic.as_str()).collect();
         topics.sort_unstable();
         topics.dedup();

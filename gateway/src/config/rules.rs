@@ -2,6 +2,7 @@
 //!
 //! **Runs on: control.** Each rule names the keys where it can be mended, and is said at the first
 //! of them that the file has.
+
 use super::file::Reader;
 use super::schema::{Key, ROUTE_KEYS};
 use super::{

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use trine_core::metrics::Counter;
 use trine_core::rt;
-use trine_proto::client::{ErrorCode, Format, Tags, is_json};
+use trine_proto::client::{ErrorCode, Format, Object, Tags, is_json};
 use trine_proto::http1::{
     BodyDecoder, BodyEvent, Error, HeadScanner, Request, ResponseBody, write_response_head,
 };
@@ -337,10 +337,9 @@ impl Shard {
         body: &[u8],
         headers: &RequestHeaders,
     ) -> Begin {
-        // Serde would also take an array for a struct.
-        let is_object = body.trim_ascii_start().starts_with(b"{");
-        let publish = serde_json::from_slice::<Publish<'_>>(body);
-        let Some(publish) = publish.ok().filter(|_| is_object) else { return Begin::NotJson };
+        let Ok(Object(publish)) = serde_json::from_slice::<Object<Publish<'_>>>(body) else {
+            return Begin::NotJson;
+        };
         let options = &publish.options();
         let (namespace, data) = match check(&self.config, &publish, options.tags()) {
             Ok(checked) => checked,
@@ -381,12 +380,11 @@ fn check<'a>(
     publish: &'a Publish<'_>,
     tags: &[u8],
 ) -> Result<(usize, Cow<'a, [u8]>), Refusal> {
-    let bad = |message| Refusal { code: ErrorCode::BadRequest, message };
     if publish.idempotency_key.as_ref().is_some_and(|key| key.len() > IDEMPOTENCY_KEY_BYTES) {
-        return Err(bad("the idempotency_key is too long"));
+        return Err(Refusal::bad_request("the idempotency_key is too long"));
     }
     if publish.version_epoch.as_ref().is_some_and(|epoch| epoch.len() > VERSION_EPOCH_BYTES) {
-        return Err(bad("the version_epoch is too long"));
+        return Err(Refusal::bad_request("the version_epoch is too long"));
     }
     let of_code = |code: ErrorCode| Refusal { code, message: code.message() };
     let namespace = session::namespace_of(config, &publish.channel).map_err(of_code)?;
@@ -394,9 +392,9 @@ fn check<'a>(
         (Some(data), None) => Cow::Borrowed(data.get().as_bytes()),
         (None, Some(text)) => {
             let decoded = STANDARD.decode(text.as_bytes());
-            Cow::Owned(decoded.map_err(|_| bad("b64data is not base64"))?)
+            Cow::Owned(decoded.map_err(|_| Refusal::bad_request("b64data is not base64"))?)
         }
-        _ => return Err(bad("data or b64data is wanted, and one of them only")),
+        _ => return Err(Refusal::bad_request("data or b64data is wanted, and one of them only")),
     };
     let settings = &config.namespaces[namespace];
     session::check_publish(settings, &data, Format::Protobuf, |_| true).map_err(of_code)?;

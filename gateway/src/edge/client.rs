@@ -45,6 +45,9 @@ impl Shard {
     ) -> Taken {
         let mut commands = Commands::new(format, payload);
         loop {
+            if self.clients.is_ending(id) {
+                return Taken::All;
+            }
             *rest = commands.rest();
             if !rest.is_empty() && self.clients.is_behind(id) {
                 return Taken::Stalled { full: false };
@@ -58,9 +61,6 @@ impl Shard {
                 Taken::All => self.clients.totals.commands += 1,
                 stalled @ Taken::Stalled { .. } => return stalled,
             }
-            if self.clients.is_ending(id) {
-                return Taken::All;
-            }
         }
     }
 
@@ -68,9 +68,9 @@ impl Shard {
         let random = self.random();
         let Shard { hub, clients, config, .. } = self;
         let session = clients.entry(id).session.as_mut().expect("the face is the client's");
-        let is_busy = session.outstanding() >= config.client.in_flight
-            || (session.has_pending() && session.pending().large() >= LARGE_ANSWERS_IN_FLIGHT);
-        if is_busy {
+        if session.outstanding() >= config.client.in_flight
+            || session.outstanding_large() >= LARGE_ANSWERS_IN_FLIGHT
+        {
             return Taken::Stalled { full: false };
         }
         let context = Context { config, find: |name: &str| hub.find(name) };
@@ -355,7 +355,7 @@ impl Clients for Connections {
             return;
         }
         let id = ticket.client;
-        let format = session.format();
+        let (format, is_ending) = (session.format(), self.is_ending(id));
         let session = self.entry(id).session.as_mut().expect("found above");
         let Some(waiting) = session.pending().waiting(ticket.place) else { return };
         let (number, since_ns) = (waiting.id, waiting.since_ns);
@@ -365,7 +365,6 @@ impl Clients for Connections {
             if matches!(&answer, Answer::History(stored, _) if !suits(format, stored)) {
                 return self.doom(id, Disconnect::InappropriateProtocol);
             }
-            let is_ending = self.is_ending(id);
             scratch::with(|message| {
                 if !is_ending {
                     write_answer(format, number, &answer, message);
@@ -390,7 +389,6 @@ impl Clients for Connections {
                 return self.doom(id, Disconnect::InappropriateProtocol);
             }
         }
-        let is_ending = self.is_ending(id);
         scratch::with(|message| {
             if refused {
                 write_error(format, number, ErrorCode::UnrecoverablePosition, message);

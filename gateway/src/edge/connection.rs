@@ -239,7 +239,7 @@ impl Connections {
     #[inline]
     pub fn push_shared(&mut self, id: u32, piece: &Bytes) -> bool {
         let connection = &mut self.entries[id as usize];
-        if connection.doomed || connection.face == Face::Closing {
+        if connection.is_over() {
             return false;
         }
         if !connection.has_room(piece.len(), &self.config) {
@@ -265,7 +265,7 @@ impl Connections {
     /// Appends bytes of this connection alone.
     pub fn push(&mut self, id: u32, head: &[u8], body: &[u8]) {
         let connection = &mut self.entries[id as usize];
-        if connection.doomed || connection.face == Face::Closing {
+        if connection.is_over() {
             return;
         }
         let length = head.len() + body.len();
@@ -348,24 +348,22 @@ impl Connections {
 
     /// Whether its end is decided, or it is broken: nothing more is done for it.
     pub fn is_ending(&self, id: u32) -> bool {
-        let Connection { doomed, face, stream, .. } = &self.entries[id as usize];
-        *doomed || *face == Face::Closing || stream.is_aborted()
+        let connection = &self.entries[id as usize];
+        connection.is_over() || connection.stream.is_aborted()
     }
 
     /// Whether a client has answers to take before it may ask for more: else its own requests
     /// would make it a slow reader, and small ones for large answers take any memory and time.
-    pub fn is_behind(&mut self, id: u32) -> bool {
-        let limit_bytes = self.config.client.outbox_limit_bytes;
-        let Connection { outbox, session, .. } = &mut self.entries[id as usize];
-        let held = session.as_mut().filter(|session| session.has_pending());
-        let held_bytes = held.map_or(0, |session| session.pending().bytes());
-        outbox.bytes() + held_bytes > limit_bytes / 2
+    pub fn is_behind(&self, id: u32) -> bool {
+        let Connection { outbox, session, .. } = &self.entries[id as usize];
+        let held_bytes = session.as_ref().map_or(0, Session::held_bytes);
+        outbox.bytes() + held_bytes > self.config.client.outbox_limit_bytes / 2
     }
 
     /// Decides the connection's end; what happens then happens at the turn's end.
     pub fn doom(&mut self, id: u32, disconnect: Disconnect) {
         let connection = &mut self.entries[id as usize];
-        if !connection.doomed && connection.face != Face::Closing {
+        if !connection.is_over() {
             connection.doomed = true;
             self.doomed.push((id, disconnect));
             rt::request_turn();
@@ -538,6 +536,12 @@ impl Connection {
         let session = self.session.as_ref().filter(|_| !self.paused);
         let session_ms = session.map_or(u64::MAX, Session::deadline_ms);
         self.deadline_ms.min(session_ms)
+    }
+
+    /// Whether its end is decided.
+    #[inline]
+    fn is_over(&self) -> bool {
+        self.doomed || self.face == Face::Closing
     }
 
     /// Whether the outbox takes `length` bytes more that were not asked for; one without such takes

@@ -137,10 +137,6 @@ async fn resume(shard: &Shared, id: u32, mut commands: Vec<u8>, mut full: bool) 
         wait(shard, id).await;
         let mut shard = shard.borrow_mut();
         let now_ms = rt::now_ms();
-        // What waits for a peer that is gone to take answers would wait for ever.
-        if shard.clients.entry(id).stream.is_aborted() {
-            return;
-        }
         let Some(session) = shard.clients.entry(id).session.as_mut() else { return };
         let format = session.format();
         let give_up = full && now_ms >= since_ms + MAILBOX_WAIT_MS;

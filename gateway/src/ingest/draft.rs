@@ -102,10 +102,10 @@ impl Draft {
             (None, None) => None,
             (None, Some(pointer)) => match pointer.find(event.data) {
                 Some(id) if id.len() > MESSAGE_ID_BYTES => {
-                    return Err(Refusal::missing("the message id is longer than 256 bytes"));
+                    return Err(Refusal::bad_request("the message id is longer than 256 bytes"));
                 }
                 Some(id) => Some(id.as_bytes().into()),
-                None => return Err(Refusal::missing("the payload has no message id")),
+                None => return Err(Refusal::bad_request("the payload has no message id")),
             },
         };
         let key = key.as_ref().map(|key| key.as_bytes());
@@ -185,7 +185,7 @@ impl<'a> Event<'a> {
             Find::Header(name) => self.header_value(name).map(Cow::Borrowed),
             Find::Payload(pointer) => pointer.find(self.data),
         };
-        found.map(Some).ok_or_else(|| Refusal::missing(what))
+        found.map(Some).ok_or_else(|| Refusal::bad_request(what))
     }
 
     fn wish(&self, route: &Route, key: Option<&str>) -> Result<Wish, Refusal> {

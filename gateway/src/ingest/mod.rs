@@ -97,8 +97,8 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// The event lacks something that its route needs.
-    pub fn missing(message: &'static str) -> Self {
+    /// The event is not as its route, or a publication, has to be.
+    pub fn bad_request(message: &'static str) -> Self {
         Self { code: ErrorCode::BadRequest, message }
     }
 

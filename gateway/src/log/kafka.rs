@@ -96,18 +96,13 @@ impl Sent {
 /// What operators were told is wrong with Kafka.
 #[derive(Default)]
 struct Told {
-    last: Option<Rc<Error>>,
     /// What was said lately, and when.
     lately: Vec<(String, u64)>,
 }
 
 impl Told {
     /// Tells of an error, unless the same was said lately.
-    fn tell(&mut self, error: &Rc<Error>, now_ms: u64) {
-        if self.last.as_ref().is_some_and(|last| Rc::ptr_eq(last, error)) {
-            return;
-        }
-        self.last = Some(error.clone());
+    fn tell(&mut self, error: &Error, now_ms: u64) {
         let text = error.to_string();
         self.lately.retain(|&(_, at_ms)| now_ms < at_ms + KAFKA_ERROR_MS);
         if self.lately.len() < KAFKA_ERRORS && self.lately.iter().all(|(said, _)| *said != text) {
@@ -357,7 +352,7 @@ impl Kafka {
             self.learn_partitions();
             self.take_over(now_ms);
             self.keep_identity();
-            if let Some(error) = self.client.last_error() {
+            if let Some(error) = self.client.take_error() {
                 self.told.tell(&error, now_ms);
             }
             // An epoch that is durable already is used at once.
@@ -587,15 +582,14 @@ impl Kafka {
     /// Whether no broker has what was forwarded into a partition, or it would go elsewhere now, since
     /// the partition is there no more.
     fn is_lost(&self, id: PartitionId) -> bool {
-        !self.client.is_served(id)
-            || self.lines[&id].iter().any(|&line| {
-                let (topic, partition) =
-                    (self.spool.get(line).topic, self.spool.get(line).partition);
-                let now = self.forwards_into(self.topic(topic), partition);
-                let has_forwarded =
-                    self.sent.get(line).is_some_and(|sent| sent.has_forwarded_into(id));
-                has_forwarded && now.map(|(_, into)| into) != Some(id)
-            })
+        let has_forwarded =
+            |&&line: &&usize| self.sent.get(line).is_some_and(|sent| sent.has_forwarded_into(id));
+        let is_elsewhere = |&line: &usize| {
+            let Line { topic, partition, .. } = self.spool.get(line);
+            let now = self.forwards_into(self.topic(*topic), *partition);
+            now.map(|(_, into)| into) != Some(id)
+        };
+        !self.client.is_served(id) || self.lines[&id].iter().filter(has_forwarded).any(is_elsewhere)
     }
 
     fn take_over_partition(&mut self, id: PartitionId, now_ms: u64) {
@@ -649,14 +643,13 @@ mod tests {
 
     #[test]
     fn the_same_trouble_is_told_once_a_minute() {
-        let error = |port| Rc::new(Error { host: "kafka".into(), port, what: What::Closed });
+        let error = |port| Error { host: "kafka".into(), port, what: What::Closed };
         let mut told = Told::default();
-        let mut tell = |error: &Rc<Error>, now_ms| {
+        let mut tell = |error: &Error, now_ms| {
             told.tell(error, now_ms);
             told.lately.clone()
         };
-        let first = error(1);
-        assert_eq!(tell(&first, 5).len(), 1);
+        assert_eq!(tell(&error(1), 5).len(), 1);
         assert_eq!(tell(&error(2), 6).len(), 2, "of each broker");
         assert_eq!(tell(&error(1), 7)[0].1, 5, "not again");
         let later_ms = 5 + KAFKA_ERROR_MS;

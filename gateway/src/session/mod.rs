@@ -473,6 +473,16 @@ impl Session {
         self.durable as usize + self.pending.as_ref().map_or(0, |pending| pending.outstanding())
     }
 
+    /// Commands whose answers are outstanding and may be large.
+    pub fn outstanding_large(&self) -> usize {
+        self.pending.as_ref().map_or(0, |pending| pending.large())
+    }
+
+    /// Bytes of frames that wait for an earlier answer, or for room.
+    pub fn held_bytes(&self) -> usize {
+        self.pending.as_ref().map_or(0, |pending| pending.bytes())
+    }
+
     /// A durable command waits for the log.
     pub fn durable_begun(&mut self) {
         self.durable += 1;

@@ -133,7 +133,7 @@ struct RefreshForm<'a> {
 }
 
 /// Read from an object alone: serde would also take an array for a struct.
-struct Object<T>(T);
+pub struct Object<T>(pub T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {

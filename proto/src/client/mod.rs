@@ -12,6 +12,7 @@ mod reply;
 mod tags;
 
 pub use codes::{Disconnect, ErrorCode, UnsubscribeCode};
+pub use json::Object;
 pub use reply::{
     ClientInfo, ConnectResult, Publication, Push, Reply, SubscribeResult, write_error,
     write_error_because, write_push, write_reply,

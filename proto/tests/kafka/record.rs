@@ -290,20 +290,6 @@ fn a_gzip_has_no_end_of_members() {
     }
 }
 
-/// What is left out costs no look at every transaction that is: else this takes a minute.
-#[test]
-fn many_transactions_may_be_open() {
-    let open = |producer_id| AbortedTransaction { producer_id, first_offset: 0 };
-    let open: Vec<_> = (0..100_000).map(open).collect();
-    let mut filter = AbortedTransactions::new(&open);
-    let (left_out, kept) = (transaction(99_999, 1, None), transaction(100_000, 1, None));
-    let [left_out, kept] =
-        [&left_out, &kept].map(|batch| Batches::new(batch).next().unwrap().unwrap());
-    for _ in 0..100_000 {
-        assert_eq!((filter.keeps(&left_out), filter.keeps(&kept)), (Ok(false), Ok(true)));
-    }
-}
-
 #[test]
 fn a_compressed_control_batch_is_not_looked_into() {
     let mut writer = BatchWriter::default();

@@ -475,7 +475,6 @@ impl State {
             let wanted: BTreeSet<_> = self.fetcher.wanted().collect();
             self.ends = self.assigned.keys().copied().filter(|at| !wanted.contains(at)).collect();
         }
-        self.fetcher.name_topics(|topic| cluster.get(topic).id);
         let links = self.links.iter().filter_map(|(purpose, connection)| match purpose {
             Purpose::Fetch(broker) => Some((*broker, connection.clone()?)),
             Purpose::Group(_) => None,
@@ -488,7 +487,9 @@ impl State {
                 return Some(Action::List(connection, lists));
             }
             let last_epoch = |at, next_offset| self.offsets.last_epoch(at, next_offset);
-            if let Some(request) = self.fetcher.next_request(broker, leader, last_epoch, now_ms) {
+            let id_of = |topic| cluster.get(topic).id;
+            let next = self.fetcher.next_request(broker, leader, last_epoch, id_of, now_ms);
+            if let Some(request) = next {
                 return Some(Action::Fetch(broker, connection, request));
             }
             let ends: Vec<_> = self.ends.iter().copied().filter(|at| is_there(*at)).collect();

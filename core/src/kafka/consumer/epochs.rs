@@ -10,41 +10,41 @@ use std::collections::VecDeque;
 
 /// Where the records of each epoch begin, of those that were read last.
 #[derive(Debug, Default)]
-pub(super) struct Epochs {
-    begin: VecDeque<(i64, i32)>,
-}
+pub(super) struct Epochs(VecDeque<(i64, i32)>);
 
 impl Epochs {
     /// The record before `next_offset` is of an epoch; -1: nobody knows.
     pub fn at(next_offset: i64, epoch: i32) -> Self {
-        Self { begin: [(next_offset - 1, epoch)].into() }
+        let mut epochs = Self::default();
+        epochs.read(next_offset - 1, epoch);
+        epochs
     }
 
     /// Records from an offset on are of an epoch; -1: nobody knows.
     pub fn read(&mut self, first_offset: i64, epoch: i32) {
-        if self.begin.back().is_some_and(|&(_, last)| last == epoch) {
+        if self.0.back().is_some_and(|&(_, last)| last == epoch) {
             return;
         }
-        if self.begin.len() == KAFKA_EPOCHS_KEPT {
-            self.begin.pop_front();
+        if self.0.len() == KAFKA_EPOCHS_KEPT {
+            self.0.pop_front();
         }
-        self.begin.push_back((first_offset, epoch));
+        self.0.push_back((first_offset, epoch));
     }
 
     /// The epoch of the record before `next_offset`, -1 if that is not known.
     pub fn before(&self, next_offset: i64) -> i32 {
-        let mut newest_first = self.begin.iter().rev();
+        let mut newest_first = self.0.iter().rev();
         newest_first.find(|&&(first, _)| first < next_offset).map_or(-1, |&(_, epoch)| epoch)
     }
 
     /// Where records of a newer epoch than this begin.
     pub fn first_above(&self, epoch: i32) -> Option<i64> {
-        self.begin.iter().find(|&&(_, read)| read > epoch).map(|&(first, _)| first)
+        self.0.iter().find(|&&(_, read)| read > epoch).map(|&(first, _)| first)
     }
 
     /// What was read from an offset on counts no more.
     pub fn cut(&mut self, next_offset: i64) {
-        self.begin.retain(|&(first, _)| first < next_offset);
+        self.0.retain(|&(first, _)| first < next_offset);
     }
 }
 
@@ -71,6 +71,6 @@ mod tests {
         for epoch in 0..2 * KAFKA_EPOCHS_KEPT as i32 {
             epochs.read(100 + i64::from(epoch), 10 + epoch);
         }
-        assert_eq!((epochs.begin.len(), epochs.before(9)), (KAFKA_EPOCHS_KEPT, -1));
+        assert_eq!((epochs.0.len(), epochs.before(9)), (KAFKA_EPOCHS_KEPT, -1));
     }
 }

@@ -44,6 +44,8 @@ pub struct Place {
     pub leader_epoch: i32,
     /// That of the record before the offset, -1 if unknown.
     pub last_epoch: i32,
+    /// The id of the topic, [`NO_ID`] if that is not known.
+    pub of: Uuid,
 }
 
 /// What a response says of a partition.
@@ -103,8 +105,6 @@ struct Broker {
     session: Session,
     /// What the session includes.
     included: BTreeMap<TopicPartition, Place>,
-    /// The ids by which the session knows its topics.
-    named: BTreeMap<TopicId, Uuid>,
     is_unanswered: bool,
     wait_ms: u64,
     pause_ms: u64,
@@ -115,7 +115,6 @@ impl Default for Broker {
         Self {
             session: Session::NEW,
             included: BTreeMap::new(),
-            named: BTreeMap::new(),
             is_unanswered: false,
             wait_ms: KAFKA_FETCH_BACKLOG_WAIT_MS,
             pause_ms: 0,
@@ -127,7 +126,6 @@ impl Broker {
     fn begin_anew(&mut self) {
         self.session = Session::NEW;
         self.included.clear();
-        self.named.clear();
     }
 }
 
@@ -136,8 +134,6 @@ impl Broker {
 pub struct Fetcher {
     partitions: BTreeMap<TopicPartition, Partition>,
     brokers: BTreeMap<i32, Broker>,
-    /// What topics are called by now.
-    names: BTreeMap<TopicId, Uuid>,
     wants_metadata: bool,
     events: Vec<Event>,
 }
@@ -204,31 +200,23 @@ impl Fetcher {
         pauses.chain(brokers).filter(|pause_ms| *pause_ms > now_ms).min().unwrap_or(u64::MAX)
     }
 
-    /// What the topics of its partitions are called by now.
-    pub fn name_topics(&mut self, id_of: impl Fn(TopicId) -> Uuid) {
-        for topic in self.partitions.keys().map(|place| place.topic) {
-            self.names.insert(topic, id_of(topic));
-        }
-    }
-
     /// The next request to a broker that can be sent to. `last_epoch` says of which epoch the record
-    /// before an offset was that was read, -1: nobody knows.
+    /// before an offset was that was read, -1: nobody knows; `id_of` a topic's id.
     pub fn next_request(
         &mut self,
         broker: i32,
         leader: impl Fn(TopicPartition) -> Option<Leader>,
         last_epoch: impl Fn(TopicPartition, i64) -> i32,
+        id_of: impl Fn(TopicId) -> Uuid,
         now_ms: u64,
     ) -> Option<Request> {
-        let of = self.brokers.entry(broker).or_default();
-        if of.is_unanswered || of.pause_ms > now_ms {
+        let at_broker = self.brokers.entry(broker).or_default();
+        if at_broker.is_unanswered || at_broker.pause_ms > now_ms {
             return None;
         }
         // A topic that was made anew stays in the session by its old id, as an error without end.
-        let names = &self.names;
-        let id_of = |topic: &TopicId| names.get(topic).copied().unwrap_or(NO_ID);
-        if of.named.iter().any(|(topic, id)| id_of(topic) != *id) {
-            of.begin_anew();
+        if at_broker.included.iter().any(|(place, at)| at.of != id_of(place.topic)) {
+            at_broker.begin_anew();
         }
         let mut wanted = BTreeMap::new();
         let mut has_backlog = false;
@@ -237,7 +225,8 @@ impl Fetcher {
             match partition.wanted {
                 Some((offset, limit_bytes)) if partition.backoff.until_ms() <= now_ms => {
                     let (leader_epoch, last_epoch) = (leader.epoch, last_epoch(place, offset));
-                    let at = Place { offset, limit_bytes, leader_epoch, last_epoch };
+                    let of = id_of(place.topic);
+                    let at = Place { offset, limit_bytes, leader_epoch, last_epoch, of };
                     wanted.insert(place, at);
                 }
                 _ => has_backlog |= partition.next_offset < partition.end_offset,
@@ -246,18 +235,18 @@ impl Fetcher {
         if wanted.is_empty() {
             return None;
         }
-        let forgotten = of.included.keys().filter(|place| !wanted.contains_key(place));
+        let forgotten = at_broker.included.keys().filter(|place| !wanted.contains_key(place));
         let forgotten = forgotten.copied().collect();
-        let is_news = |(place, at): &(&TopicPartition, &Place)| of.included.get(place) != Some(*at);
+        let is_news =
+            |(place, at): &(&TopicPartition, &Place)| at_broker.included.get(place) != Some(*at);
         let partitions = wanted.iter().filter(is_news);
         let partitions = partitions.map(|(&place, &at)| (place, at)).collect();
-        of.named.extend(wanted.keys().map(|place| (place.topic, id_of(&place.topic))));
-        of.included = wanted;
-        of.is_unanswered = true;
+        at_broker.included = wanted;
+        at_broker.is_unanswered = true;
         // What has more to give and is not wanted just now will be soon, and then has to wait for
         // the end of this request.
-        let wait_ms = if has_backlog { of.wait_ms } else { KAFKA_FETCH_WAIT_MS };
-        Some(Request { session: of.session, wait_ms, partitions, forgotten })
+        let wait_ms = if has_backlog { at_broker.wait_ms } else { KAFKA_FETCH_WAIT_MS };
+        Some(Request { session: at_broker.session, wait_ms, partitions, forgotten })
     }
 
     /// The answer of a broker.
@@ -396,6 +385,10 @@ mod tests {
         }
     }
 
+    fn id_of(_: TopicId) -> Uuid {
+        ID
+    }
+
     fn fetcher() -> Fetcher {
         let mut fetcher = Fetcher::default();
         fetcher.add(A, 5);
@@ -425,35 +418,30 @@ mod tests {
     #[test]
     fn a_session_that_knows_a_topic_by_another_id_begins_anew() {
         let mut fetcher = fetcher();
-        let ids = |id: Uuid| move |_| id;
-        fetcher.name_topics(ids(ID));
-        fetcher.next_request(1, leader, last_epoch, 0).unwrap();
+        fetcher.next_request(1, leader, last_epoch, id_of, 0).unwrap();
         fetcher.fetched(1, 77, ErrorCode::NONE, vec![], 0);
-        fetcher.name_topics(ids(ID));
-        let request = fetcher.next_request(1, leader, last_epoch, 0).unwrap();
+        let request = fetcher.next_request(1, leader, last_epoch, id_of, 0).unwrap();
         assert_eq!((request.session.id, offsets(&request)), (77, vec![]));
-        // The answer is still that of the old session.
-        fetcher.name_topics(ids([9; 16]));
         fetcher.fetched(1, 77, ErrorCode::NONE, vec![], 0);
-        let request = fetcher.next_request(1, leader, last_epoch, 0).unwrap();
+        let request = fetcher.next_request(1, leader, last_epoch, |_| [9; 16], 0).unwrap();
         assert_eq!((request.session, offsets(&request)), (Session::NEW, vec![(0, 5), (1, 7)]));
     }
 
     #[test]
     fn a_session_is_told_what_changed_and_forgets_what_is_not_wanted() {
         let mut fetcher = fetcher();
-        let request = fetcher.next_request(1, leader, last_epoch, 0).unwrap();
+        let request = fetcher.next_request(1, leader, last_epoch, id_of, 0).unwrap();
         assert_eq!((request.session, offsets(&request)), (Session::NEW, vec![(0, 5), (1, 7)]));
         assert_eq!(request.wait_ms, KAFKA_FETCH_WAIT_MS);
-        assert!(fetcher.next_request(1, leader, last_epoch, 0).is_none(), "one at a time");
+        assert!(fetcher.next_request(1, leader, last_epoch, id_of, 0).is_none(), "one at a time");
         fetcher.fetched(1, 77, ErrorCode::NONE, vec![records(A, 5, 8, 20)], 0);
-        let request = fetcher.next_request(1, leader, last_epoch, 0).unwrap();
+        let request = fetcher.next_request(1, leader, last_epoch, id_of, 0).unwrap();
         assert_eq!(request.session, Session { id: 77, epoch: 1 });
         assert_eq!((offsets(&request), request.forgotten), (vec![], vec![A]));
         assert_eq!(request.wait_ms, KAFKA_FETCH_BACKLOG_WAIT_MS, "A has more");
         fetcher.fetched(1, 77, ErrorCode::NONE, vec![], 0);
         fetcher.want(A, 8, 1000);
-        let request = fetcher.next_request(1, leader, last_epoch, 0).unwrap();
+        let request = fetcher.next_request(1, leader, last_epoch, id_of, 0).unwrap();
         assert_eq!((request.session.epoch, offsets(&request)), (2, vec![(0, 8)]));
         let mut events = Vec::new();
         fetcher.take_events(&mut events);
@@ -463,26 +451,26 @@ mod tests {
     #[test]
     fn a_lost_session_begins_anew_with_everything_wanted() {
         let mut fetcher = fetcher();
-        fetcher.next_request(1, leader, last_epoch, 0).unwrap();
+        fetcher.next_request(1, leader, last_epoch, id_of, 0).unwrap();
         fetcher.fetched(1, 77, ErrorCode::NONE, vec![], 0);
-        fetcher.next_request(1, leader, last_epoch, 0).unwrap();
+        fetcher.next_request(1, leader, last_epoch, id_of, 0).unwrap();
         fetcher.fetched(1, 0, ErrorCode::FETCH_SESSION_ID_NOT_FOUND, vec![], 0);
-        let request = fetcher.next_request(1, leader, last_epoch, 0).unwrap();
+        let request = fetcher.next_request(1, leader, last_epoch, id_of, 0).unwrap();
         assert_eq!((request.session, offsets(&request)), (Session::NEW, vec![(0, 5), (1, 7)]));
         // A broker without room for sessions gives none.
         fetcher.fetched(1, 0, ErrorCode::NONE, vec![], 0);
-        let request = fetcher.next_request(1, leader, last_epoch, 0).unwrap();
+        let request = fetcher.next_request(1, leader, last_epoch, id_of, 0).unwrap();
         assert_eq!((request.session, offsets(&request).len()), (Session::NEW, 2));
         fetcher.disconnected(1);
         assert!(fetcher.take_metadata_wish());
-        let request = fetcher.next_request(1, leader, last_epoch, 0).unwrap();
+        let request = fetcher.next_request(1, leader, last_epoch, id_of, 0).unwrap();
         assert_eq!((request.session, offsets(&request).len()), (Session::NEW, 2));
     }
 
     #[test]
     fn what_is_not_wanted_any_more_is_thrown_away() {
         let mut fetcher = fetcher();
-        fetcher.next_request(1, leader, last_epoch, 0).unwrap();
+        fetcher.next_request(1, leader, last_epoch, id_of, 0).unwrap();
         fetcher.want(A, 2, 1000);
         fetcher.remove(B);
         let answer = vec![records(A, 5, 8, 8), records(B, 7, 9, 9)];
@@ -490,7 +478,7 @@ mod tests {
         let mut events = Vec::new();
         fetcher.take_events(&mut events);
         assert!(events.is_empty(), "{events:?}");
-        let request = fetcher.next_request(1, leader, last_epoch, 0).unwrap();
+        let request = fetcher.next_request(1, leader, last_epoch, id_of, 0).unwrap();
         assert_eq!((offsets(&request), request.forgotten), (vec![(0, 2)], vec![B]));
     }
 
@@ -505,7 +493,7 @@ mod tests {
         ];
         for (told, expected) in cases {
             let mut fetcher = fetcher();
-            let request = fetcher.next_request(1, leader, last_epoch, 0).unwrap();
+            let request = fetcher.next_request(1, leader, last_epoch, id_of, 0).unwrap();
             let epochs = request.partitions.iter().map(|(_, at)| at.last_epoch);
             assert_eq!(epochs.collect::<Vec<_>>(), [2, -1]);
             let diverged = Fetched { diverging: Some(told), ..records(A, 5, 5, 9) };
@@ -515,14 +503,14 @@ mod tests {
             fetcher.take_events(&mut events);
             assert_eq!(format!("{:?}", events[0]), format!("{expected:?}"));
             assert!(
-                fetcher.next_request(1, leader, last_epoch, 0).is_none(),
+                fetcher.next_request(1, leader, last_epoch, id_of, 0).is_none(),
                 "nothing is wanted any more"
             );
         }
         // The leader that what was read is of has no reason to have less: another log of that name.
         let mut fetcher = fetcher();
         fetcher.want(A, 6, 1000);
-        fetcher.next_request(1, leader, last_epoch, 0).unwrap();
+        fetcher.next_request(1, leader, last_epoch, id_of, 0).unwrap();
         let shorter = Fetched { diverging: Some((3, 4)), ..records(A, 4, 4, 4) };
         fetcher.fetched(1, 77, ErrorCode::NONE, vec![shorter], 0);
         let mut events = Vec::new();
@@ -535,7 +523,7 @@ mod tests {
     fn what_is_of_another_topic_of_the_same_name_is_not_read_on() {
         let mut fetcher = fetcher();
         let mut answered = |fetched: Fetched, then: i64| {
-            fetcher.next_request(1, leader, |_, _| -1, 0).expect("A is wanted");
+            fetcher.next_request(1, leader, |_, _| -1, id_of, 0).expect("A is wanted");
             fetcher.fetched(1, 0, ErrorCode::NONE, vec![fetched], 0);
             let mut events = Vec::new();
             fetcher.take_events(&mut events);
@@ -562,19 +550,19 @@ mod tests {
     #[test]
     fn errors_pause_a_partition_and_nothing_else() {
         let mut fetcher = fetcher();
-        fetcher.next_request(1, leader, last_epoch, 0).unwrap();
+        fetcher.next_request(1, leader, last_epoch, id_of, 0).unwrap();
         let moved = refused(A, ErrorCode::NOT_LEADER_OR_FOLLOWER);
         fetcher.fetched(1, 77, ErrorCode::NONE, vec![moved, records(B, 7, 8, 8)], 0);
         assert!(fetcher.take_metadata_wish());
-        assert!(fetcher.next_request(1, leader, last_epoch, 0).is_none());
+        assert!(fetcher.next_request(1, leader, last_epoch, id_of, 0).is_none());
         fetcher.want(B, 8, 1000);
-        let request = fetcher.next_request(1, leader, last_epoch, 0).unwrap();
+        let request = fetcher.next_request(1, leader, last_epoch, id_of, 0).unwrap();
         assert_eq!(offsets(&request), [(1, 8)]);
         fetcher.fetched(1, 77, ErrorCode::NONE, vec![], 0);
         let due_ms = fetcher.deadline_ms(0);
         assert_eq!(due_ms, KAFKA_RETRY_MS);
         let elsewhere = |place| Some(Leader { id: if place == A { 2 } else { 1 }, epoch: 4 });
-        let request = fetcher.next_request(2, elsewhere, last_epoch, due_ms).unwrap();
+        let request = fetcher.next_request(2, elsewhere, last_epoch, id_of, due_ms).unwrap();
         assert_eq!(offsets(&request), [(0, 5)]);
         let gone = refused(A, ErrorCode::OFFSET_OUT_OF_RANGE);
         fetcher.fetched(2, 9, ErrorCode::NONE, vec![gone], due_ms);
@@ -582,19 +570,19 @@ mod tests {
         fetcher.take_events(&mut events);
         assert!(matches!(events.last(), Some(Event::OutOfRange(A, 5))), "{events:?}");
         fetcher.want(A, 6, 10);
-        assert!(fetcher.next_request(2, elsewhere, last_epoch, due_ms).is_some());
+        assert!(fetcher.next_request(2, elsewhere, last_epoch, id_of, due_ms).is_some());
     }
 
     #[test]
     fn damage_behind_whole_records_shows_only_when_it_is_reached() {
         let mut fetcher = fetcher();
-        fetcher.next_request(1, leader, last_epoch, 0).unwrap();
+        fetcher.next_request(1, leader, last_epoch, id_of, 0).unwrap();
         let damage = Some(trine_proto::kafka::Error::Checksum);
         let mut first = records(A, 5, 6, 9);
         first.read.damage = damage;
         fetcher.fetched(1, 0, ErrorCode::NONE, vec![first], 0);
         fetcher.want(A, 6, 1000);
-        fetcher.next_request(1, leader, last_epoch, 0).unwrap();
+        fetcher.next_request(1, leader, last_epoch, id_of, 0).unwrap();
         let mut second = records(A, 6, 6, 9);
         second.read.damage = damage;
         fetcher.fetched(1, 0, ErrorCode::NONE, vec![second], 0);

@@ -230,8 +230,8 @@ impl Partition {
         Some(bytes)
     }
 
-    /// Takes in the answer to a batch: an error code, what it means, and an offset. Returns whether the leader has to
-    /// be looked for.
+    /// Takes in the answer to a batch: an error code, what it means, and an offset. Returns whether
+    /// the leader has to be looked for.
     pub fn answered(
         &mut self,
         serial: u64,
