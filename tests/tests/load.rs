@@ -3,10 +3,12 @@
 //!
 //! **Runs on: any.**
 
-use std::net::{SocketAddr, TcpStream};
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use trine_tests::client::{Client, Failure};
@@ -136,6 +138,46 @@ fn clients_that_never_read_are_closed_with_3009() {
     });
     assert_eq!(gateway.data(), data, "the data process is still the same");
     other.call("rpc", json!({"method": "echo", "data": 1})).expect("the other is answered");
+}
+
+/// An answer that takes a slow link much longer than a write or a pong may take arrives whole: the
+/// write gets on, and the ping waits behind it.
+#[test]
+fn a_large_answer_arrives_over_a_slow_link() {
+    const PUBLICATIONS: usize = 270;
+    const PIECE_BYTES: usize = 128 << 10;
+    const PAUSE: Duration = Duration::from_millis(50);
+    let gateway = Gateway::start(
+        "client.write_timeout_ms = 2_000\nclient.ping_interval_ms = 3_100\nclient.pong_timeout_ms = 3_000",
+    );
+    let link = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = link.local_addr().expect("it has one");
+    let mut far = TcpStream::connect(gateway.client).expect("a listener is always there");
+    rustix::net::sockopt::set_socket_recv_buffer_size(&far, PIECE_BYTES).expect("an option");
+    thread::spawn(move || {
+        let (mut near, _) = link.accept().expect("the client comes");
+        let (mut up, mut down) =
+            (near.try_clone().expect("cloned"), far.try_clone().expect("cloned"));
+        thread::spawn(move || io::copy(&mut up, &mut down));
+        let mut piece = vec![0; PIECE_BYTES];
+        while let Ok(count @ 1..) = far.read(&mut piece) {
+            if near.write_all(&piece[..count]).is_err() {
+                return;
+            }
+            thread::sleep(PAUSE * count as u32 / PIECE_BYTES as u32);
+        }
+    });
+    let mut client = Client::connect(address, "far").expect("connected");
+    let mut publisher = Client::connect(gateway.client, "publisher").expect("connected");
+    for _ in 0..PUBLICATIONS {
+        publisher.publish("room", json!("x".repeat(60_000))).expect("published");
+    }
+    let began = Instant::now();
+    let history = client.call("history", json!({"channel": "room", "limit": -1}));
+    let history = history.expect("the answer arrives");
+    assert_eq!(history["publications"].as_array().map_or(0, Vec::len), PUBLICATIONS);
+    assert!(began.elapsed() > Duration::from_secs(5), "the link was no slow one");
+    client.call("rpc", json!({"method": "echo", "data": 1})).expect("it is still there");
 }
 
 /// Everybody is cut within milliseconds, something is published, and everybody comes back at once:

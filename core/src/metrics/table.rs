@@ -170,8 +170,6 @@ series! {
             "Age of the oldest of them.";
         SpoolOpen "trine_spool_open" "" 1
             "1 once this shard has read what was spooled before it began; records count from then.";
-        JournalPhase "trine_journal_phase" "" 1
-            "What the journal does: 0 recovers, 1 takes records, 2 fails, 3 is full, 4 has ended.";
         UtilisationPpm "trine_shard_utilisation_ratio" "" 1_000_000
             "Share of wall time in which the shard did not wait, over about a second.";
         Driver "trine_shard_driver" "" 1

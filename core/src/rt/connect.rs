@@ -4,7 +4,7 @@
 //! connects a non-blocking socket by itself, and what waits is a readiness wait, which may be
 //! dropped. At the deadline the socket closes, and with it the attempt.
 
-use super::stream::Stream;
+use super::stream::{Stream, suit_driver};
 use super::until;
 use monoio::net::TcpStream;
 use rustix::fd::OwnedFd;
@@ -32,10 +32,6 @@ pub async fn connect(address: SocketAddr, deadline_ms: u64) -> io::Result<Stream
     #[allow(unsafe_code)]
     let socket = unsafe { BorrowedFd::borrow_raw(tcp.as_raw_fd()) };
     sockopt::socket_error(socket)??;
-    // Blocking, as the sockets that monoio makes for a ring: a blocked send waits there, and must
-    // not come back with EAGAIN.
-    if !monoio::utils::is_legacy() {
-        rustix::io::ioctl_fionbio(socket, false)?;
-    }
+    suit_driver(socket)?;
     Ok(Stream::new(tcp))
 }

@@ -15,7 +15,7 @@ use std::cell::{Cell, RefCell, UnsafeCell};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
@@ -32,6 +32,7 @@ struct Inner {
     /// Receives since the last one that had to wait.
     in_a_row: Cell<u8>,
     aborted: Cell<bool>,
+    taken: Cell<u32>,
     write: RefCell<Write>,
 }
 
@@ -50,11 +51,14 @@ impl Stream {
     pub(super) fn new(tcp: TcpStream) -> Self {
         let (tcp, write) = (UnsafeCell::new(tcp), RefCell::default());
         let (large, in_a_row, aborted) = (Cell::new(false), Cell::new(0), Cell::new(false));
-        Self(Rc::new(Inner { tcp, large, in_a_row, aborted, write }))
+        let taken = Cell::new(0);
+        Self(Rc::new(Inner { tcp, large, in_a_row, aborted, taken, write }))
     }
 
-    /// A stream over a connected, non-blocking socket that came from another shard or process.
+    /// A stream over a connected socket that came from another shard, whatever its driver, or from
+    /// another process.
     pub fn from_fd(socket: OwnedFd) -> io::Result<Self> {
+        suit_driver(&socket)?;
         TcpStream::from_std(socket.into()).map(Self::new)
     }
 
@@ -154,6 +158,11 @@ impl Stream {
         }
     }
 
+    /// Bytes of sends that the kernel has taken, modulo 2^32: a send that makes progress moves it.
+    pub fn taken(&self) -> u32 {
+        self.0.taken.get()
+    }
+
     /// Whether the peer has neither ended the connection nor sent anything that is unread.
     pub fn is_quiet(&self) -> bool {
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
@@ -214,6 +223,12 @@ impl Stream {
     }
 }
 
+/// Makes a socket as the driver's own are: with a ring a send that can't go on waits there and must
+/// not come back with EAGAIN; with epoll it must not hold up the shard.
+pub(super) fn suit_driver(socket: impl AsFd) -> io::Result<()> {
+    Ok(rustix::io::ioctl_fionbio(socket, monoio::utils::is_legacy())?)
+}
+
 /// Sends all of `flight`, going on after short writes.
 pub(super) async fn send_all(stream: Stream, mut flight: Flight) -> (Flight, io::Result<()>) {
     loop {
@@ -225,6 +240,8 @@ pub(super) async fn send_all(stream: Stream, mut flight: Flight) -> (Flight, io:
         let (result, back) =
             if gathered { tcp.writev(flight).await } else { tcp.write(flight).await };
         flight = back;
+        let taken = *result.as_ref().unwrap_or(&0);
+        stream.0.taken.set(stream.0.taken.get().wrapping_add(taken as u32));
         match result {
             Ok(0) => return (flight, Err(io::ErrorKind::WriteZero.into())),
             Ok(count) if flight.advance(count) => return (flight, Ok(())),

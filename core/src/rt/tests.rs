@@ -320,8 +320,11 @@ fn a_task_writes_every_form_of_output_and_is_told_when_it_is_sent() {
 #[test]
 fn a_write_goes_on_when_nobody_waits_for_it() {
     const BYTES: usize = 32 << 20;
-    let cases = BOTH.into_iter().flat_map(|preference| [(preference, false), (preference, true)]);
-    for (preference, gathered) in cases {
+    // One that was connected here, and those that another driver has accepted.
+    for (preference, gathered, nonblocking) in BOTH.into_iter().flat_map(|preference| {
+        [(false, None), (true, None), (false, Some(false)), (true, Some(true)), (false, Some(true))]
+            .map(|(gathered, nonblocking)| (preference, gathered, nonblocking))
+    }) {
         let (socket, address) = listener();
         let (go, may_read) = std::sync::mpsc::channel();
         let reader = thread::spawn(move || {
@@ -332,7 +335,14 @@ fn a_write_goes_on_when_nobody_waits_for_it() {
             all
         });
         alone(preference, async move {
-            let stream = connect(address, now_ms() + 10_000).await.unwrap();
+            let stream = match nonblocking {
+                None => connect(address, now_ms() + 10_000).await.unwrap(),
+                Some(nonblocking) => {
+                    let socket = TcpStream::connect(address).unwrap();
+                    socket.set_nonblocking(nonblocking).unwrap();
+                    Stream::from_fd(socket.into()).unwrap()
+                }
+            };
             let large = match gathered {
                 true => Outgoing::Gathered(vec![vec![7; BYTES / 32].into(); 32]),
                 false => Outgoing::Shared(vec![7; BYTES].into()),
@@ -341,6 +351,8 @@ fn a_write_goes_on_when_nobody_waits_for_it() {
             let small = || Outgoing::Shared(Bytes::from_static(b"end"));
             let busy = stream.write(small()).await.unwrap_err();
             assert_eq!(busy.kind(), io::ErrorKind::ResourceBusy);
+            let taken = stream.taken();
+            assert!(taken > 0 && (taken as usize) < BYTES);
             go.send(()).unwrap();
             let deadline_ms = now_ms() + 20_000;
             while let Err(error) = stream.write(small()).await {
@@ -348,6 +360,7 @@ fn a_write_goes_on_when_nobody_waits_for_it() {
                 sleep_until(now_ms() + 1).await;
                 assert!(now_ms() < deadline_ms, "the write never ended");
             }
+            assert_eq!(stream.taken() as usize, BYTES + 3);
             // This one is never waited for at all.
             drop(stream.write(small()));
             while stream.write(Outgoing::Flat(Vec::new())).await.is_err() {

@@ -220,6 +220,8 @@ pub struct Broker {
     cursor: usize,
     /// Where the last look for streams that nobody follows stopped.
     trim_from: usize,
+    /// How many channels have a stream.
+    streams: usize,
     random: StdRng,
     limit_bytes: usize,
     used_bytes: usize,
@@ -251,6 +253,7 @@ impl Broker {
             next_age: 0,
             cursor: 0,
             trim_from: 0,
+            streams: 0,
             random,
             limit_bytes,
             used_bytes: 0,
@@ -464,6 +467,7 @@ impl Broker {
         if self.channels[id].stream.is_none() {
             let epoch = Epoch(self.random.next_u64());
             self.channels[id].stream = Some(Box::new(Stream::new(epoch, now_ms)));
+            self.streams += 1;
             self.used_bytes += CHANNEL_OVERHEAD_BYTES;
         }
         let stream = self.channels[id].stream.as_mut().expect("made above");
@@ -489,8 +493,12 @@ impl Broker {
         self.items -= items;
     }
 
-    /// Drops the oldest publications until all fits; if none are left, streams that nobody follows.
+    /// Drops the oldest publications until all fits; where streams take half of the room by merely
+    /// being there, or no publications are left, empty ones that nobody follows.
     fn trim(&mut self) {
+        if self.streams * CHANNEL_OVERHEAD_BYTES > self.limit_bytes / 2 {
+            self.trim_streams();
+        }
         while self.used_bytes > self.limit_bytes {
             let Some(Reverse((age, id))) = self.oldest.pop() else { break };
             let Some(stream) = self.channels.get_mut(id as usize).and_then(|c| c.stream.as_mut())
@@ -507,7 +515,12 @@ impl Broker {
                 self.oldest.push(Reverse((age, id)));
             }
         }
-        // A bounded look at the channels, going on where the last one stopped.
+        self.trim_streams();
+    }
+
+    /// A bounded look at the channels for streams that may go, from where the last one stopped
+    /// until all fits.
+    fn trim_streams(&mut self) {
         for _ in 0..SWEEP_CHANNELS.min(self.channels.capacity()) {
             if self.used_bytes <= self.limit_bytes {
                 return;
@@ -526,6 +539,7 @@ impl Broker {
 
     fn forget_stream(&mut self, id: usize) {
         if let Some(stream) = self.channels[id].stream.take() {
+            self.streams -= 1;
             self.freed((stream.bytes() + CHANNEL_OVERHEAD_BYTES, stream.len()));
         }
     }

@@ -175,6 +175,22 @@ fn streams_that_nobody_follows_go_when_the_budget_is_full() {
 }
 
 #[test]
+fn streams_that_nobody_follows_push_out_no_history() {
+    let namespace = namespace(10, 1000);
+    let mut broker = broker(64 << 10);
+    broker.subscribe(0, "room", (&namespace, 0), SubscribeWish::default(), 0);
+    for _ in 0..10 {
+        broker.publish("room", (&namespace, 0), plain(b"1"), 0);
+    }
+    for number in 0..5000u64 {
+        position(&mut broker, &format!("asked-for-{number}"), &namespace, number / 100);
+    }
+    let (bytes, items, ..) = broker.sizes();
+    assert_eq!(items, 10, "all of the room's history is there");
+    assert!(bytes <= 64 << 10, "{bytes} bytes are kept");
+}
+
+#[test]
 fn a_holed_channel_without_history_is_forgotten() {
     let (mut broker, namespace) = (broker(1 << 20), namespace(0, 0));
     broker.subscribe(1, "room", (&namespace, 0), SubscribeWish::default(), 0);

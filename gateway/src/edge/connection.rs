@@ -69,8 +69,10 @@ pub(super) struct Connection {
     pub deadline_ms: u64,
     /// When the entry in the wheel fires that counts; others are stale.
     wheel_ms: u64,
-    /// When the send in flight began; 0 while there is none.
+    /// When the send in flight began, or was last seen to have got on; 0 while there is none.
     sending_since_ms: u64,
+    /// What the kernel had taken then.
+    taken: u32,
     /// Counted when the connection is gone.
     pub close_code: u16,
     dirty: bool,
@@ -173,6 +175,7 @@ impl Connections {
             deadline_ms: now_ms + self.config.client.head_timeout_ms,
             wheel_ms: u64::MAX,
             sending_since_ms: 0,
+            taken: 0,
             close_code: 0,
             dirty: false,
             doomed: false,
@@ -206,7 +209,7 @@ impl Connections {
         });
     }
 
-    /// The connections whose send has taken longer than `timeout_ms`, among the next `count`.
+    /// The connections whose send has not got on for `timeout_ms`, among the next `count`.
     pub fn stuck(&mut self, count: usize, timeout_ms: u64, now_ms: u64, stuck: &mut Vec<u32>) {
         if self.in_flight == 0 {
             return;
@@ -214,10 +217,16 @@ impl Connections {
         let end = self.entries.capacity();
         for _ in 0..count.min(end) {
             self.sweep_from = if self.sweep_from + 1 < end { self.sweep_from + 1 } else { 0 };
-            let Some(connection) = self.entries.get(self.sweep_from) else { continue };
+            let Some(connection) = self.entries.get_mut(self.sweep_from) else { continue };
             let since_ms = connection.sending_since_ms;
-            if since_ms != 0 && now_ms > since_ms + timeout_ms {
+            if since_ms == 0 || now_ms <= since_ms + timeout_ms {
+                continue;
+            }
+            let taken = connection.stream.taken();
+            if std::mem::replace(&mut connection.taken, taken) == taken {
                 stuck.push(self.sweep_from as u32);
+            } else {
+                connection.sending_since_ms = now_ms;
             }
         }
     }
@@ -470,6 +479,7 @@ impl Connections {
                     self.totals.bytes_out += length as u64;
                     self.in_flight += 1;
                     connection.sending_since_ms = now_ms.max(1);
+                    connection.taken = connection.stream.taken();
                     connection.stream.send(id, outgoing);
                     // Answers and commands that waited for the client to take others have room.
                     if let Some(waker) = connection.stalled.take() {
@@ -536,6 +546,11 @@ impl Connection {
         let session = self.session.as_ref().filter(|_| !self.paused);
         let session_ms = session.map_or(u64::MAX, Session::deadline_ms);
         self.deadline_ms.min(session_ms)
+    }
+
+    /// Whether the kernel has not taken all of a send.
+    pub fn is_sending(&self) -> bool {
+        self.sending_since_ms != 0
     }
 
     /// Whether its end is decided.

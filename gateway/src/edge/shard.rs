@@ -430,10 +430,13 @@ impl Shard {
             }
             return self.clients.arm(id);
         }
-        let paused = connection.paused;
+        let (paused, sending) = (connection.paused, connection.is_sending());
         let Some(session) = connection.session.as_mut().filter(|_| !paused) else {
             return self.clients.arm(id);
         };
+        if sending && session.hold_pong(&self.config, now_ms) {
+            return self.clients.arm(id);
+        }
         let format = session.format();
         match session.tick(&self.config, now_ms) {
             Tick::Nothing => {}
@@ -508,37 +511,27 @@ impl Shard {
 
     fn log_gauges(&mut self) {
         let (metrics, now_ms) = (&self.clients.metrics, rt::now_ms());
-        let store = match &self.ingest.log.main {
-            Main::Embedded(log) => log.store(),
-            Main::Kafka(log) => {
-                let (records, age_ms) = log.spool().backlog(now_ms);
-                metrics.set(Gauge::SpoolRecords, records);
-                metrics.set(Gauge::SpoolAge, age_ms);
-                metrics.set(Gauge::SpoolOpen, u64::from(log.spool().is_open()));
-                let (before, now) = (self.spooled, log.totals());
-                let dead = log.spool().dead_letters();
-                metrics.add(Counter::SpoolTaken, now.spooled - before.0);
-                metrics.add(Counter::SpoolForwarded, now.forwarded - before.1);
-                metrics.add(Counter::SpoolTakeOvers, now.take_overs - before.2);
-                metrics.add(Counter::SpoolDeadLetters, dead - before.3);
-                self.spooled = (now.spooled, now.forwarded, now.take_overs, dead);
-                let (shard, is_old) = (self.index, age_ms > self.config.spool.alarm_ms);
-                match self.spool_alarm.look(is_old, SPOOL_ALARM_PAUSE_MS, now_ms) {
-                    Some(Say::Bad) => {
-                        tracing::error!(shard, records, age_ms, "the spool grows old");
-                    }
-                    Some(Say::Over) => {
-                        tracing::info!(shard, records, age_ms, "the spool is not old any more");
-                    }
-                    None => {}
-                }
-                log.spool().store()
+        let Main::Kafka(log) = &self.ingest.log.main else { return };
+        let (records, age_ms) = log.spool().backlog(now_ms);
+        metrics.set(Gauge::SpoolRecords, records);
+        metrics.set(Gauge::SpoolAge, age_ms);
+        metrics.set(Gauge::SpoolOpen, u64::from(log.spool().is_open()));
+        let (before, now) = (self.spooled, log.totals());
+        let dead = log.spool().dead_letters();
+        metrics.add(Counter::SpoolTaken, now.spooled - before.0);
+        metrics.add(Counter::SpoolForwarded, now.forwarded - before.1);
+        metrics.add(Counter::SpoolTakeOvers, now.take_overs - before.2);
+        metrics.add(Counter::SpoolDeadLetters, dead - before.3);
+        self.spooled = (now.spooled, now.forwarded, now.take_overs, dead);
+        let (shard, is_old) = (self.index, age_ms > self.config.spool.alarm_ms);
+        match self.spool_alarm.look(is_old, SPOOL_ALARM_PAUSE_MS, now_ms) {
+            Some(Say::Bad) => {
+                tracing::error!(shard, records, age_ms, "the spool grows old");
             }
-            _ => return,
-        };
-        if self.index == 0 {
-            // The journal is the process's, so one shard speaks for it.
-            metrics.set(Gauge::JournalPhase, store.state().phase() as u64);
+            Some(Say::Over) => {
+                tracing::info!(shard, records, age_ms, "the spool is not old any more");
+            }
+            None => {}
         }
     }
 

@@ -543,6 +543,16 @@ impl Session {
         }
     }
 
+    /// What was sent before has not left: a pong is due only some time after it has. Whether that
+    /// was so.
+    pub fn hold_pong(&mut self, config: &Config, now_ms: u64) -> bool {
+        let is_due = self.phase == Phase::Pinged && now_ms >= self.deadline_ms;
+        if is_due {
+            self.deadline_ms = now_ms + config.client.pong_timeout_ms;
+        }
+        is_due
+    }
+
     /// The connection was not read for `pause_ms`: the deadline stood still meanwhile.
     pub fn resume(&mut self, pause_ms: u64) {
         self.deadline_ms = self.deadline_ms.saturating_add(pause_ms);

@@ -204,7 +204,8 @@ impl<'a> Commands<'a> {
                 Some(end) => (&self.rest[..end], &self.rest[end + 1..]),
                 None => (self.rest, &self.rest[self.rest.len()..]),
             };
-            self.rest = rest;
+            // Nothing but space is no command that a reader could go on with.
+            self.rest = rest.trim_ascii_start();
             if !line.iter().all(u8::is_ascii_whitespace) {
                 return Some(json::command(line));
             }
