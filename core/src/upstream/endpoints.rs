@@ -1,13 +1,25 @@
-//! Which endpoint is next: round robin over those whose last connect did not just fail.
+//! Which endpoint is next: round robin over those whose last connect did not just fail; and how many
+//! connections each has.
 //!
 //! **Runs on: shard.** Sans-IO: the caller brings `now_ms`.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 
 pub(super) struct Endpoint {
     pub address: SocketAddr,
     /// Not connected to before this time; 0 when its last connect succeeded.
     pub failing_until_ms: u64,
+    /// Each of its connections holds one more.
+    open: Rc<()>,
+}
+
+/// Where a connection goes to; it counts there as long as it is kept.
+#[derive(Clone)]
+pub(super) struct Counted {
+    /// The index of its endpoint.
+    pub endpoint: usize,
+    _open: Rc<()>,
 }
 
 pub(super) struct Endpoints {
@@ -17,7 +29,8 @@ pub(super) struct Endpoints {
 
 impl Endpoints {
     pub fn new(addresses: &[SocketAddr]) -> Self {
-        let endpoint = |&address: &SocketAddr| Endpoint { address, failing_until_ms: 0 };
+        let endpoint =
+            |&address: &SocketAddr| Endpoint { address, failing_until_ms: 0, open: Rc::default() };
         Self { list: addresses.iter().map(endpoint).collect(), next: 0 }
     }
 
@@ -46,8 +59,14 @@ impl Endpoints {
         self.list[endpoint].failing_until_ms = until_ms;
     }
 
-    pub fn connected(&mut self, endpoint: usize) {
+    pub fn connected(&mut self, endpoint: usize) -> Counted {
         self.list[endpoint].failing_until_ms = 0;
+        Counted { endpoint, _open: self.list[endpoint].open.clone() }
+    }
+
+    /// How many connections it has.
+    pub fn open(&self, endpoint: usize) -> usize {
+        Rc::strong_count(&self.list[endpoint].open) - 1
     }
 }
 
@@ -68,7 +87,10 @@ mod tests {
         assert_eq!(picks(&mut endpoints, 20), [Ok(1), Ok(2), Ok(0), Ok(1)]);
         (0..3).for_each(|endpoint| endpoints.failed(endpoint, 40 - endpoint as u64));
         assert_eq!(endpoints.pick(30), Err(38));
-        endpoints.connected(0);
+        let connection = endpoints.connected(0);
         assert_eq!(picks(&mut endpoints, 30), [Ok(0); 4]);
+        assert_eq!((endpoints.open(0), endpoints.open(1)), (1, 0));
+        drop(connection);
+        assert_eq!(endpoints.open(0), 0);
     }
 }

@@ -5,6 +5,7 @@
 //! the upstream wants to go on, returns to the pool; every other one is closed.
 
 use super::Upstream;
+use super::endpoints::Counted;
 use super::error::{Cause, Error};
 use super::permits::Permit;
 use crate::buf::Outgoing;
@@ -27,8 +28,7 @@ pub struct Lease {
 /// A connection and what it is in the middle of.
 pub(super) struct Connection {
     pub stream: Stream,
-    /// The index of its endpoint.
-    pub endpoint: usize,
+    pub to: Counted,
     /// Whether it has carried a request before.
     pub reused: bool,
     reading: RefCell<Reading>,
@@ -88,10 +88,10 @@ impl Headers {
 }
 
 impl Connection {
-    pub fn new(stream: Stream, endpoint: usize, reused: bool) -> Self {
+    pub fn new(stream: Stream, to: Counted, reused: bool) -> Self {
         Self {
             stream,
-            endpoint,
+            to,
             reused,
             reading: RefCell::default(),
             progress_ms: Cell::new(rt::now_ms()),
@@ -116,7 +116,7 @@ impl Lease {
 
     /// The endpoint that the connection goes to.
     pub fn endpoint(&self) -> SocketAddr {
-        self.slot.upstream.endpoints.borrow().address(self.connection.endpoint)
+        self.slot.upstream.endpoints.borrow().address(self.connection.to.endpoint)
     }
 
     /// Whether the connection has carried a request before, so that the upstream may have closed it
@@ -259,9 +259,9 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let Connection { stream, endpoint, .. } = &self.connection;
+        let Connection { stream, to, .. } = &self.connection;
         if self.connection.is_reusable() {
-            self.slot.upstream.keep(stream.clone(), *endpoint);
+            self.slot.upstream.keep(stream.clone(), to.clone());
         } else {
             stream.abort();
         }

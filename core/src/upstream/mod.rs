@@ -23,7 +23,7 @@ use crate::buf::Outgoing;
 use crate::limits;
 use crate::rt::{self, Stream};
 use bytes::Bytes;
-use endpoints::Endpoints;
+use endpoints::{Counted, Endpoints};
 use lease::{Connection, Slot};
 use permits::{Permits, Refused};
 use slab::Slab;
@@ -177,7 +177,7 @@ struct Held {
 
 struct Idle {
     stream: Stream,
-    endpoint: usize,
+    to: Counted,
     until_ms: u64,
 }
 
@@ -350,16 +350,17 @@ impl Upstream {
         let mut last = None;
         for _ in 0..self.options.endpoints.len() {
             let picked = self.endpoints.borrow_mut().pick(rt::now_ms());
+            // Where nothing can be connected to, what is open still serves.
+            if !fresh && let Some(Idle { stream, to, .. }) = self.take_idle(picked.ok()) {
+                self.count(|totals| totals.reused += 1);
+                return Ok(Connection::new(stream, to, true));
+            }
             let endpoint = match picked {
                 Ok(endpoint) => endpoint,
                 Err(at_ms) => {
                     return Err(last.unwrap_or_else(|| Error::new(Cause::NoEndpoint(at_ms), None)));
                 }
             };
-            if !fresh && let Some((stream, endpoint)) = self.take_idle(endpoint) {
-                self.count(|totals| totals.reused += 1);
-                return Ok(Connection::new(stream, endpoint, true));
-            }
             self.make_room();
             match self.connect(endpoint).await {
                 Ok(connection) => return Ok(connection),
@@ -374,8 +375,8 @@ impl Upstream {
         self.count(|totals| totals.connects += 1);
         match rt::connect(address, rt::now_ms() + self.options.connect_ms).await {
             Ok(stream) => {
-                self.endpoints.borrow_mut().connected(endpoint);
-                Ok(Connection::new(stream, endpoint, false))
+                let to = self.endpoints.borrow_mut().connected(endpoint);
+                Ok(Connection::new(stream, to, false))
             }
             Err(error) => {
                 self.count(|totals| totals.connect_failures += 1);
@@ -386,18 +387,23 @@ impl Upstream {
         }
     }
 
-    /// The connection of `endpoint` that was used last; of any endpoint when no more can be made.
-    fn take_idle(&self, endpoint: usize) -> Option<(Stream, usize)> {
+    /// The idle connection of `endpoint` that was used last; of any where none is named, or where no
+    /// more can be made and the endpoint has its share.
+    fn take_idle(&self, endpoint: Option<usize>) -> Option<Idle> {
         let mut idle = self.idle.borrow_mut();
         // What the upstream has closed, or said something on unasked, is of no use.
         idle.retain(|idle| idle.stream.is_quiet());
-        let full = self.leased() + idle.len() > self.options.connections;
-        let at = idle
-            .iter()
-            .rposition(|idle| idle.endpoint == endpoint)
-            .or_else(|| full.then(|| idle.len().checked_sub(1)).flatten())?;
-        let Idle { stream, endpoint, .. } = idle.remove(at);
-        Some((stream, endpoint))
+        let own = |endpoint| idle.iter().rposition(|idle| idle.to.endpoint == endpoint);
+        let Options { connections, endpoints, .. } = &self.options;
+        let has_share = |endpoint| {
+            self.leased() + idle.len() > *connections
+                && self.endpoints.borrow().open(endpoint) >= connections / endpoints.len()
+        };
+        let at = endpoint.and_then(own).or_else(|| {
+            let any = endpoint.is_none_or(has_share);
+            any.then(|| idle.len().checked_sub(1)).flatten()
+        })?;
+        Some(idle.remove(at))
     }
 
     /// Closes the oldest idle connection if the one to be made would be one too many.
@@ -413,9 +419,9 @@ impl Upstream {
     }
 
     /// Takes back a connection that can be used again.
-    fn keep(&self, stream: Stream, endpoint: usize) {
+    fn keep(&self, stream: Stream, to: Counted) {
         let until_ms = rt::now_ms() + self.options.idle_ms;
-        self.idle.borrow_mut().push(Idle { stream, endpoint, until_ms });
+        self.idle.borrow_mut().push(Idle { stream, to, until_ms });
         if !self.expiring.replace(true) {
             rt::spawn(expire(self.itself.clone()));
         }

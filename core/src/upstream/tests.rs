@@ -637,6 +637,45 @@ fn two_endpoints_share_the_pools_size() {
 }
 
 #[test]
+fn an_endpoint_that_is_back_gets_its_share_of_a_full_pool() {
+    on_both(|| async {
+        let (first, second) = (answering(OK), answering(OK));
+        let limits = Options { connections: 2, ..options(&[&first, &second]) };
+        let upstream = Upstream::new(limits);
+        upstream.endpoints.borrow_mut().failed(0, u64::MAX);
+        let (over, ended) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(0)));
+        for _ in 0..6 {
+            let (upstream, over, ended) = (upstream.clone(), over.clone(), ended.clone());
+            rt::spawn(async move {
+                while !over.get() {
+                    get(&upstream).await.unwrap();
+                }
+                ended.set(ended.get() + 1);
+            });
+        }
+        eventually("a full pool", || second.connections() == 2).await;
+        assert_eq!(first.connections(), 0);
+        upstream.endpoints.borrow_mut().failed(0, 0);
+        eventually("its share", || first.connections() == 1).await;
+        over.set(true);
+        eventually("the end", || ended.get() == 6).await;
+        assert_eq!(second.connections(), 2, "nobody lost a share");
+    });
+}
+
+#[test]
+fn what_is_open_serves_while_nothing_can_be_connected_to() {
+    on_both(|| async {
+        let server = answering(OK);
+        let upstream = upstream(&server);
+        get(&upstream).await.unwrap();
+        upstream.endpoints.borrow_mut().failed(0, u64::MAX);
+        get(&upstream).await.unwrap();
+        assert_eq!(server.connections(), 1);
+    });
+}
+
+#[test]
 fn unused_connections_are_closed_in_time() {
     on_both(|| async {
         let (tell, ended) = mpsc::channel();

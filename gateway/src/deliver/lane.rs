@@ -102,7 +102,20 @@ struct Entry {
     failure: Option<Failure>,
     /// It goes into a request of its own, since one with others failed.
     alone: bool,
+    /// Its body is in memory of its own.
+    is_kept: bool,
     step: Step,
+}
+
+impl Entry {
+    /// Gives its body memory of its own: one that waits for others, or for another try, must not
+    /// keep all that was fetched with it.
+    fn keep(&mut self) {
+        if !self.is_kept {
+            self.body = Bytes::copy_from_slice(&self.body);
+            self.is_kept = true;
+        }
+    }
 }
 
 enum Step {
@@ -331,8 +344,10 @@ impl Lane {
 
     /// When [`Lane::next`] has something to do though nothing else happens.
     pub fn deadline_ms(&self) -> Option<u64> {
-        if self.phase != Phase::Live {
-            return None;
+        match self.phase {
+            Phase::Live => {}
+            Phase::Draining => return self.commit_due_ms,
+            Phase::Closed => return None,
         }
         let pause = self.pausing.peek().map(|Reverse((due_ms, _))| *due_ms);
         let may_call = !self.gather.serials.is_empty()
@@ -353,7 +368,7 @@ impl Lane {
                 Phase::Live => {}
                 Phase::Draining => match self.fill(now_ms) {
                     true => continue,
-                    false => return self.drain(),
+                    false => return self.drain(now_ms),
                 },
                 Phase::Closed => return None,
             }
@@ -450,10 +465,14 @@ impl Lane {
             first_try_ms: 0,
             failure: None,
             alone: false,
+            is_kept: false,
             step: Step::Open,
         });
         match key.map(|key| self.keys.entry(key)) {
-            Some(KeyEntry::Occupied(mut behind)) => behind.get_mut().push_back(serial),
+            Some(KeyEntry::Occupied(mut behind)) => {
+                behind.get_mut().push_back(serial);
+                self.entry(serial).keep();
+            }
             Some(KeyEntry::Vacant(free)) => {
                 free.insert(VecDeque::new());
                 self.ready.push(Reverse(serial));
@@ -655,6 +674,7 @@ impl Lane {
             (_, true) if !failure.shared => self.give_up(serial, (Reason::Age, failure.detail)),
             _ => {
                 self.totals.retried += 1;
+                self.entry(serial).keep();
                 self.pausing.push(Reverse((now_ms + pause, serial)));
             }
         }
@@ -723,6 +743,7 @@ impl Lane {
             Outcome::Failed { detail, .. } => detail,
         };
         entry.letter_tries += 1;
+        entry.keep();
         let tries = entry.letter_tries;
         let due_ms = now_ms + pause_ms(&route.consumer().retry, tries, random);
         self.pausing.push(Reverse((due_ms, serial)));
@@ -807,13 +828,18 @@ impl Lane {
         may_begin
     }
 
-    /// After a revoke, once everything that was taken has its outcome.
-    fn drain(&mut self) -> Option<Effect> {
-        if !self.works.is_empty() || self.committing.is_some() {
+    /// After a revoke: commits in time meanwhile, and ends once everything that was taken has its
+    /// outcome.
+    fn drain(&mut self, now_ms: u64) -> Option<Effect> {
+        let is_over = self.works.is_empty();
+        if self.committing.is_some() {
             return None;
         }
-        if self.commit_due_ms.is_some() {
+        if self.commit_due_ms.is_some_and(|due_ms| is_over || due_ms <= now_ms) {
             return Some(self.commit());
+        }
+        if !is_over {
+            return None;
         }
         self.phase = Phase::Closed;
         Some(Effect::Drained)

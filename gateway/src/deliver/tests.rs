@@ -543,6 +543,45 @@ fn a_revoked_lane_waits_commits_and_ends() {
 }
 
 #[test]
+fn a_revoked_lane_commits_in_time_while_it_waits() {
+    let mut lane = lane_of(to_channel());
+    lane.fetched(records(&["a", "b"]), 2, 0);
+    let effects = all(&mut lane, 0);
+    lane.done(token(&effects[0]), Outcome::Delivered, 10, 0);
+    lane.revoke();
+    assert_eq!((names(&all(&mut lane, 509)), lane.deadline_ms()), (vec![], Some(510)));
+    assert_eq!(names(&all(&mut lane, 510)), ["commit 1"]);
+    lane.committed(true, 520);
+    assert_eq!((names(&all(&mut lane, 9_000)), lane.deadline_ms()), (vec![], None));
+    lane.done(token(&effects[1]), Outcome::Delivered, 9_000, 0);
+    assert_eq!(names(&all(&mut lane, 9_000)), ["commit 2"]);
+    lane.committed(true, 9_001);
+    assert_eq!(names(&all(&mut lane, 9_001)), ["drained"]);
+}
+
+#[test]
+fn what_waits_for_long_keeps_nothing_of_what_came_with_it() {
+    let mut settings = to_channel();
+    settings.retry.tries = 0;
+    let mut lane = lane_of(settings);
+    let fetched = records(&["a", "a"]);
+    let all_of_it: Bytes = fetched.iter().flat_map(|record| record.body.to_vec()).collect();
+    let end = fetched[0].body.len();
+    let bodies = [all_of_it.slice(..end), all_of_it.slice(end..)];
+    let fetched = fetched.into_iter().zip(bodies);
+    lane.fetched(fetched.map(|(record, body)| Fetched { body, ..record }), 2, 0);
+    let first = all(&mut lane, 0);
+    assert!(!all_of_it.is_unique(), "it is not copied to be delivered at once");
+    lane.done(token(&first[0]), failed(), 0, 0);
+    drop(first);
+    assert!(all_of_it.is_unique());
+    let again = all(&mut lane, 1_000);
+    assert_eq!(names(&again), ["user:a 0"]);
+    lane.done(token(&again[0]), Outcome::Delivered, 1_000, 0);
+    assert_eq!(names(&all(&mut lane, 1_000)), ["user:a 1"]);
+}
+
+#[test]
 fn a_revoked_lane_leaves_nothing_that_was_overtaken() {
     for (mut settings, late_ms, end) in [
         (to_upstream(), 0, "commit 3"),

@@ -631,6 +631,8 @@ async fn call(upstream: &Upstream, route: &Route, request: Request) -> Outcome {
     let post = UpstreamRequest {
         headers: &headers,
         body: request.body,
+        // A lane repeats after any failure, and the event's id is the same.
+        idempotent: true,
         ..UpstreamRequest::new("POST", path)
     };
     match upstream.call(&holder, post).await {
