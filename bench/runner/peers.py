@@ -33,6 +33,7 @@ class Peer:
     environment: dict = field(default_factory=dict)
     history: bool = False  # keeps history for channels named "history:…"
     ready: str = ""  # what its output says once it does all that it does
+    keeps_awake: bool = False  # its core does not halt while it is busy
     open_only: bool = False  # it differs from another one only where it has time to rest
 
     def command(self, profile: str) -> list:
@@ -41,13 +42,14 @@ class Peer:
 
 
 CONFIG = BENCH / "configs" / "trine.toml"
-AWAKE_CONFIG = TARGET / "bench-trine-awake.toml"
+HALTING_CONFIG = TARGET / "bench-trine-halting.toml"
 TRINE = ("run", "-c", str(CONFIG))
-TRINE_AWAKE = ("run", "-c", str(AWAKE_CONFIG))
+TRINE_HALTING = ("run", "-c", str(HALTING_CONFIG))
+EPOLL = {"TRINE_DRIVER": "epoll"}
 PEERS = [
-    Peer("trine", "Trine, io_uring", "trine", "trine", TRINE, history=True),
-    Peer("trine-awake", "Trine, keep_awake", "trine", "trine", TRINE_AWAKE, history=True, open_only=True),
-    Peer("trine-epoll", "Trine, epoll", "trine", "trine", TRINE, {"TRINE_DRIVER": "epoll"}, True),
+    Peer("trine", "Trine, io_uring", "trine", "trine", TRINE, history=True, keeps_awake=True),
+    Peer("trine-halting", "Trine, may halt", "trine", "trine", TRINE_HALTING, history=True, open_only=True),
+    Peer("trine-epoll", "Trine, epoll", "trine", "trine", TRINE, EPOLL, history=True, keeps_awake=True),
     Peer("centrifuge", "centrifuge", "go", "centrifuge", (), {"GOGC": "100"}, True),
     Peer("centrifuge-400", "centrifuge, GOGC=400", "go", "centrifuge", (), {"GOGC": "400"}, True),
     Peer("handmade", "gws by hand", "go", "handmade", (), {"GOGC": "100"}),
@@ -64,7 +66,7 @@ def build(peers: list, profile: str) -> None:
     if any(peer.kind == "trine" for peer in peers):
         packages += ["-p", "trine"]
     subprocess.run(["cargo", "build", "--profile", profile, *packages], cwd=ROOT, check=True)
-    AWAKE_CONFIG.write_text(CONFIG.read_text().replace("[shards]\n", "[shards]\nkeep_awake = true\n"))
+    HALTING_CONFIG.write_text(CONFIG.read_text().replace("[shards]\n", "[shards]\nkeep_awake = false\n"))
     if any(peer.kind == "go" for peer in peers):
         build_go()
 

@@ -14,7 +14,7 @@ BAR = 14
 GAP = 18
 COLOURS = {
     "trine": "#1f6f8b",
-    "trine-awake": "#14465a",
+    "trine-halting": "#14465a",
     "trine-epoll": "#6fb1c7",
     "centrifuge": "#c8553d",
     "centrifuge-400": "#e39a86",

@@ -7,7 +7,7 @@ from .rows import FORMAT_LABEL, IDLE_AIM_BYTES, IDLE_AT_MOST_BYTES, JSON_AT_MOST
 
 ROW = {row.name: row for row in ROWS}
 LABEL = {peer.name: peer.label for peer in PEERS}
-TRINE = ("trine", "trine-awake", "trine-epoll")
+TRINE = ("trine", "trine-halting", "trine-epoll")
 
 
 def median(reports: list, *path: str) -> float:

@@ -153,7 +153,10 @@ impl RateLimit {
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Filter<S> for RateLimit {
     fn enabled(&self, metadata: &Metadata<'_>, _: &Context<'_, S>) -> bool {
-        *metadata.level() <= self.level
+        // What a library says of each of its tries, its caller says of all.
+        let is_foreign = metadata.target().starts_with("rskafka");
+        let level = if is_foreign { self.level.min(tracing::Level::WARN) } else { self.level };
+        *metadata.level() <= level
     }
 
     fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {

@@ -55,8 +55,10 @@ fn fill(folder: &Path) {
             work(&mut disk, &mut journal);
         }
     }
-    let cursor = journal.cursor("qa").expect("few cursors");
-    journal.move_cursor(cursor, 7, 1000);
+    for (name, value) in [("qa", 7), ("qa/tickets/0", 43)] {
+        let cursor = journal.cursor(name).expect("few cursors");
+        journal.move_cursor(cursor, value, 1000);
+    }
     journal.close();
     work(&mut disk, &mut journal);
     assert!(journal.is_closed());
@@ -76,9 +78,12 @@ fn a_whole_journal_is_listed_checked_and_dumped() {
     let folder = Folder::new("whole");
     fill(&folder.0);
     let listed = text(&trine("ls", &folder.0, &[]));
-    for line in
-        ["stream   tickets/0  0..50  50 records", "cursor   qa  7", "segment  0000000000000001"]
-    {
+    for line in [
+        "stream   tickets/0  0..50  50 records",
+        "cursor   qa  7",
+        "cursor   qa/tickets/0  goes on at 42",
+        "segment  0000000000000001",
+    ] {
         assert!(listed.contains(line), "{line} in:\n{listed}");
     }
     let checked = trine("check", &folder.0, &[]);
@@ -90,6 +95,23 @@ fn a_whole_journal_is_listed_checked_and_dumped() {
     let none = trine("dump", &folder.0, &["tickets/2"]);
     assert_eq!(none.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&none.stderr).contains("there is no stream"));
+}
+
+#[test]
+fn a_folder_without_a_journal_is_told_and_left_alone() {
+    let folder = Folder::new("none");
+    let missing = folder.0.join("missing");
+    for command in ["ls", "check", "repair"] {
+        let none = trine(command, &missing, &[]);
+        assert_eq!(none.status.code(), Some(1), "{command}");
+        assert!(!missing.exists(), "{command} made it");
+        let empty = trine(command, &folder.0, &[]);
+        let said = String::from_utf8_lossy(&empty.stderr).into_owned();
+        assert!(
+            empty.status.code() == Some(1) && said.contains("no segments"),
+            "{command}: {said}"
+        );
+    }
 }
 
 #[test]

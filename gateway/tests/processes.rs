@@ -50,7 +50,7 @@ impl Place {
         let file = self.dir.join("trine.toml");
         let text = format!(
             "runtime_dir = \"run\"\n[listen]\nclient = \"{}\"\nadmin = \"{}\"\n\
-             [shards]\ncount = {}\n[client]\nanonymous = true\n",
+             [shards]\ncount = {}\nkeep_awake = false\n[client]\nanonymous = true\n",
             self.client, self.admin, self.shards,
         );
         fs::write(&file, text).unwrap();

@@ -64,8 +64,11 @@ impl Gateway {
             let data_dir = data_dir.map_or_else(|| folder.join("data"), Path::to_owned);
             let (top, sections) = config.split_at(config.find('[').unwrap_or(config.len()));
             let history = if config.contains("history_size") { "" } else { HISTORY };
+            // Tests share the machine's CPUs.
+            let halts =
+                if config.contains("keep_awake") { "" } else { "shards.keep_awake = false\n" };
             let text = format!(
-                "runtime_dir = \"{}\"\ndata_dir = \"{}\"\nclient.anonymous = true\n{OPEN}{history}{}\n[listen]\n\
+                "runtime_dir = \"{}\"\ndata_dir = \"{}\"\nclient.anonymous = true\n{halts}{OPEN}{history}{}\n[listen]\n\
                  client = \"{client}\"\nadmin = \"{admin}\"\necho = \"{echo}\"\napi = \"{api}\"\n\
                  {sections}\n",
                 folder.join("run").display(),
@@ -289,6 +292,20 @@ impl Gateway {
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
+
+    /// Takes back what a control asked of CPUs that was killed, by the note of it.
+    fn let_cpus_halt(&self) {
+        for runtime_dir in ["run", "trine"] {
+            let note = fs::read_to_string(self.folder.join(runtime_dir).join("awake"));
+            for (cpu, before) in
+                note.iter().flat_map(|note| note.lines()).filter_map(|line| line.split_once(' '))
+            {
+                let file =
+                    format!("/sys/devices/system/cpu/cpu{cpu}/power/pm_qos_resume_latency_us");
+                let _ = fs::write(file, before);
+            }
+        }
+    }
 }
 
 impl Drop for Gateway {
@@ -302,6 +319,7 @@ impl Drop for Gateway {
                 process::signal(*data, Signal::KILL);
             }
         }
+        self.let_cpus_halt();
         if std::thread::panicking() {
             let log = self.log();
             let lines: Vec<_> = log.lines().collect();

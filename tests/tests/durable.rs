@@ -182,13 +182,14 @@ fn a_publication_is_fanned_out_once_the_log_has_it() {
     assert_eq!((&second["pub"]["offset"], &second["pub"]["data"]), (&2.into(), &json!({"n": 2})));
     assert!(second["pub"]["info"].is_null(), "a backend is no client");
     // A channel without a topic is published to at once.
-    let (_, text) = call("Authorization: apikey secret\r\n", r#"{"channel":"room","data":"x"}"#);
+    let (_, text) = call("Authorization: ApiKey secret\r\n", r#"{"channel":"room","data":"x"}"#);
     assert!(text.contains("\"offset\":1") && !text.contains("\"at\""), "{text}");
     for (body, status, said) in [
         ("{", 400, ""),
         (r#"["desk:1", 1]"#, 400, ""),
         (r#"{"channel": "none:1", "data": 1}"#, 200, r#""code":102"#),
         (r#"{"channel": "desk:1"}"#, 200, r#""code":107"#),
+        (r#"{"chanel": "desk:1", "data": 1}"#, 200, "a channel is wanted"),
         (r#"{"channel": "desk:1", "b64data": "bm8="}"#, 200, r#""code":107"#),
         (r#"{"channel": "desk:1", "data": 1, "version": -7}"#, 400, ""),
     ] {
@@ -201,7 +202,7 @@ fn a_publication_is_fanned_out_once_the_log_has_it() {
     let other = http::post(gateway.api, "/api/broadcast", key, "{}").unwrap();
     assert_eq!(other.0, 404);
     assert_eq!(http::get(gateway.api, "/api/publish?api_key=secret").unwrap().0, 405);
-    assert_eq!(requests() - before, 13.0, "each is a request, whatever its answer");
+    assert_eq!(requests() - before, 14.0, "each is a request, whatever its answer");
     too_large(&gateway);
     assert!(gateway.terminate(Duration::from_secs(10)).unwrap().success());
     let mut records = journal::read(&gateway.data_dir(), "desk", PARTITIONS);

@@ -217,7 +217,11 @@ const RECOVERY: [OfRecovery; 7] = [
     ("trine_journal_recovery_seconds", "Time that recovery took.", |found| {
         found.duration_ms as f64 / 1e3
     }),
-    ("trine_journal_recovery_records", "Records found by recovery.", |found| found.records as f64),
+    (
+        "trine_journal_recovery_records",
+        "Records and moves of cursors found by recovery.",
+        |found| found.records as f64,
+    ),
     ("trine_journal_recovery_bytes", "Bytes read by recovery.", |found| found.bytes as f64),
     ("trine_journal_recovery_damaged", "Damaged places found by recovery.", |found| {
         found.damaged as f64

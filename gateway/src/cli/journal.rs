@@ -89,6 +89,13 @@ struct Seen {
 
 fn look(folder: &Path) -> io::Result<Seen> {
     let mut disk = PlainDisk::open_to_read(folder)?;
+    if at_once(disk.list())?.is_empty() {
+        return Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "no segments are in this folder; journals are in log, spool, dead-letters and queue/… \
+             of data_dir",
+        ));
+    }
     let opened = at_once(open(&mut disk, OPTIONS))?;
     Ok(Seen { disk, opened })
 }
@@ -106,9 +113,31 @@ impl Seen {
             writeln!(out, "stream   {name}  {}..{}  {count} records", range.start, range.end)?;
         }
         for (id, name) in journal.names(true) {
-            writeln!(out, "cursor   {name}  {}", journal.cursor_value(id))?;
+            let value = journal.cursor_value(id);
+            match value.checked_sub(1).filter(|_| self.is_of_consumer(name)) {
+                Some(offset) => writeln!(out, "cursor   {name}  goes on at {offset}")?,
+                None => writeln!(out, "cursor   {name}  {value}")?,
+            }
         }
-        Ok(true)
+        Ok(self.is_readable())
+    }
+
+    /// Whether a cursor is where a consumer of the embedded log goes on in one of its streams.
+    fn is_of_consumer(&self, cursor: &str) -> bool {
+        cursor.split_once('/').is_some_and(|(_, stream)| self.find(stream).is_some())
+    }
+
+    /// Whether every segment could be read, damaged or not; says which could not.
+    fn is_readable(&self) -> bool {
+        let unread = self
+            .opened
+            .damaged
+            .iter()
+            .filter_map(|damage| Some((damage.segment, damage.error.as_ref()?)));
+        unread
+            .map(|(segment, why)| super::complain(&format!("segment {segment:016x}: {why}")))
+            .count()
+            == 0
     }
 
     fn check(self) -> io::Result<bool> {
@@ -118,6 +147,7 @@ impl Seen {
 
     fn dump(mut self, stream: &str, (from, limit): (u64, u64), line: Line) -> io::Result<bool> {
         let Some(id) = self.find(stream) else {
+            self.is_readable();
             let text = format!("there is no stream {stream:?}; `trine journal ls` names them");
             return Err(io::Error::new(io::ErrorKind::NotFound, text));
         };
@@ -135,7 +165,7 @@ impl Seen {
         at_once(reading)?;
         failed.map_or(Ok(()), Err)?;
         out.flush()?;
-        Ok(true)
+        Ok(self.is_readable())
     }
 
     fn find(&self, stream: &str) -> Option<StreamId> {
@@ -190,16 +220,21 @@ fn report(opened: &Opened, out: &mut impl Write) -> io::Result<bool> {
     }
     if opened.torn_bytes > 0 {
         let bytes = opened.torn_bytes;
-        writeln!(out, "torn     {bytes} bytes at the end, which no sync had confirmed")?;
+        writeln!(out, "torn     {bytes} bytes at the end, which no later sync confirms")?;
     }
     let Opened { segments, records, bytes, .. } = opened;
-    writeln!(out, "read     {segments} segments, {records} records, {bytes} bytes")?;
+    writeln!(
+        out,
+        "read     {segments} segments, {records} records and cursor moves, {bytes} bytes"
+    )?;
     Ok(opened.damaged.is_empty()
         && opened.missing_segments.is_empty()
         && opened.missing_records == 0)
 }
 
 fn repair(folder: &Path) -> io::Result<bool> {
+    // To write, it would be made.
+    look(folder)?;
     let mut disk = PlainDisk::open(folder).map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => {
             io::Error::new(error.kind(), "a running gateway has this journal; stop it first")

@@ -110,10 +110,7 @@ fn obey() -> ExitCode {
     let options = arguments.options;
     match arguments.command.unwrap_or(Command::Run) {
         Command::Data => crate::data::main(),
-        Command::Config { command: ConfigCommand::Default } => {
-            let _ = io::stdout().write_all(config::default_file().as_bytes());
-            ExitCode::SUCCESS
-        }
+        Command::Config { command: ConfigCommand::Default } => print(&config::default_file()),
         Command::Journal { command } => journal::main(&command),
         Command::Check => with_config(&options, |config| check(&options, config)),
         Command::Status => with_config(&options, |config| status::show(&config)),
@@ -175,15 +172,31 @@ fn check(options: &Options, config: Config) -> ExitCode {
         .config
         .as_ref()
         .map_or("embedded default".into(), |path| path.display().to_string());
-    let _ = writeln!(io::stdout(), "{name}: ok");
-    ExitCode::SUCCESS
+    print(&format!("{name}: ok\n"))
+}
+
+/// Prints what was asked for. Who stops reading has seen enough.
+fn print(text: &str) -> ExitCode {
+    let mut out = io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            complain(&format!("standard output: {error}"));
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
+    }
 }
 
 fn run(config: Config) -> ExitCode {
     crate::logs::start(&config.logs);
     match crate::log::refuse_left(&config).and_then(|()| resources::prepare()) {
         Ok(lacking) => {
-            let warnings = [config.warnings(), lacking].concat();
+            let known = ["", "io_uring", "epoll"];
+            let driver = std::env::var("TRINE_DRIVER").unwrap_or_default();
+            let driver = (!known.contains(&&*driver)).then(|| {
+                format!("TRINE_DRIVER={driver} means nothing; it may be io_uring or epoll")
+            });
+            let warnings = [config.warnings(), lacking, driver.into_iter().collect()].concat();
             crate::control::run(config, &warnings)
         }
         Err(reason) => {

@@ -19,10 +19,7 @@ pub(super) fn show(config: &Config) -> ExitCode {
             .map_err(|error| format!("what answers there is no trine: {error}"))
     });
     match status {
-        Ok(status) => {
-            let _ = write!(io::stdout(), "{}", describe(&status));
-            ExitCode::SUCCESS
-        }
+        Ok(status) => super::print(&describe(&status)),
         Err(reason) => {
             super::complain(&format!(
                 "no status from {admin}: {reason}; is it running with this listen.admin?"
@@ -125,7 +122,7 @@ fn describe_journal(text: &mut String, name: &str, what: &str, journal: &Journal
     ));
     if let Some(found) = &journal.recovery {
         text.push_str(&format!(
-            "            recovered {} records, {} in {} ms: {} damaged places, {} segments and {} \
+            "            recovered {} records and cursor moves, {} in {} ms: {} damaged places, {} segments and {} \
              records missing, {} bytes torn\n",
             found.records,
             mebibytes(found.bytes),

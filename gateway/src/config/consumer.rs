@@ -422,7 +422,7 @@ pub(super) fn write_keys(text: &mut String) {
 }
 
 /// The sections of a `[[consumer]]`.
-const TABLES: &[(&str, &[Key<Consumer>])] = &[
+pub(super) const TABLES: &[(&str, &[Key<Consumer>])] = &[
     ("prefetch", PREFETCH),
     ("to", TO),
     ("schedule", SCHEDULE),

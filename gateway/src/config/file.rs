@@ -177,6 +177,8 @@ impl Reader {
         });
         match self.span(&format!("{place}.name")) {
             None => self.problem(entry.span(), "this namespace has no name", "add name = \"…\""),
+            // One that can't be has been told, and the one without a name is [channel].
+            Some(_) if namespace.name.is_empty() => {}
             Some(span) if config.namespaces.iter().any(|known| known.name == namespace.name) => {
                 let title = format!("namespace `{}` is there already", namespace.name);
                 self.problem(span, title, "names are used once");
@@ -230,8 +232,15 @@ impl Reader {
                     keys.iter().filter(of_section).map(|key| key.name).collect();
                 if section.is_empty() {
                     known.extend(SECTIONS);
-                } else if plain.is_empty() {
+                } else if section == "channel"
+                    || ["namespace[", "rpc["].iter().any(|of| section.starts_with(of))
+                {
                     known.extend(ROUTE_KEYS.iter().map(|key| key.name));
+                } else if section.starts_with("consumer[")
+                    && plain.is_empty()
+                    && !section.contains('.')
+                {
+                    known.extend(super::consumer::TABLES.iter().map(|(name, _)| *name));
                 }
                 let place = if section.is_empty() { "file" } else { "section" };
                 let title = format!("this {place} has no key `{}`", name.get_ref());
@@ -340,7 +349,10 @@ fn read(kind: Kind, value: &DeValue<'_>) -> Result<Value, String> {
         },
         (Kind::Choice(words), value) => match value.as_str() {
             Some(text) if words.contains(&text) => Ok(Value::Text(text.to_owned())),
-            Some(text) => Err(format!("{}; {}", suggestion(text, words), words.join(", "))),
+            Some(text) => {
+                let (hint, all) = (suggestion(text, words), words.join(", "));
+                Err(if hint.ends_with(&all) { hint } else { format!("{hint} {all}") })
+            }
             None => Err(format!("one of: {}", words.join(", "))),
         },
         (Kind::Origins, value) => origins(value)

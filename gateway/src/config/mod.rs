@@ -84,13 +84,13 @@ pub struct Listen {
 }
 
 /// Shards; `None` leaves it to the pin plan.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shards {
     /// How many.
     pub count: Option<usize>,
     /// The CPU of each.
     pub cpus: Option<Vec<usize>>,
-    /// CPUs of busy shards don't halt.
+    /// CPUs of busy shards don't halt, where the system allows it.
     pub keep_awake: bool,
 }
 
@@ -274,7 +274,7 @@ impl Config {
                 api: ([127, 0, 0, 1], 8002).into(),
             },
             runtime_dir: default_runtime_dir(),
-            shards: Shards::default(),
+            shards: Shards { count: None, cpus: None, keep_awake: true },
             client: Client {
                 anonymous: false,
                 ping_interval_ms: 25_000,
@@ -413,6 +413,19 @@ impl Config {
                 self.listen.admin
             ));
         }
+        if self.log.kind == LogKind::Embedded && self.kafka != Config::with_file_defaults().kafka {
+            warnings.push(
+                "[kafka] means nothing: the log is a journal of the gateway's own, since log.kind is \
+                 \"embedded\""
+                    .to_owned(),
+            );
+        }
+        if !self.api.key.is_empty() && !self.listen.api.ip().is_loopback() {
+            warnings.push(format!(
+                "listen.api {} is not on loopback, and api.key is sent in the clear",
+                self.listen.api
+            ));
+        }
         warnings
     }
 
@@ -437,6 +450,17 @@ impl Config {
                 "access \"clients\" lets nobody in, since clients have no names before there are \
                  tokens: {closed}"
             ));
+        }
+        let lets_in = |namespace: &Namespace| {
+            [namespace.subscribe, namespace.publish].contains(&Access::Anonymous)
+        };
+        let is_shut = !self.namespaces.iter().any(lets_in);
+        if self.client.anonymous && closed.is_empty() && self.rpcs.is_empty() && is_shut {
+            warnings.push(
+                "clients may do nothing: no channel lets them subscribe or publish; say so in \
+                 [channel] or a [[namespace]], such as subscribe = \"anonymous\""
+                    .to_owned(),
+            );
         }
         let keyed = self.durable_routes().filter(|route| route.key == RecordKey::User);
         let mut topics: Vec<&str> = keyed.map(|route| route.topic.as_str()).collect();

@@ -37,6 +37,12 @@ impl Reader {
                 &format!("{} and {} need one each", keys[0], keys[1]),
             );
         }
+        self.rule(
+            config.api.key.bytes().all(|byte| byte.is_ascii_graphic()),
+            &["api.key"],
+            "`api.key` can't be this",
+            "visible ASCII, since it stands in a header field",
+        );
         self.check_kafka(config);
         for (index, rpc) in config.rpcs.iter().enumerate() {
             let place = format!("rpc[{index}]");
@@ -97,6 +103,10 @@ impl Reader {
     /// What makes an event a record: nothing of it is obeyed where there is no topic.
     fn check_route(&mut self, config: &Config, route: &Route, place: &str) {
         if route.durable().is_none() {
+            if self.span(&format!("{place}.topic")).is_some() {
+                // It was given and can't be, which was told.
+                return;
+            }
             let closed = Namespace::closed(String::new()).route;
             let is_other = |key: &&Key<Route>| (key.get)(route) != (key.get)(&closed);
             for key in ROUTE_KEYS.iter().filter(is_other) {

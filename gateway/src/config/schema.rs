@@ -155,7 +155,7 @@ pub(super) const KEYS: &[Key<Config>] = keys! { Config;
         |c, v| if let Value::Integers(cpus) = v { c.shards.cpus = Some(cpus.clone()) },
         |c| c.shards.cpus.as_ref().map(|cpus| format!("{cpus:?}"));
     "shards" "keep_awake" Kind::Bool,
-        "CPUs of busy shards don't halt: shorter tails for more power. Needs root.",
+        "CPUs of busy shards don't halt: shorter tails, less CPU, more power. Only root can ask for it.",
         |c, v| c.shards.keep_awake = v.bool(), |c| Some(c.shards.keep_awake.to_string());
     "client" "anonymous" Kind::Bool, "Clients may connect without a token.",
         |c, v| c.client.anonymous = v.bool(), |c| Some(c.client.anonymous.to_string());
@@ -185,7 +185,7 @@ pub(super) const KEYS: &[Key<Config>] = keys! { Config;
         |c, v| c.client.outbox_limit_bytes = v.size(),
         |c| Some(c.client.outbox_limit_bytes.to_string());
     "client" "write_timeout_ms" Kind::Integer(100, YEAR_MS),
-        "How long one send to a client may take; longer closes it with 3009.",
+        "How long a send to a client may make no progress; longer closes it with 3009.",
         |c, v| c.client.write_timeout_ms = v.integer(),
         |c| Some(c.client.write_timeout_ms.to_string());
     "client" "head_timeout_ms" Kind::Integer(100, YEAR_MS), "How long a request head may take.",

@@ -51,7 +51,7 @@ fn every_key_is_read() {
         [shards]
         count = 2
         cpus = [0, 2, 4]
-        keep_awake = true
+        keep_awake = false
         [client]
         anonymous = true
         ping_interval_ms = 2_000
@@ -90,7 +90,7 @@ fn every_key_is_read() {
     assert_eq!(config.listen.admin, "0.0.0.0:81".parse().unwrap());
     assert_eq!(config.listen.echo, Some("127.0.0.1:9000".parse().unwrap()));
     let cpus = Some(vec![0, 2, 4]);
-    assert_eq!(config.shards, Shards { count: Some(2), cpus, keep_awake: true });
+    assert_eq!(config.shards, Shards { count: Some(2), cpus, keep_awake: false });
     assert_eq!((config.client.ping_interval_ms, config.client.pong_timeout_ms), (2000, 500));
     assert_eq!(config.broker.history_limit_bytes, 16 << 20);
     assert_eq!(config.logs, Logs { level: LogLevel::Debug, format: LogFormat::Text });
@@ -131,6 +131,23 @@ fn all_mistakes_are_told_at_once_with_line_and_remedy() {
         assert!(said.contains(part), "{part} is missing:\n{said}");
     }
     assert!(said.contains('^'), "{said}");
+}
+
+#[test]
+fn hints_name_what_is_known_there_and_follow_up_errors_stay_away() {
+    let said =
+        problems("[[consumer]]\nname = \"a\"\ntopic = \"b\"\nretri = {}\nto.topik = \"c\"\n");
+    for part in ["did you mean `topics`?", "did you mean `retry`?", "did you mean `topic`?"] {
+        assert!(said.contains(part), "{part} is missing:\n{said}");
+    }
+    let said =
+        problems("[[upstream]]\nname = \"a\"\nendpoints = [\"127.0.0.1:80\"]\nsomething = 1\n");
+    assert!(said.contains("known are") && !said.contains("partitioner"), "{said}");
+    let said = problems("[[namespace]]\nname = \"ro:om\"\n[log]\nkind = \"postgresql\"\n");
+    assert!(!said.contains("there already"), "{said}");
+    assert_eq!(said.matches("embedded").count(), 1, "{said}");
+    let said = problems("[[rpc]]\nmethod = \"a\"\ntopic = \"a b\"\nkey = \"user\"\n");
+    assert!(!said.contains("means nothing"), "{said}");
 }
 
 #[test]
@@ -197,6 +214,7 @@ fn mistakes_of_each_kind_are_refused() {
         (&format!("{CALLER}batch.linger_ms = 5"), "set batch.records above 1"),
         (&format!("{CALLER}batch.records = 9\nprefetch.records = 8"), "prefetch.records"),
         ("[[upstream]]\nname = \"desk\"\nendpoints = [\"127.0.0.1:0\"]", "a list of IP"),
+        ("[api]\nkey = \"a\\nb\"", "visible ASCII"),
         ("a = ", "this is not TOML"),
         ("[logs]\nlevel = \"info\"\nlevel = \"info\"", "this is not TOML"),
     ] {
@@ -214,6 +232,20 @@ fn what_needs_names_is_warned_of_while_nobody_has_one() {
     assert!(warnings[0].ends_with("tokens: namespace desk"), "{warnings:?}");
     assert!(warnings[1].ends_with("tokens: b"), "{warnings:?}");
     assert_eq!(Config::embedded().warnings().len(), 1, "names come with connect there");
+}
+
+#[test]
+fn what_does_not_do_what_it_seems_to_is_warned_of() {
+    for (text, warning) in [
+        ("[client]\nanonymous = true\n", "clients may do nothing"),
+        ("[kafka]\nbrokers = [\"kafka:9092\"]\n", "[kafka] means nothing"),
+        ("[listen]\napi = \"0.0.0.0:9\"\n[api]\nkey = \"k\"\n", "in the clear"),
+    ] {
+        let warnings = parse("trine.toml", text).unwrap().warnings();
+        assert!(warnings.iter().any(|said| said.contains(warning)), "{text}: {warnings:?}");
+    }
+    let open = "[client]\nanonymous = true\n[channel]\nsubscribe = \"anonymous\"\n";
+    assert_eq!(parse("trine.toml", open).unwrap().warnings(), [""; 0]);
 }
 
 proptest! {

@@ -21,7 +21,8 @@ pub(super) async fn create(config: Config) {
         match create_all(&config.kafka, &mut missing).await {
             Ok(()) => tracing::info!("Kafka has all topics"),
             Err(error) => {
-                tracing::warn!(?missing, %error, "topics are not made yet");
+                let topics = missing.join(", ");
+                tracing::warn!(topics, %error, "topics are not made yet");
                 tokio::time::sleep(CREATE_TOPICS_PAUSE).await;
             }
         }

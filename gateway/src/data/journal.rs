@@ -2,7 +2,9 @@
 //!
 //! **Runs on: the data process's main thread**; each journal has a storage thread of its own.
 
-use trine_core::journal::storage::{Phase, Preference, Setup, State, Storage, Store, start};
+use trine_core::journal::storage::{
+    Phase, Preference, Recovery, Setup, State, Storage, Store, start,
+};
 use trine_core::journal::{Options, Retention};
 
 use super::Peers;
@@ -161,7 +163,21 @@ impl Journal {
         let phase = state.phase();
         if let Some(recovery) = state.recovery().filter(|_| !self.told) {
             self.told = true;
-            tracing::info!(journal, driver = state.driver(), ?recovery, "journal recovered");
+            let Recovery { segments, records, bytes, duration_ms, .. } = recovery;
+            let Recovery { damaged, missing_records, missing_segments, torn_bytes, .. } = recovery;
+            tracing::info!(
+                journal,
+                driver = state.driver(),
+                segments,
+                records,
+                bytes,
+                duration_ms,
+                damaged,
+                missing_records,
+                missing_segments,
+                torn_bytes,
+                "journal recovered"
+            );
             for damage in state.damages() {
                 tracing::error!(
                     journal,

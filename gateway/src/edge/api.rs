@@ -204,11 +204,17 @@ impl Api {
     }
 }
 
+/// What comes before the key in `Authorization`.
+const SCHEME: &str = "apikey ";
+
 /// The status that refuses a request by its head alone.
 fn verdict(request: &Request<'_>, config: &Config) -> Option<u16> {
     let Some(method) = request.path().strip_prefix("/api/") else { return Some(404) };
     let bytes = |name: &str| request.header(name);
-    let authorization = bytes("authorization").and_then(|value| value.strip_prefix(b"apikey "));
+    let authorization = bytes("authorization").and_then(|value| {
+        let (scheme, key) = value.split_at_checked(SCHEME.len())?;
+        scheme.eq_ignore_ascii_case(SCHEME.as_bytes()).then_some(key)
+    });
     let query = request.query().unwrap_or_default().split('&');
     let query = query.filter_map(|pair| pair.strip_prefix("api_key=")).next();
     let given = bytes("x-api-key").or(authorization).or(query.map(str::as_bytes));
@@ -228,8 +234,11 @@ fn is_same(given: &[u8], key: &[u8]) -> bool {
 }
 
 fn write_empty(out: &mut Vec<u8>, status: u16, keep_alive: bool) {
-    let allow = [("Allow", "POST")];
-    let headers = if status == 405 { &allow[..] } else { &[] };
+    let headers: &[(&str, &str)] = match status {
+        401 => &[("WWW-Authenticate", SCHEME.trim_ascii_end())],
+        405 => &[("Allow", "POST")],
+        _ => &[],
+    };
     write_response_head(out, status, headers, ResponseBody::Length(0), keep_alive);
 }
 
@@ -385,6 +394,9 @@ fn check<'a>(
     }
     if publish.version_epoch.as_ref().is_some_and(|epoch| epoch.len() > VERSION_EPOCH_BYTES) {
         return Err(Refusal::bad_request("the version_epoch is too long"));
+    }
+    if publish.channel.is_empty() {
+        return Err(Refusal::bad_request("a channel is wanted"));
     }
     let of_code = |code: ErrorCode| Refusal { code, message: code.message() };
     let namespace = session::namespace_of(config, &publish.channel).map_err(of_code)?;

@@ -133,12 +133,19 @@ pub fn run(start: ShardStart) {
 /// Accepts connections for as long as the shard runs.
 async fn accept(shard: Shared, listener: OwnedFd, entrance: Entrance) {
     let listener = Listener::from_fd(listener).expect("a listener that control has opened");
+    let mut is_failing = false;
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => admit(&shard, stream, entrance),
+            Ok((stream, _)) => {
+                is_failing = false;
+                admit(&shard, stream, entrance);
+            }
             Err(error) => {
                 shard.borrow().clients.metrics.add(Counter::AcceptErrors, 1);
-                tracing::warn!(%error, "a connection was not accepted");
+                if !std::mem::replace(&mut is_failing, true) {
+                    let remedy = "if it is for want of files, raise their limit (LimitNOFILE=)";
+                    tracing::warn!(%error, remedy, "connections are not accepted");
+                }
                 // Running out of descriptors fails at once, again and again.
                 rt::sleep_until(rt::now_ms() + ACCEPT_PAUSE_MS).await;
             }

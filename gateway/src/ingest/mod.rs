@@ -396,7 +396,7 @@ impl Ingest {
     fn partition(&mut self, topic: u16, wish: Wish) -> Result<u32, Refusal> {
         let count = self.log.partitions(topic);
         if count == 0 {
-            return Err(Refusal::temporary("the topic's partitions are not known yet"));
+            return Err(Refusal::temporary("no broker has told the topic's partitions yet"));
         }
         let (turn, filled) = &mut self.turns[topic as usize];
         Ok(match wish {

@@ -200,7 +200,7 @@ impl Embedded {
     ) -> Result<(), Unavailable> {
         let at = topic as usize * self.partitions as usize + partition as usize;
         let Some(Partition { stream, .. }) = self.streams[at] else {
-            return Err(Unavailable::Recovering);
+            return Err(Unavailable::of(&self.store));
         };
         let token = About::Append.token(record as usize);
         let request = Request::Append { token, stream, payload: body };

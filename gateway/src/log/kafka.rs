@@ -255,7 +255,7 @@ impl Kafka {
         now_ms: u64,
     ) -> Result<(), Unavailable> {
         if !self.spool.is_settled() {
-            return Err(Unavailable::Recovering);
+            return Err(Unavailable::of(self.spool.store()));
         }
         if self.spool.record_bytes(topic).is_some_and(|limit| body.len() as u64 > limit) {
             return Err(Unavailable::TooLarge);

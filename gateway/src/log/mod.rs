@@ -13,6 +13,7 @@ mod left;
 mod spool;
 
 use bytes::Bytes;
+use trine_core::journal::storage::{Phase, Store};
 use trine_proto::client::ErrorCode;
 
 pub use embedded::{Embedded, FeedSpec, QUEUE_GROUP};
@@ -78,6 +79,14 @@ pub enum Unavailable {
 pub type Appended = Result<(At, Option<u64>), Unavailable>;
 
 impl Unavailable {
+    /// Why nothing can be appended to a journal that is not open.
+    fn of(store: &Store) -> Self {
+        match store.state().phase() {
+            Phase::Failing => Self::Failing,
+            _ => Self::Recovering,
+        }
+    }
+
     /// What a client is told.
     pub fn refusal(self) -> Refusal {
         match self {

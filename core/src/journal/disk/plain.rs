@@ -6,13 +6,17 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, chown, fchown};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, chown, fchown};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, FlockOperation};
 
 use super::{Disk, Listed};
 use crate::limits::OPEN_SEGMENTS;
+
+// What is in a journal is for nobody else to read.
+const FOLDER_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
 
 /// A folder of files, one a segment.
 pub struct PlainDisk {
@@ -31,9 +35,10 @@ impl PlainDisk {
     /// `WouldBlock` while another process has it, else what the filesystem says.
     pub fn open(folder: &Path) -> io::Result<Self> {
         let there = folder.ancestors().find(|ancestor| ancestor.is_dir()).map(Path::to_owned);
-        fs::create_dir_all(folder)?;
+        fs::DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)?;
         let path = folder.join("lock");
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        let mut lock = OpenOptions::new();
+        let lock = lock.create(true).truncate(false).write(true).mode(FILE_MODE).open(path)?;
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
         let disk = Self { lock: Some(lock), ..Self::open_to_read(folder)? };
         disk.directory.sync_all()?;
@@ -118,7 +123,8 @@ impl Disk for PlainDisk {
 
     async fn create(&mut self, segment: u64, bytes: u64) -> io::Result<()> {
         let path = self.path(segment);
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
+        let mut file = OpenOptions::new();
+        let file = file.read(true).write(true).create_new(true).mode(FILE_MODE).open(&path)?;
         let made = match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes) {
             // A filesystem that can't preallocate grows the file as it is written.
             Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
@@ -184,7 +190,7 @@ impl Disk for PlainDisk {
             return Ok(());
         }
         let (path, folder) = (self.path(segment), self.folder.join("quarantine"));
-        match fs::create_dir(&folder) {
+        match fs::DirBuilder::new().mode(FOLDER_MODE).create(&folder) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             made => {
                 made?;

@@ -68,6 +68,16 @@ impl Drop for Folder {
 }
 
 #[test]
+fn what_is_in_a_journal_is_nobody_elses_to_read() {
+    let mut folder = Folder::new("private");
+    folder.run(&["first"]);
+    let mode =
+        |path: PathBuf| fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+    assert_eq!(mode(folder.path.clone()), 0o700);
+    assert_eq!((mode(folder.disk.path(1)), mode(folder.path.join("lock"))), (0o600, 0o600));
+}
+
+#[test]
 fn a_replaced_segment_keeps_its_owner_and_mode() {
     let mut folder = Folder::new("replaced");
     at_once(folder.disk.create(1, 4096)).expect("there is room");

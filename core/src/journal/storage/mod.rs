@@ -139,7 +139,12 @@ fn locked(folder: &Path) -> io::Result<PlainDisk> {
             {
                 thread::sleep(Duration::from_millis(STORAGE_LOCK_STEP_MS));
             }
-            result => return result,
+            result => {
+                let name = |error: io::Error| {
+                    io::Error::new(error.kind(), format!("{}: {error}", folder.display()))
+                };
+                return result.map_err(name);
+            }
         }
     }
 }
