@@ -198,9 +198,12 @@ def progress(number: int, row, form: str, peer, report) -> None:
 
 
 def save(results: dict) -> None:
-    """The JSON under a name with the date, the plots, and RESULTS.md."""
+    """The JSON under a name with the date, the plots, and RESULTS.md. Each mode, and open loops alone,
+    have a part of their own there."""
     RESULTS.mkdir(exist_ok=True)
     modes = [mode for mode in ("spin", "awake") if results["options"][mode]]
+    if not modes and all(entry["rate"] for entry in results["rows"]):
+        modes = ["open"]
     mode = "".join(f"-{mode}" for mode in modes)
     path = RESULTS / f"ws{mode}-{results['date'][:10]}.json"
     path.write_text(json.dumps(results, indent=1) + "\n")

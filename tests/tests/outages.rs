@@ -118,6 +118,7 @@ fn a_killed_leader_and_too_few_replicas_lose_nothing() {
     });
     let records = settled(&gateway, &kafka);
     println!("{:?}", places(&sent));
+    assert!(gateway.metrics().sum("trine_kafka_errors_total", &[]) > 0.0, "operators see it");
     let report = checker::check("cluster", &sent, &records);
     report.assert(allowed(2));
 }

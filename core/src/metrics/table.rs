@@ -116,6 +116,8 @@ series! {
             "Records that went to the spool, and from there to Kafka.";
         SpoolTakeOvers "trine_spool_take_overs_total" "" 1
             "Times that the spool took over the records of a partition.";
+        KafkaErrors "trine_kafka_errors_total" "" 1
+            "Times that something was wrong with a broker; the log says what, not every time.";
         SpoolDeadLetters "trine_spool_dead_letters_total" "" 1
             "Spooled records that Kafka refused for good.";
         RecordsDelivered "trine_consumer_records_total" r#"outcome="delivered""# 1

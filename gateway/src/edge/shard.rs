@@ -41,7 +41,9 @@ use crate::limits::{
     MAILBOX_TURN, SPOOL_ALARM_PAUSE_MS, SPOOL_LOOK_MS, STALL_MS, SWEEP_CONNECTIONS,
     SWEEP_INTERVAL_MS,
 };
-use crate::log::{Embedded, Feed, FeedSpec, Kafka, Log, Main, QUEUE_GROUP, Resharding, Spool};
+use crate::log::{
+    Embedded, Feed, FeedSpec, Kafka, KafkaTotals, Log, Main, QUEUE_GROUP, Resharding, Spool,
+};
 use crate::session::{Session, Tick};
 
 /// A subscription that the hub made and the client's wish forbids.
@@ -83,8 +85,8 @@ pub(super) struct Shard {
     measured_ns: (u64, u64),
     mailbox_totals: (u64, u64, u64),
     delivered: deliver::Totals,
-    /// Spooled, forwarded, take-overs, dead letters, as counted so far.
-    spooled: (u64, u64, u64, u64),
+    /// What Kafka and its spool have done, and dead letters, as counted so far.
+    log_totals: (KafkaTotals, u64),
     /// The spool's oldest record is older than it may be.
     spool_alarm: Alarm,
     log_suppressed: u64,
@@ -129,7 +131,7 @@ impl Shard {
             measured_ns: (rt::clock_ns(), thread_cpu_ns()),
             mailbox_totals: (0, 0, 0),
             delivered: deliver::Totals::default(),
-            spooled: (0, 0, 0, 0),
+            log_totals: Default::default(),
             spool_alarm: Alarm::default(),
             log_suppressed: 0,
         }
@@ -516,13 +518,13 @@ impl Shard {
         metrics.set(Gauge::SpoolRecords, records);
         metrics.set(Gauge::SpoolAge, age_ms);
         metrics.set(Gauge::SpoolOpen, u64::from(log.spool().is_open()));
-        let (before, now) = (self.spooled, log.totals());
-        let dead = log.spool().dead_letters();
-        metrics.add(Counter::SpoolTaken, now.spooled - before.0);
-        metrics.add(Counter::SpoolForwarded, now.forwarded - before.1);
-        metrics.add(Counter::SpoolTakeOvers, now.take_overs - before.2);
-        metrics.add(Counter::SpoolDeadLetters, dead - before.3);
-        self.spooled = (now.spooled, now.forwarded, now.take_overs, dead);
+        let (now, dead) = (log.totals(), log.spool().dead_letters());
+        let (before, dead_before) = std::mem::replace(&mut self.log_totals, (now, dead));
+        metrics.add(Counter::SpoolTaken, now.spooled - before.spooled);
+        metrics.add(Counter::SpoolForwarded, now.forwarded - before.forwarded);
+        metrics.add(Counter::SpoolTakeOvers, now.take_overs - before.take_overs);
+        metrics.add(Counter::SpoolDeadLetters, dead - dead_before);
+        metrics.add(Counter::KafkaErrors, now.errors - before.errors);
         let (shard, is_old) = (self.index, age_ms > self.config.spool.alarm_ms);
         match self.spool_alarm.look(is_old, SPOOL_ALARM_PAUSE_MS, now_ms) {
             Some(Say::Bad) => {

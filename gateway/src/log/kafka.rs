@@ -121,6 +121,8 @@ pub struct Totals {
     pub forwarded: u64,
     /// Times that the spool took over a partition.
     pub take_overs: u64,
+    /// Times that something was wrong with a broker.
+    pub errors: u64,
 }
 
 /// Whether the record itself is why it was refused, so that it will be refused again.
@@ -353,6 +355,7 @@ impl Kafka {
             self.take_over(now_ms);
             self.keep_identity();
             if let Some(error) = self.client.take_error() {
+                self.totals.errors += 1;
                 self.told.tell(&error, now_ms);
             }
             // An epoch that is durable already is used at once.

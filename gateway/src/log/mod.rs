@@ -18,7 +18,7 @@ use trine_proto::client::ErrorCode;
 
 pub use embedded::{Embedded, FeedSpec, QUEUE_GROUP};
 pub use groups::Groups;
-pub use kafka::Kafka;
+pub use kafka::{Kafka, Totals as KafkaTotals};
 pub use left::refuse_left;
 pub use spool::{FOLDER as SPOOL_FOLDER, Resharding, Spool};
 
