@@ -41,11 +41,6 @@ def awake(wanted: bool):
         yield
 
 
-def stays_awake(cpu: int) -> bool:
-    """Whether a CPU was told not to halt."""
-    return read(f"/sys/devices/system/cpu/cpu{cpu}/power/pm_qos_resume_latency_us").strip() == "n/a"
-
-
 def versions() -> dict:
     modules = read(BENCH / "baselines" / "go" / "go.mod")
     module = {name: version for name, version in re.findall(r"(\S+/\S+) (v\S+)", modules)}

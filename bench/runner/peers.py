@@ -78,6 +78,12 @@ def build_go() -> None:
     subprocess.run(command, cwd=BENCH / "baselines" / "go", check=True)
 
 
+def stays_awake(cpu: int) -> bool:
+    """Whether a CPU was told not to halt."""
+    path = Path(f"/sys/devices/system/cpu/cpu{cpu}/power/pm_qos_resume_latency_us")
+    return path.exists() and path.read_text().strip() == "n/a"
+
+
 class Metrics:
     """What a Trine's admin listener says of itself."""
 
@@ -94,6 +100,8 @@ class Server:
     """A running peer, pinned to one core; a context manager."""
 
     def __init__(self, peer: Peer, profile: str, cpu: int):
+        if stays_awake(cpu):
+            raise RuntimeError(f"CPU {cpu} is kept awake by another program")
         self.peer = peer
         self.address = f"127.0.0.1:{free_port()}"
         command = ["taskset", "-c", str(cpu), *peer.command(profile), "--listen", self.address]

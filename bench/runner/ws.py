@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 from . import machine, plots, table
-from .peers import BENCH, PEERS, TARGET, Server, build
+from .peers import BENCH, PEERS, TARGET, Server, build, stays_awake
 from .rows import FORMATS, OPEN_SHARE, ROWS, TOOL_SHARE
 
 RESULTS = BENCH / "results"
@@ -122,14 +122,12 @@ class Bench:
         if options.spin:
             command.append("--spin")
         try:
-            if machine.stays_awake(options.server_cpu):
-                raise RuntimeError(f"CPU {options.server_cpu} is kept awake by another program")
             with Server(peer, options.profile, options.server_cpu) as server:
                 command += ["--address", server.address, "--server-pid", str(server.process.pid)]
                 limit_s = LOAD_LIMIT_S + options.seconds + options.warm_up
                 load = subprocess.run(command, capture_output=True, text=True, timeout=limit_s)
                 # It sees that the load has ended only after a second.
-                if peer.keeps_awake and row.saturation and not machine.stays_awake(options.server_cpu):
+                if peer.keeps_awake and row.saturation and not stays_awake(options.server_cpu):
                     print(f"{peer.name} {row.name} {form}: its core may have halted", file=sys.stderr)
         except (RuntimeError, subprocess.TimeoutExpired) as error:
             print(f"{peer.name} {row.name} {form}: {error}", file=sys.stderr)

@@ -107,6 +107,9 @@ pub const LINGER_MS: u64 = 2_000;
 pub const MAILBOX_WAIT_MS: u64 = 1_000;
 /// Messages taken from the mailboxes in one turn, so that clients wait for a bounded time.
 pub const MAILBOX_TURN: usize = 4_096;
+/// What the kernel must have taken of a send within `client.write_timeout_ms`, unless that was all:
+/// who takes less keeps a large answer in memory for nobody's good.
+pub const SEND_PROGRESS_BYTES: u32 = 64 << 10;
 /// Connections looked at by one slice of the sweep for sends that make no progress.
 pub const SWEEP_CONNECTIONS: usize = 4_096;
 /// How long the demo's slow service takes: long enough to be seen, well within an upstream's wait.

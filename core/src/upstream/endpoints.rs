@@ -59,12 +59,20 @@ impl Endpoints {
         self.list[endpoint].failing_until_ms = until_ms;
     }
 
-    pub fn connected(&mut self, endpoint: usize) -> Counted {
-        self.list[endpoint].failing_until_ms = 0;
-        Counted { endpoint, _open: self.list[endpoint].open.clone() }
+    /// A connection is being made, until `until_ms` at most; to one that was failing only this one.
+    pub fn connecting(&mut self, endpoint: usize, until_ms: u64) -> Counted {
+        let Endpoint { failing_until_ms, open, .. } = &mut self.list[endpoint];
+        if *failing_until_ms != 0 {
+            *failing_until_ms = until_ms;
+        }
+        Counted { endpoint, _open: open.clone() }
     }
 
-    /// How many connections it has.
+    pub fn connected(&mut self, endpoint: usize) {
+        self.list[endpoint].failing_until_ms = 0;
+    }
+
+    /// How many connections it has, those being made included.
     pub fn open(&self, endpoint: usize) -> usize {
         Rc::strong_count(&self.list[endpoint].open) - 1
     }
@@ -87,8 +95,13 @@ mod tests {
         assert_eq!(picks(&mut endpoints, 20), [Ok(1), Ok(2), Ok(0), Ok(1)]);
         (0..3).for_each(|endpoint| endpoints.failed(endpoint, 40 - endpoint as u64));
         assert_eq!(endpoints.pick(30), Err(38));
-        let connection = endpoints.connected(0);
+        endpoints.connected(0);
         assert_eq!(picks(&mut endpoints, 30), [Ok(0); 4]);
+        let connection = endpoints.connecting(0, 50);
+        assert_eq!(picks(&mut endpoints, 30), [Ok(0); 4], "it is not failing");
+        endpoints.failed(0, 31);
+        drop(endpoints.connecting(0, 50));
+        assert_eq!(endpoints.pick(32), Err(38), "who was failing is tried by one at a time");
         assert_eq!((endpoints.open(0), endpoints.open(1)), (1, 0));
         drop(connection);
         assert_eq!(endpoints.open(0), 0);

@@ -373,9 +373,11 @@ impl Upstream {
     async fn connect(&self, endpoint: usize) -> Result<Connection, Error> {
         let address = self.endpoints.borrow().address(endpoint);
         self.count(|totals| totals.connects += 1);
-        match rt::connect(address, rt::now_ms() + self.options.connect_ms).await {
+        let until_ms = rt::now_ms() + self.options.connect_ms;
+        let to = self.endpoints.borrow_mut().connecting(endpoint, until_ms);
+        match rt::connect(address, until_ms).await {
             Ok(stream) => {
-                let to = self.endpoints.borrow_mut().connected(endpoint);
+                self.endpoints.borrow_mut().connected(endpoint);
                 Ok(Connection::new(stream, to, false))
             }
             Err(error) => {

@@ -222,6 +222,8 @@ pub struct Broker {
     trim_from: usize,
     /// How many channels have a stream.
     streams: usize,
+    /// Places in a row at which such looks found none, since there may be another one.
+    looked: usize,
     random: StdRng,
     limit_bytes: usize,
     used_bytes: usize,
@@ -254,6 +256,7 @@ impl Broker {
             cursor: 0,
             trim_from: 0,
             streams: 0,
+            looked: 0,
             random,
             limit_bytes,
             used_bytes: 0,
@@ -297,6 +300,7 @@ impl Broker {
     pub fn unsubscribe(&mut self, from: usize, name: &str) {
         if let Some(id) = self.find(name) {
             self.channels[id].shards.remove(from);
+            self.looked = 0;
             self.drop_if_unused(id);
         }
     }
@@ -468,6 +472,7 @@ impl Broker {
             let epoch = Epoch(self.random.next_u64());
             self.channels[id].stream = Some(Box::new(Stream::new(epoch, now_ms)));
             self.streams += 1;
+            self.looked = 0;
             self.used_bytes += CHANNEL_OVERHEAD_BYTES;
         }
         let stream = self.channels[id].stream.as_mut().expect("made above");
@@ -496,7 +501,8 @@ impl Broker {
     /// Drops the oldest publications until all fits; where streams take half of the room by merely
     /// being there, or no publications are left, empty ones that nobody follows.
     fn trim(&mut self) {
-        if self.streams * CHANNEL_OVERHEAD_BYTES > self.limit_bytes / 2 {
+        let are_many = self.streams * CHANNEL_OVERHEAD_BYTES > self.limit_bytes / 2;
+        if are_many && self.looked < self.channels.capacity() {
             self.trim_streams();
         }
         while self.used_bytes > self.limit_bytes {
@@ -525,12 +531,14 @@ impl Broker {
             if self.used_bytes <= self.limit_bytes {
                 return;
             }
+            self.looked += 1;
             self.trim_from = (self.trim_from + 1) % self.channels.capacity();
             let id = self.trim_from;
             let idle = |channel: &Channel| {
                 channel.shards.is_empty() && channel.stream.as_ref().is_some_and(|s| s.is_empty())
             };
             if self.channels.get(id).is_some_and(idle) {
+                self.looked = 0;
                 self.forget_stream(id);
                 self.drop_if_unused(id);
             }

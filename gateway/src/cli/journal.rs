@@ -89,10 +89,11 @@ struct Seen {
 
 fn look(folder: &Path) -> io::Result<Seen> {
     let mut disk = PlainDisk::open_to_read(folder)?;
-    if at_once(disk.list())?.is_empty() {
+    // One that nothing was written to has only its lock.
+    if at_once(disk.list())?.is_empty() && !folder.join("lock").exists() {
         return Err(io::Error::new(
             io::ErrorKind::NotFound,
-            "no segments are in this folder; journals are in log, spool, dead-letters and queue/… \
+            "this folder is no journal; journals are log, spool, dead-letters and queue/… \
              of data_dir",
         ));
     }
@@ -127,17 +128,18 @@ impl Seen {
         cursor.split_once('/').is_some_and(|(_, stream)| self.find(stream).is_some())
     }
 
-    /// Whether every segment could be read, damaged or not; says which could not.
+    /// Whether every segment that is still there could be read, damaged or not; says which could
+    /// not.
     fn is_readable(&self) -> bool {
-        let unread = self
-            .opened
-            .damaged
-            .iter()
-            .filter_map(|damage| Some((damage.segment, damage.error.as_ref()?)));
-        unread
-            .map(|(segment, why)| super::complain(&format!("segment {segment:016x}: {why}")))
-            .count()
-            == 0
+        let mut is_readable = true;
+        for damage in &self.opened.damaged {
+            let is_there = self.disk.path(damage.segment).exists();
+            if let Some(why) = damage.error.as_ref().filter(|_| is_there) {
+                super::complain(&format!("segment {:016x}: {why}", damage.segment));
+                is_readable = false;
+            }
+        }
+        is_readable
     }
 
     fn check(self) -> io::Result<bool> {

@@ -113,7 +113,7 @@ pub struct Client {
     pub message_limit_bytes: usize,
     /// Bytes that may wait for a slow reader before it is closed with 3008.
     pub outbox_limit_bytes: usize,
-    /// How long a send may make no progress before 3009.
+    /// How long a send may take for each 64 KiB before 3009.
     pub write_timeout_ms: u64,
     /// How long a request head may take.
     pub head_timeout_ms: u64,
@@ -452,12 +452,13 @@ impl Config {
             ));
         }
         let lets_in = |namespace: &Namespace| {
-            [namespace.subscribe, namespace.publish].contains(&Access::Anonymous)
+            let Namespace { subscribe, publish, presence_access, history_access, .. } = namespace;
+            [*subscribe, *publish, *presence_access, *history_access].contains(&Access::Anonymous)
         };
         let is_shut = !self.namespaces.iter().any(lets_in);
         if self.client.anonymous && closed.is_empty() && self.rpcs.is_empty() && is_shut {
             warnings.push(
-                "clients may do nothing: no channel lets them subscribe or publish; say so in \
+                "no channel lets clients subscribe, publish or look; say so in \
                  [channel] or a [[namespace]], such as subscribe = \"anonymous\""
                     .to_owned(),
             );

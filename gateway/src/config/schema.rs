@@ -185,7 +185,7 @@ pub(super) const KEYS: &[Key<Config>] = keys! { Config;
         |c, v| c.client.outbox_limit_bytes = v.size(),
         |c| Some(c.client.outbox_limit_bytes.to_string());
     "client" "write_timeout_ms" Kind::Integer(100, YEAR_MS),
-        "How long a send to a client may make no progress; longer closes it with 3009.",
+        "How long a send to a client may take for each 64 KiB; longer closes it with 3009.",
         |c, v| c.client.write_timeout_ms = v.integer(),
         |c| Some(c.client.write_timeout_ms.to_string());
     "client" "head_timeout_ms" Kind::Integer(100, YEAR_MS), "How long a request head may take.",

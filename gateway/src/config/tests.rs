@@ -237,7 +237,7 @@ fn what_needs_names_is_warned_of_while_nobody_has_one() {
 #[test]
 fn what_does_not_do_what_it_seems_to_is_warned_of() {
     for (text, warning) in [
-        ("[client]\nanonymous = true\n", "clients may do nothing"),
+        ("[client]\nanonymous = true\n", "no channel lets clients"),
         ("[kafka]\nbrokers = [\"kafka:9092\"]\n", "[kafka] means nothing"),
         ("[listen]\napi = \"0.0.0.0:9\"\n[api]\nkey = \"k\"\n", "in the clear"),
     ] {

@@ -648,6 +648,7 @@ impl Lane {
         let route = self.route.clone();
         let retry = &route.consumer().retry;
         let entry = self.entry(serial);
+        entry.keep();
         let Some(failure) = entry.failure.take() else {
             // There was no room: that was no try.
             return self.ready.push(Reverse(serial));
@@ -674,7 +675,6 @@ impl Lane {
             (_, true) if !failure.shared => self.give_up(serial, (Reason::Age, failure.detail)),
             _ => {
                 self.totals.retried += 1;
-                self.entry(serial).keep();
                 self.pausing.push(Reverse((now_ms + pause, serial)));
             }
         }
@@ -717,6 +717,7 @@ impl Lane {
     fn letter_settled(&mut self, serial: u64, outcome: Outcome, now_ms: u64, random: u64) {
         let route = self.route.clone();
         let entry = self.entry(serial);
+        entry.keep();
         let offset = entry.offset;
         let detail = match outcome {
             Outcome::Delivered => {
@@ -743,7 +744,6 @@ impl Lane {
             Outcome::Failed { detail, .. } => detail,
         };
         entry.letter_tries += 1;
-        entry.keep();
         let tries = entry.letter_tries;
         let due_ms = now_ms + pause_ms(&route.consumer().retry, tries, random);
         self.pausing.push(Reverse((due_ms, serial)));

@@ -21,7 +21,7 @@ use super::api::Call;
 use super::shard::Undo;
 use crate::config::Config;
 use crate::hub::Answer;
-use crate::limits::{ECHO_OUTBOX_LIMIT_BYTES, LINGER_MS};
+use crate::limits::{ECHO_OUTBOX_LIMIT_BYTES, LINGER_MS, SEND_PROGRESS_BYTES};
 use crate::session::{Session, Slot};
 
 /// The listener that a connection came by.
@@ -46,6 +46,17 @@ pub(super) enum Face {
     Echo,
     /// The last bytes are on their way; the peer is expected to end the connection.
     Closing,
+}
+
+/// Where a client's last ping is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ping {
+    /// With the kernel, if there was one.
+    Gone,
+    /// In the outbox.
+    Waits,
+    /// In the send in flight.
+    Leaves,
 }
 
 /// One connection.
@@ -73,6 +84,7 @@ pub(super) struct Connection {
     sending_since_ms: u64,
     /// What the kernel had taken then.
     taken: u32,
+    ping: Ping,
     /// Counted when the connection is gone.
     pub close_code: u16,
     dirty: bool,
@@ -176,6 +188,7 @@ impl Connections {
             wheel_ms: u64::MAX,
             sending_since_ms: 0,
             taken: 0,
+            ping: Ping::Gone,
             close_code: 0,
             dirty: false,
             doomed: false,
@@ -218,15 +231,14 @@ impl Connections {
         for _ in 0..count.min(end) {
             self.sweep_from = if self.sweep_from + 1 < end { self.sweep_from + 1 } else { 0 };
             let Some(connection) = self.entries.get_mut(self.sweep_from) else { continue };
-            let since_ms = connection.sending_since_ms;
-            if since_ms == 0 || now_ms <= since_ms + timeout_ms {
+            if connection.sending_since_ms == 0 {
                 continue;
             }
             let taken = connection.stream.taken();
-            if std::mem::replace(&mut connection.taken, taken) == taken {
+            if taken.wrapping_sub(connection.taken) >= SEND_PROGRESS_BYTES {
+                (connection.taken, connection.sending_since_ms) = (taken, now_ms);
+            } else if now_ms > connection.sending_since_ms + timeout_ms {
                 stuck.push(self.sweep_from as u32);
-            } else {
-                connection.sending_since_ms = now_ms;
             }
         }
     }
@@ -480,6 +492,9 @@ impl Connections {
                     self.in_flight += 1;
                     connection.sending_since_ms = now_ms.max(1);
                     connection.taken = connection.stream.taken();
+                    if connection.ping == Ping::Waits && connection.outbox.is_empty() {
+                        connection.ping = Ping::Leaves;
+                    }
                     connection.stream.send(id, outgoing);
                     // Answers and commands that waited for the client to take others have room.
                     if let Some(waker) = connection.stalled.take() {
@@ -502,6 +517,12 @@ impl Connections {
         let connection = &mut self.entries[id as usize];
         assert!(connection.sending_since_ms != 0, "each send ends once");
         connection.sending_since_ms = 0;
+        if connection.ping == Ping::Leaves {
+            connection.ping = Ping::Gone;
+            if let Some(session) = &mut connection.session {
+                session.ping_left(&self.config, rt::now_ms());
+            }
+        }
         if failed {
             connection.stream.abort();
             self.outbox_bytes -= connection.outbox.bytes();
@@ -548,9 +569,14 @@ impl Connection {
         self.deadline_ms.min(session_ms)
     }
 
-    /// Whether the kernel has not taken all of a send.
-    pub fn is_sending(&self) -> bool {
-        self.sending_since_ms != 0
+    /// A ping is in the outbox.
+    pub fn pings(&mut self) {
+        self.ping = Ping::Waits;
+    }
+
+    /// Whether the last ping has not left.
+    pub fn holds_ping(&self) -> bool {
+        self.ping != Ping::Gone
     }
 
     /// Whether its end is decided.

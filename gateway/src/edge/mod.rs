@@ -22,6 +22,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use rustix::io::Errno;
 use trine_core::limits::TIMER_SLOT_MS;
 use trine_core::metrics::{Counter, DRIVER_EPOLL, DRIVER_IO_URING, Gauge, Writer};
 use trine_core::rt::{self, Driver, Listener, Preference, Stream, WakeHandle, Wakeup};
@@ -143,7 +144,10 @@ async fn accept(shard: Shared, listener: OwnedFd, entrance: Entrance) {
             Err(error) => {
                 shard.borrow().clients.metrics.add(Counter::AcceptErrors, 1);
                 if !std::mem::replace(&mut is_failing, true) {
-                    let remedy = "if it is for want of files, raise their limit (LimitNOFILE=)";
+                    let of_files = [Errno::MFILE, Errno::NFILE].map(|of| Some(of.raw_os_error()));
+                    let remedy = of_files
+                        .contains(&error.raw_os_error())
+                        .then_some("raise the limit of open files (LimitNOFILE= in systemd)");
                     tracing::warn!(%error, remedy, "connections are not accepted");
                 }
                 // Running out of descriptors fails at once, again and again.

@@ -432,11 +432,11 @@ impl Shard {
             }
             return self.clients.arm(id);
         }
-        let (paused, sending) = (connection.paused, connection.is_sending());
+        let (paused, holds_ping) = (connection.paused, connection.holds_ping());
         let Some(session) = connection.session.as_mut().filter(|_| !paused) else {
             return self.clients.arm(id);
         };
-        if sending && session.hold_pong(&self.config, now_ms) {
+        if holds_ping && session.hold_pong(&self.config, now_ms) {
             return self.clients.arm(id);
         }
         let format = session.format();
@@ -444,8 +444,12 @@ impl Shard {
             Tick::Nothing => {}
             Tick::Ping => {
                 self.clients.push_frame(id, crate::hub::frame_kind(format), format.ping());
+                self.clients.entry(id).pings();
             }
-            Tick::FramePing => self.clients.push_frame(id, FrameKind::Ping, b""),
+            Tick::FramePing => {
+                self.clients.push_frame(id, FrameKind::Ping, b"");
+                self.clients.entry(id).pings();
+            }
             Tick::Close(disconnect) => self.close(id, disconnect),
         }
         self.clients.arm(id);

@@ -543,8 +543,14 @@ impl Session {
         }
     }
 
-    /// What was sent before has not left: a pong is due only some time after it has. Whether that
-    /// was so.
+    /// The last ping has left now, behind what was sent before.
+    pub fn ping_left(&mut self, config: &Config, now_ms: u64) {
+        if self.phase == Phase::Pinged {
+            self.deadline_ms = now_ms + config.client.pong_timeout_ms;
+        }
+    }
+
+    /// The last ping has not left: its pong is not due. Whether it would have been.
     pub fn hold_pong(&mut self, config: &Config, now_ms: u64) -> bool {
         let is_due = self.phase == Phase::Pinged && now_ms >= self.deadline_ms;
         if is_due {

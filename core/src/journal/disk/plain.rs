@@ -35,7 +35,11 @@ impl PlainDisk {
     /// `WouldBlock` while another process has it, else what the filesystem says.
     pub fn open(folder: &Path) -> io::Result<Self> {
         let there = folder.ancestors().find(|ancestor| ancestor.is_dir()).map(Path::to_owned);
-        fs::DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)?;
+        folder.parent().map_or(Ok(()), fs::create_dir_all)?;
+        match fs::DirBuilder::new().mode(FOLDER_MODE).create(folder) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => made?,
+        }
         let path = folder.join("lock");
         let mut lock = OpenOptions::new();
         let lock = lock.create(true).truncate(false).write(true).mode(FILE_MODE).open(path)?;
