@@ -288,6 +288,11 @@ impl Gateway {
         answer.unwrap_or_else(|| panic!("there is no status: {said}"))
     }
 
+    /// Where its lock and socket are, when it was started with a configuration of the test's.
+    pub fn runtime_dir(&self) -> PathBuf {
+        self.folder.join("run")
+    }
+
     /// What the processes said.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()

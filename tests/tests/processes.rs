@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::json;
 use trine_tests::client::{Client, Failure};
 use trine_tests::follower::Follower;
@@ -149,7 +150,7 @@ fn control_killed_and_adopted() {
     });
 
     let before = gateway.metrics();
-    process::signal(data, rustix::process::Signal::KILL);
+    process::signal(data, Signal::KILL);
     wait::until("the adopted process ends", || (!process::is_alive(data)).then_some(()));
     let start = Instant::now();
     wait::until("it is replaced", || gateway.is_serving().then_some(()));
@@ -284,6 +285,32 @@ impl Load {
             thread::sleep(Duration::from_millis(20));
         }
     }
+}
+
+/// A stop that reaches both processes, as init systems and `pkill` send it, is one orderly stop.
+#[test]
+fn a_stop_of_both_processes_says_goodbye() {
+    for _ in 0..8 {
+        let mut gateway = Gateway::start("shards.count = 2");
+        let mut client = Client::connect(gateway.client, "guest").expect("connected");
+        process::signal(gateway.data(), Signal::TERM);
+        assert!(gateway.terminate(Duration::from_secs(10)).expect("it stops").success());
+        let end = client.end();
+        assert!(matches!(end, Failure::Closed { code: 3001, .. }), "{end}");
+    }
+}
+
+/// The directory of the lock and the socket may vanish; what crashes then comes back all the same.
+#[test]
+fn a_crash_without_a_runtime_directory_is_survived() {
+    let mut gateway = Gateway::start("");
+    let data = gateway.data();
+    fs::remove_dir_all(gateway.runtime_dir()).expect("it is there");
+    process::signal(data, Signal::KILL);
+    wait::until("another serves", || {
+        (process::is_gone(data) && Client::connect(gateway.client, "guest").is_ok()).then_some(())
+    });
+    assert!(gateway.terminate(Duration::from_secs(10)).expect("it stops").success());
 }
 
 /// CPUs of busy shards are kept from halting, and may halt again once it is quiet or over.

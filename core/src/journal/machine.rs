@@ -202,8 +202,11 @@ pub struct Journal {
     doing: Doing,
     truncate: Vec<(u64, u64)>,
     failures: u32,
-    /// The disk was full: what can be given back comes before the next try.
+    /// What can be given back comes before the next commit: the disk was full, or one commit has
+    /// just been made, since a steady stream of records would let nothing go.
     make_room: bool,
+    /// Until then no segment is removed, since one could not be; 0: nothing is wrong.
+    removal_ms: u64,
     /// … and segments are as small as they may be until one was written to.
     small: bool,
     /// Until then nothing is tried; 0: nothing is wrong.
@@ -243,6 +246,7 @@ impl Journal {
             make_room: false,
             small: false,
             retry_ms: 0,
+            removal_ms: 0,
             closing: false,
             taken: Moment::default(),
             settled: Moment::default(),
@@ -427,7 +431,8 @@ impl Journal {
             true => u64::MAX,
             false => self.moved_since_ms + CURSOR_DELAY_MS,
         };
-        pending.min(moved)
+        let removal = if self.removal_ms > 0 { self.removal_ms } else { u64::MAX };
+        pending.min(moved).min(removal)
     }
 
     /// What the disk must do now; `None`: nothing, or it is at work.
@@ -436,8 +441,12 @@ impl Journal {
             return None;
         }
         self.retry_ms = 0;
-        // Once for each try: an operation that fails must not hold up commits for ever.
-        if std::mem::take(&mut self.make_room)
+        if now_ms >= self.removal_ms {
+            self.removal_ms = 0;
+        }
+        // Once for each commit and try: what gives room must not hold up records.
+        if self.commit.is_none()
+            && std::mem::take(&mut self.make_room)
             && let Some(operation) = self.give_back(now_ms)
         {
             return Some(operation);
@@ -632,7 +641,7 @@ impl Journal {
                 events.push(Event::Removed { segment, unreleased });
             }
             (Doing::Removing { segment }, Err(error)) => {
-                self.retry_ms = now_ms + JOURNAL_RETRY_MS;
+                self.removal_ms = now_ms + JOURNAL_RETRY_MS;
                 events.push(Event::Failed { operation: "remove", segment, error });
             }
         }
@@ -672,7 +681,7 @@ impl Journal {
             current.marked = current.position;
         }
         (self.written, self.failures, self.carrier) = (false, 0, segment);
-        self.small = false;
+        (self.small, self.make_room) = (false, true);
         if let Some(kept) = self.segments.back_mut() {
             kept.last_ms = commit.time_ms;
         }
@@ -729,6 +738,9 @@ impl Journal {
     }
 
     fn removable(&self, now_ms: u64) -> Option<u64> {
+        if self.removal_ms > 0 {
+            return None;
+        }
         // Room that nothing is in comes before any record.
         if let Some(&void) = self.voids.first().filter(|&&void| void < self.carrier) {
             return Some(void);

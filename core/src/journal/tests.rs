@@ -234,7 +234,8 @@ fn power_loss_at_any_operation_loses_nothing_acknowledged() {
         let mut world = World::new(seed, SPOOL);
         let mut cursor_value = 0;
         for _ in 0..4 {
-            world.disk.faults = Faults { write: 20, sync: 20, create: 20, capacity_bytes: 0 };
+            world.disk.faults =
+                Faults { write: 20, sync: 20, create: 20, remove: 20, capacity_bytes: 0 };
             world.disk.power_in = Some(world.disk.below(60) as u32);
             while !world.disk.is_dark() {
                 let random = world.disk.below(u64::MAX);
@@ -553,6 +554,41 @@ fn a_log_forgets_its_oldest_segments() {
     let rare = world.journal.stream("rare").expect("few streams");
     assert_eq!(world.journal.range(rare), 1..1, "its offsets go on where they were");
     assert_eq!(world.append("rare", "twice"), Ok(1));
+}
+
+/// Records that come while each commit is under way leave room its turn.
+#[test]
+fn a_journal_that_never_rests_stays_within_its_quota() {
+    for options in [Options { quota_bytes: 24 << 20, ..LOG }, SPOOL] {
+        let mut world = World::new(1, options);
+        for _ in 0..1_200 {
+            world.append("a", vec![7; 60_000]).expect("what goes makes room");
+            assert!(world.step());
+            let stream = world.journal.stream("a").expect("few streams");
+            let end = world.journal.range(stream).end;
+            world.journal.release(stream, end);
+        }
+        let bytes = world.disk_bytes();
+        assert!(bytes <= options.quota_bytes + options.segment_bytes(), "{bytes}");
+    }
+}
+
+/// A segment that can't be removed takes up room, and no record is refused for it.
+#[test]
+fn a_segment_that_stays_holds_up_no_record() {
+    let options = Options { quota_bytes: 24 << 20, ..LOG };
+    let mut world = World::new(1, options);
+    world.disk.faults = Faults { remove: 1000, ..Faults::default() };
+    for _ in 0..400 {
+        world.append("a", vec![7; 100_000]).expect("the disk takes records");
+        world.settle();
+        world.now_ms += 10;
+    }
+    assert!(world.lost == 0 && (1..10).contains(&world.failed), "{} failed", world.failed);
+    world.disk.faults = Faults::default();
+    world.now_ms = world.journal.deadline_ms();
+    world.settle();
+    assert!(world.disk_bytes() <= options.quota_bytes + options.segment_bytes());
 }
 
 /// Every flip below the last mark is reported; what is above is never silently lost or changed.

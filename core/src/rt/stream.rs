@@ -158,9 +158,14 @@ impl Stream {
         }
     }
 
-    /// Bytes of sends that the kernel has taken, modulo 2^32: a send that makes progress moves it.
+    /// Bytes of sends that the kernel has taken since [`Stream::count_anew`], or more than fit.
     pub fn taken(&self) -> u32 {
         self.0.taken.get()
+    }
+
+    /// Counts what the kernel takes from 0.
+    pub fn count_anew(&self) {
+        self.0.taken.set(0);
     }
 
     /// Whether the peer has neither ended the connection nor sent anything that is unread.
@@ -194,6 +199,11 @@ impl Stream {
         // SAFETY: `into_raw_fd` gave up ownership of this descriptor.
         #[allow(unsafe_code)]
         Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+
+    /// The number of its descriptor.
+    pub fn number(&self) -> i32 {
+        self.fd().as_raw_fd()
     }
 
     /// The peer's address.
@@ -241,7 +251,7 @@ pub(super) async fn send_all(stream: Stream, mut flight: Flight) -> (Flight, io:
             if gathered { tcp.writev(flight).await } else { tcp.write(flight).await };
         flight = back;
         let taken = *result.as_ref().unwrap_or(&0);
-        stream.0.taken.set(stream.0.taken.get().wrapping_add(taken as u32));
+        stream.0.taken.set(stream.0.taken.get().saturating_add(taken as u32));
         match result {
             Ok(0) => return (flight, Err(io::ErrorKind::WriteZero.into())),
             Ok(count) if flight.advance(count) => return (flight, Ok(())),

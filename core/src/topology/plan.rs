@@ -23,6 +23,8 @@ pub struct Request {
     pub count: Option<usize>,
     /// `shards.cpus`, in the order to use them; empty for all.
     pub cpus: Vec<usize>,
+    /// No more shards than this.
+    pub most: usize,
 }
 
 /// Where one shard runs.
@@ -75,6 +77,10 @@ impl PinPlan {
                 count = most;
                 notes.push(format!("the CPU quota of {quota:.2} allows no more shards"));
             }
+        }
+        if request.most < count {
+            count = request.most;
+            notes.push(format!("there are {count} shards at most"));
         }
         let shards: Vec<ShardPlace> = (0..count)
             .map(|index| {
@@ -205,7 +211,7 @@ mod tests {
     }
 
     fn plan(topology: &Topology, count: Option<usize>, cpus: &[usize]) -> PinPlan {
-        PinPlan::new(topology, &Request { count, cpus: cpus.to_vec() }).unwrap()
+        PinPlan::new(topology, &Request { count, cpus: cpus.to_vec(), most: 256 }).unwrap()
     }
 
     #[test]
@@ -258,7 +264,8 @@ mod tests {
         let machine = machine(4, 1, 1, Some(1.0));
         assert_eq!(cpus(&plan(&machine, None, &[3, 1])), [3, 1]);
         assert_eq!(cpus(&plan(&machine, Some(3), &[3, 1])), [3, 1, 3]);
-        let error = PinPlan::new(&machine, &Request { count: None, cpus: vec![9] }).unwrap_err();
+        let error =
+            PinPlan::new(&machine, &Request { count: None, cpus: vec![9], most: 256 }).unwrap_err();
         assert_eq!(
             error.to_string(),
             "shards.cpus names cpu 9, which this process may not use; allowed: 0, 1, 2, 3"

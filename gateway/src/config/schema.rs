@@ -304,7 +304,7 @@ pub(super) const ROUTE_KEYS: &[Key<Route>] = keys! { Route;
         |r, v| if let Some(ack) = word::<Ack>(v) { r.ack = ack },
         |r| Some(quoted(&name_of(&r.ack)));
     "" "dedupe_pointer" Kind::Pointer,
-        "Where a payload has its message id; a second one gets the first one's answer.",
+        "Where a payload has its message id; a second one of its key and channel gets the first one's answer.",
         |r, v| r.dedupe_pointer = v.text().into(), |r| Some(quoted(&r.dedupe_pointer));
     "" "dedupe_window_ms" Kind::Integer(1, YEAR_MS), "How long an id is remembered.",
         |r, v| r.dedupe_window_ms = v.integer(), |r| Some(r.dedupe_window_ms.to_string());

@@ -136,7 +136,11 @@ impl Awake {
                 io::ErrorKind::NotFound => Ok(()),
                 _ => Err(error),
             }),
-            false => fs::write(&self.note, text),
+            // At once, whatever ends control meanwhile.
+            false => {
+                let new = self.note.with_extension("new");
+                fs::write(&new, text).and_then(|()| fs::rename(&new, &self.note))
+            }
         }
     }
 

@@ -37,7 +37,7 @@ pub use runtime_dir::data_socket;
 pub use state::{Shared, State};
 
 use crate::config::{Config, LogKind};
-use crate::limits::START_GRACE;
+use crate::limits::{SHARDS_MAX, START_GRACE};
 use crate::logs::tell;
 use awake::Awake;
 use process::{Adopted, Begun, Found, Process};
@@ -116,6 +116,7 @@ impl Control {
         let request = Request {
             count: config.shards.count,
             cpus: config.shards.cpus.clone().unwrap_or_default(),
+            most: SHARDS_MAX,
         };
         let plan = PinPlan::new(&topology, &request).map_err(Error::Plan)?;
         if !plan.control.is_empty() {
@@ -233,6 +234,7 @@ impl Control {
 
     /// Fits listeners and pages to the plan and starts a data process with them.
     async fn start(&mut self) -> Result<(), Error> {
+        self.runtime_dir.restore()?;
         let shards = self.plan.shards.len();
         let listen = &self.config.listen;
         listen::fit(&mut self.listeners.client, "listen.client", Some(listen.client), shards)
@@ -295,9 +297,10 @@ impl Control {
         let process = match process {
             Ok(process) => process,
             // Nothing has ever worked here, so a person is looking on.
-            Err(error) if !self.served => return Err(error),
+            Err(error) if !self.served && !self.supervisor.is_stopping() => return Err(error),
             Err(error) => {
                 tracing::error!(%error, "the data process did not start");
+                self.reset_gauges();
                 return Ok(Event::StartFailed);
             }
         };
@@ -325,6 +328,11 @@ impl Control {
         } else {
             tracing::error!(pid, how, "data process crashed");
         }
+        self.reset_gauges();
+    }
+
+    /// Forgets what a process that is gone has said of itself, but for its totals.
+    fn reset_gauges(&self) {
         let pages = self.shared.with(|state| {
             state.data_pid = None;
             state.report = None;

@@ -22,7 +22,7 @@ use crate::limits::{BIND_RETRY, LOCK_WAIT, SOCKET_PATH_LIMIT_BYTES};
 #[derive(Debug)]
 pub struct RuntimeDir {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl RuntimeDir {
@@ -37,20 +37,7 @@ impl RuntimeDir {
         if socket.as_os_str().as_bytes().len() > SOCKET_PATH_LIMIT_BYTES {
             return Err(Error::RuntimeDirLong { path: socket });
         }
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
-        let directory = fs::metadata(path).map_err(failed)?;
-        let me = rustix::process::geteuid().as_raw();
-        if directory.uid() != me || directory.mode() & 0o022 != 0 {
-            return Err(Error::RuntimeDirOpen { path: path.to_owned() });
-        }
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path.join("lock"))
-            .map_err(failed)?;
+        let mut file = open(path)?;
         let give_up = Instant::now() + LOCK_WAIT;
         while let Err(errno) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
             if errno != rustix::io::Errno::WOULDBLOCK {
@@ -61,9 +48,29 @@ impl RuntimeDir {
             }
             tokio::time::sleep(BIND_RETRY).await;
         }
-        file.set_len(0).and_then(|()| file.rewind()).map_err(failed)?;
-        writeln!(file, "{}", std::process::id()).map_err(failed)?;
-        Ok(RuntimeDir { path: path.to_owned(), _lock: file })
+        sign(&mut file).map_err(failed)?;
+        Ok(RuntimeDir { path: path.to_owned(), lock: file })
+    }
+
+    /// Makes the directory and its lock anew if they are gone: a logout takes `$XDG_RUNTIME_DIR`
+    /// along, and some systems clean what is temporary.
+    ///
+    /// # Errors
+    /// As [`RuntimeDir::lock`].
+    pub fn restore(&mut self) -> Result<(), Error> {
+        let failed = |source| Error::RuntimeDir { path: self.path.clone(), source };
+        let own = self.lock.metadata().map_err(failed)?.ino();
+        if fs::metadata(self.path.join("lock")).is_ok_and(|there| there.ino() == own) {
+            return Ok(());
+        }
+        let mut file = open(&self.path)?;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Err(Error::SecondInstance { path: self.path.clone(), pid: holder(&file) });
+        }
+        sign(&mut file).map_err(failed)?;
+        tracing::warn!(path = %self.path.display(), "the runtime directory was gone and is made anew");
+        self.lock = file;
+        Ok(())
     }
 
     /// Where the data process listens for a control.
@@ -75,6 +82,27 @@ impl RuntimeDir {
     pub fn awake_note(&self) -> PathBuf {
         self.path.join("awake")
     }
+}
+
+/// Makes the directory if need be, checks that nobody else may write to it, and opens its lock.
+fn open(path: &Path) -> Result<File, Error> {
+    let failed = |source| Error::RuntimeDir { path: path.to_owned(), source };
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+    let directory = fs::metadata(path).map_err(failed)?;
+    let me = rustix::process::geteuid().as_raw();
+    if directory.uid() != me || directory.mode() & 0o022 != 0 {
+        return Err(Error::RuntimeDirOpen { path: path.to_owned() });
+    }
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    options.open(path.join("lock")).map_err(failed)
+}
+
+/// Says in the lock who has it.
+fn sign(file: &mut File) -> io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    writeln!(file, "{}", std::process::id())
 }
 
 /// Where the data process of `runtime_dir` listens for a control.

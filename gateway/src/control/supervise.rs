@@ -87,6 +87,11 @@ impl Supervisor {
         Supervisor { state: State::Starting, next_delay: FIRST_RESTART }
     }
 
+    /// Whether it was asked to stop.
+    pub fn is_stopping(&self) -> bool {
+        matches!(self.state, State::Stopping { .. } | State::Killed { .. } | State::Done)
+    }
+
     /// Takes one event and says what to do. Events that mean nothing in the present state, such
     /// as a deadline that was just overtaken, are ignored.
     pub fn handle(&mut self, now: Instant, event: Event) -> Action {

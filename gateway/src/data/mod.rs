@@ -194,8 +194,10 @@ async fn until_drained(
                 return Ok(ExitCode::FAILURE);
             }
         }
+        // Init systems and `pkill` signal control, too, which then asks as well. Who is in a hurry
+        // has SIGKILL, as control does.
         if draining {
-            return Ok(ExitCode::FAILURE);
+            continue;
         }
         tracing::info!("draining");
         draining = true;

@@ -80,10 +80,9 @@ pub(super) struct Connection {
     pub deadline_ms: u64,
     /// When the entry in the wheel fires that counts; others are stale.
     wheel_ms: u64,
-    /// When the send in flight began, or was last seen to have got on; 0 while there is none.
+    /// When the send in flight began, or was last seen to have got on, from when the stream counts
+    /// what the kernel takes; 0 while there is none.
     sending_since_ms: u64,
-    /// What the kernel had taken then.
-    taken: u32,
     ping: Ping,
     /// Counted when the connection is gone.
     pub close_code: u16,
@@ -187,7 +186,6 @@ impl Connections {
             deadline_ms: now_ms + self.config.client.head_timeout_ms,
             wheel_ms: u64::MAX,
             sending_since_ms: 0,
-            taken: 0,
             ping: Ping::Gone,
             close_code: 0,
             dirty: false,
@@ -234,9 +232,9 @@ impl Connections {
             if connection.sending_since_ms == 0 {
                 continue;
             }
-            let taken = connection.stream.taken();
-            if taken.wrapping_sub(connection.taken) >= SEND_PROGRESS_BYTES {
-                (connection.taken, connection.sending_since_ms) = (taken, now_ms);
+            if connection.stream.taken() >= SEND_PROGRESS_BYTES {
+                connection.stream.count_anew();
+                connection.sending_since_ms = now_ms;
             } else if now_ms > connection.sending_since_ms + timeout_ms {
                 stuck.push(self.sweep_from as u32);
             }
@@ -491,7 +489,7 @@ impl Connections {
                     self.totals.bytes_out += length as u64;
                     self.in_flight += 1;
                     connection.sending_since_ms = now_ms.max(1);
-                    connection.taken = connection.stream.taken();
+                    connection.stream.count_anew();
                     if connection.ping == Ping::Waits && connection.outbox.is_empty() {
                         connection.ping = Ping::Leaves;
                     }

@@ -23,6 +23,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 use trine_core::limits::TIMER_SLOT_MS;
 use trine_core::metrics::{Counter, DRIVER_EPOLL, DRIVER_IO_URING, Gauge, Writer};
 use trine_core::rt::{self, Driver, Listener, Preference, Stream, WakeHandle, Wakeup};
@@ -30,7 +31,7 @@ use trine_core::rt::{self, Driver, Listener, Preference, Stream, WakeHandle, Wak
 use crate::config::Config;
 use crate::data::{Names, Peers, Standings, StopSignal, Stores};
 use crate::hub::ToShard;
-use crate::limits::{ACCEPT_PAUSE_MS, CONNECTIONS_MAX};
+use crate::limits::{ACCEPT_PAUSE_MS, CONNECTIONS_MAX, DESCRIPTORS_RESERVED};
 use crate::log::Resharding;
 use connection::Entrance;
 pub use deliver::Standing;
@@ -134,26 +135,35 @@ pub fn run(start: ShardStart) {
 /// Accepts connections for as long as the shard runs.
 async fn accept(shard: Shared, listener: OwnedFd, entrance: Entrance) {
     let listener = Listener::from_fd(listener).expect("a listener that control has opened");
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let most = limit.saturating_sub(DESCRIPTORS_RESERVED);
     let mut is_failing = false;
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
+        let accepted = listener.accept().await;
+        if shard.borrow().draining_until_ms.is_some() {
+            // What comes now waits for the next process, if control has the listener.
+            return;
+        }
+        let error = match accepted {
+            Ok((stream, _)) if (stream.number() as u64) < most => {
                 is_failing = false;
                 admit(&shard, stream, entrance);
+                continue;
             }
-            Err(error) => {
-                shard.borrow().clients.metrics.add(Counter::AcceptErrors, 1);
-                if !std::mem::replace(&mut is_failing, true) {
-                    let of_files = [Errno::MFILE, Errno::NFILE].map(|of| Some(of.raw_os_error()));
-                    let remedy = of_files
-                        .contains(&error.raw_os_error())
-                        .then_some("raise the limit of open files (LimitNOFILE= in systemd)");
-                    tracing::warn!(%error, remedy, "connections are not accepted");
-                }
-                // Running out of descriptors fails at once, again and again.
-                rt::sleep_until(rt::now_ms() + ACCEPT_PAUSE_MS).await;
-            }
+            // Journals, brokers and backends need some, too.
+            Ok(_) => Errno::MFILE.into(),
+            Err(error) => error,
+        };
+        shard.borrow().clients.metrics.add(Counter::AcceptErrors, 1);
+        if !std::mem::replace(&mut is_failing, true) {
+            let of_files = [Errno::MFILE, Errno::NFILE].map(|of| Some(of.raw_os_error()));
+            let remedy = of_files
+                .contains(&error.raw_os_error())
+                .then_some("raise the limit of open files (LimitNOFILE= in systemd)");
+            tracing::warn!(%error, remedy, "connections are not accepted");
         }
+        // Running out of descriptors fails at once, again and again.
+        rt::sleep_until(rt::now_ms() + ACCEPT_PAUSE_MS).await;
     }
 }
 

@@ -104,7 +104,7 @@ impl Draft {
                 Some(id) if id.len() > MESSAGE_ID_BYTES => {
                     return Err(Refusal::bad_request("the message id is longer than 256 bytes"));
                 }
-                Some(id) => Some(id.as_bytes().into()),
+                Some(id) => Some(scoped(event.channel, key.as_deref(), &id)),
                 None => return Err(Refusal::bad_request("the payload has no message id")),
             },
         };
@@ -150,6 +150,13 @@ impl Draft {
         }
         (Bytes::from(self.body), self.value)
     }
+}
+
+/// A message id within its channel and key: what a client names its own says nothing of others'.
+fn scoped(channel: &str, key: Option<&str>, id: &str) -> Box<[u8]> {
+    let key = key.unwrap_or_default();
+    let lengths = [channel.len() as u32, key.len() as u32].map(u32::to_le_bytes);
+    [lengths.as_flattened(), channel.as_bytes(), key.as_bytes(), id.as_bytes()].concat().into()
 }
 
 /// What decides who owns a key. It is the same after a restart, since what a shard has spooled of a

@@ -215,6 +215,21 @@ fn a_second_try_gets_the_first_ones_answer() {
 }
 
 #[test]
+fn an_id_is_one_within_its_key_and_channel() {
+    let mut ingest = ingest(vec![config::Route {
+        dedupe_pointer: "/id".to_owned(),
+        key: RecordKey::Pointer("/customer".to_owned()),
+        ..config::Route::default()
+    }]);
+    for (request, customer) in [(1, "ann"), (2, "bob"), (3, "ann")] {
+        let draft = publish(&ingest, &format!("{{\"id\":1,\"customer\":\"{customer}\"}}"));
+        ingest.take(draft, asker(request), 0);
+    }
+    assert_eq!(log(&mut ingest).appended.len(), 2, "bob's is another than ann's");
+    assert_eq!(ingest.take_totals().duplicates, 1);
+}
+
+#[test]
 fn a_late_refusal_forgets_no_later_record_of_the_same_id() {
     let mut ingest = ingest(vec![config::Route {
         dedupe_pointer: "/id".to_owned(),

@@ -471,7 +471,8 @@ impl Kafka {
                     // Kafka was sent it before.
                     _ if self.taken.remove(&record) => Unavailable::Lost,
                     JournalRefused::Full => Unavailable::Full,
-                    JournalRefused::TooLarge => Unavailable::TooLarge,
+                    // Kafka may take it, once it is back.
+                    JournalRefused::TooLarge => Unavailable::Spooled,
                     JournalRefused::Lost => Unavailable::Lost,
                     JournalRefused::Closing => Unavailable::Closing,
                     JournalRefused::Busy => Unavailable::Busy,

@@ -84,7 +84,8 @@ fn look(folder: &Path) -> io::Result<Journal> {
     let (quota_bytes, retention) = (u64::MAX / 2, Retention::Released);
     let mut disk = PlainDisk::open_to_read(folder)?;
     let opened = at_once(open(&mut disk, Options { quota_bytes, retention, gather_ms: 0 }))?;
-    Ok(opened.journal)
+    // What can't be read may be what was acknowledged.
+    Ok(opened.whole()?.journal)
 }
 
 /// Records of a spool that Kafka has not acknowledged.

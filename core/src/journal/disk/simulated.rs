@@ -21,6 +21,8 @@ pub struct Faults {
     pub sync: u32,
     /// A segment can't be made.
     pub create: u32,
+    /// A segment can't be removed.
+    pub remove: u32,
     /// Bytes of all segments; 0: no limit.
     pub capacity_bytes: u64,
 }
@@ -233,6 +235,9 @@ impl Disk for SimulatedDisk {
 
     async fn remove(&mut self, segment: u64) -> io::Result<()> {
         self.power()?;
+        if self.fails(self.faults.remove) {
+            return Err(io::Error::other("it stays"));
+        }
         if let Some(file) = self.files.remove(&segment) {
             self.old = Some(file.now);
         }

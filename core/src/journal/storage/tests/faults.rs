@@ -255,7 +255,8 @@ fn power_loss_loses_nothing_that_a_shard_was_told_is_durable() {
                 .collect();
             recovery(&storage);
             disk.with(|disk| {
-                disk.faults = Faults { write: 20, sync: 20, create: 20, capacity_bytes: 0 };
+                disk.faults =
+                    Faults { write: 20, sync: 20, create: 20, remove: 20, capacity_bytes: 0 };
                 disk.power_in = Some(20 + disk.below(60) as u32);
             });
             let deadline = Instant::now() + PATIENCE;
