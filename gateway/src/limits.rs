@@ -227,7 +227,7 @@ pub const IDEMPOTENCY_KEYS: usize = 100_000;
 pub const VERSION_EPOCH_BYTES: usize = 256;
 /// Bytes of an idempotency key: any digest or name fits.
 pub const IDEMPOTENCY_KEY_BYTES: usize = 256;
-/// Bytes of a message id in a payload, of which each shard remembers many.
+/// Bytes of a message id in a payload, and of the key that it is for: each shard remembers many.
 pub const MESSAGE_ID_BYTES: usize = IDEMPOTENCY_KEY_BYTES;
 /// Milliseconds between two lines about the same trouble with Kafka: each try meets it again.
 pub const KAFKA_ERROR_MS: u64 = 60_000;

@@ -620,8 +620,10 @@ impl Journal {
                 self.abandon(current);
                 self.failed(what, current.segment, error, now_ms, events);
             }
-            (Doing::Truncating { .. }, Ok(())) => {}
+            // Each commit may fill a segment, and what can be removed must not wait for all cuts.
+            (Doing::Truncating { .. }, Ok(())) => self.make_room = true,
             (Doing::Truncating { segment, bytes }, Err(error)) => {
+                self.make_room = true;
                 // It keeps its preallocated room, which counts until it is removed.
                 if let Some(kept) = self.segments.iter_mut().find(|kept| kept.segment == segment) {
                     kept.bytes = kept.bytes.max(bytes);

@@ -559,10 +559,15 @@ fn a_log_forgets_its_oldest_segments() {
 /// Records that come while each commit is under way leave room its turn.
 #[test]
 fn a_journal_that_never_rests_stays_within_its_quota() {
-    for options in [Options { quota_bytes: 24 << 20, ..LOG }, SPOOL] {
+    let small = Options { quota_bytes: 16 << 20, ..LOG };
+    let large = Options { quota_bytes: 24 << 20, ..LOG };
+    // So much waits in the first that one commit fills a segment.
+    for (options, waiting, steps) in [(small, 2 << 20, 200), (large, 1, 1_200), (SPOOL, 1, 1_200)] {
         let mut world = World::new(1, options);
-        for _ in 0..1_200 {
-            world.append("a", vec![7; 60_000]).expect("what goes makes room");
+        for _ in 0..steps {
+            while world.journal.pending_bytes() < waiting {
+                world.append("a", vec![7; 60_000]).expect("what goes makes room");
+            }
             assert!(world.step());
             let stream = world.journal.stream("a").expect("few streams");
             let end = world.journal.range(stream).end;

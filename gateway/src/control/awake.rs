@@ -71,6 +71,10 @@ impl Awake {
             interval.tick().await;
             let turns = shared.with(|state| turns(state));
             if let Err(error) = self.look(&turns) {
+                // The runtime directory is made anew when it is wanted.
+                if self.note.parent().is_some_and(|folder| !folder.exists()) {
+                    continue;
+                }
                 tracing::info!(%error, "CPUs of busy shards may halt (shards.keep_awake): longer tails");
                 return;
             }

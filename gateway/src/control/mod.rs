@@ -321,8 +321,8 @@ impl Control {
     /// The data process is gone; its gauges go with it, its totals stay.
     fn ended(&mut self, how: &str) {
         let pid = self.process.take().map(|process| process.pid());
-        // A process that drained removed its socket; a crash leaves it.
-        let clean = !self.runtime_dir.data_socket().exists();
+        // A process that drained removed its socket; a crash leaves it, if all was not removed.
+        let clean = !self.runtime_dir.data_socket().exists() && !how.starts_with("signal");
         if clean {
             tracing::info!(pid, how, "data process ended after draining");
         } else {

@@ -59,8 +59,9 @@ impl RuntimeDir {
     /// As [`RuntimeDir::lock`].
     pub fn restore(&mut self) -> Result<(), Error> {
         let failed = |source| Error::RuntimeDir { path: self.path.clone(), source };
-        let own = self.lock.metadata().map_err(failed)?.ino();
-        if fs::metadata(self.path.join("lock")).is_ok_and(|there| there.ino() == own) {
+        let own = self.lock.metadata().map_err(failed)?;
+        let is_own = |there: fs::Metadata| (there.dev(), there.ino()) == (own.dev(), own.ino());
+        if fs::metadata(self.path.join("lock")).is_ok_and(is_own) {
             return Ok(());
         }
         let mut file = open(&self.path)?;

@@ -33,6 +33,7 @@ struct Journal {
     told: bool,
     /// Records removed unreleased, as told so far.
     removed: u64,
+    failures: u64,
 }
 
 /// A shard's ends of the journals.
@@ -153,6 +154,7 @@ impl Journal {
             storage,
             stores: stores.into_iter(),
             phase: None,
+            failures: 0,
             told: false,
             removed: 0,
         })
@@ -195,7 +197,12 @@ impl Journal {
                 tracing::info!(journal, records, "the oldest records were removed");
             }
         }
+        let failures = state.failures();
+        let has_failed = std::mem::replace(&mut self.failures, failures) < failures;
         if self.phase == Some(phase) {
+            if has_failed && phase == Phase::Ready {
+                tracing::warn!(journal, error = state.error(), "the journal's disk has a problem");
+            }
             return;
         }
         match phase {

@@ -135,23 +135,28 @@ pub fn run(start: ShardStart) {
 /// Accepts connections for as long as the shard runs.
 async fn accept(shard: Shared, listener: OwnedFd, entrance: Entrance) {
     let listener = Listener::from_fd(listener).expect("a listener that control has opened");
-    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let most = limit.saturating_sub(DESCRIPTORS_RESERVED);
-    let mut is_failing = false;
+    let most = || {
+        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        limit.saturating_sub(DESCRIPTORS_RESERVED)
+    };
+    let (mut most_now, mut is_failing) = (most(), false);
     loop {
         let accepted = listener.accept().await;
         if shard.borrow().draining_until_ms.is_some() {
-            // What comes now waits for the next process, if control has the listener.
+            // What comes after this one waits for the next process, if control has the listener.
             return;
         }
         let error = match accepted {
-            Ok((stream, _)) if (stream.number() as u64) < most => {
+            Ok((stream, _)) if (stream.number() as u64) < most_now => {
                 is_failing = false;
                 admit(&shard, stream, entrance);
                 continue;
             }
             // Journals, brokers and backends need some, too.
-            Ok(_) => Errno::MFILE.into(),
+            Ok(_) => {
+                most_now = most();
+                Errno::MFILE.into()
+            }
             Err(error) => error,
         };
         shard.borrow().clients.metrics.add(Counter::AcceptErrors, 1);

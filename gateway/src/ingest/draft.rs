@@ -104,6 +104,9 @@ impl Draft {
                 Some(id) if id.len() > MESSAGE_ID_BYTES => {
                     return Err(Refusal::bad_request("the message id is longer than 256 bytes"));
                 }
+                Some(_) if key.as_ref().is_some_and(|key| key.len() > MESSAGE_ID_BYTES) => {
+                    return Err(Refusal::bad_request("the record's key is longer than 256 bytes"));
+                }
                 Some(id) => Some(scoped(event.channel, key.as_deref(), &id)),
                 None => return Err(Refusal::bad_request("the payload has no message id")),
             },

@@ -472,7 +472,7 @@ impl Kafka {
                     _ if self.taken.remove(&record) => Unavailable::Lost,
                     JournalRefused::Full => Unavailable::Full,
                     // Kafka may take it, once it is back.
-                    JournalRefused::TooLarge => Unavailable::Spooled,
+                    JournalRefused::TooLarge => Unavailable::Failing,
                     JournalRefused::Lost => Unavailable::Lost,
                     JournalRefused::Closing => Unavailable::Closing,
                     JournalRefused::Busy => Unavailable::Busy,
