@@ -141,7 +141,7 @@ fn a_disk_that_lies_is_found_out() {
 
 /// The largest number that recoveries have told of something.
 fn told(log: &str, what: &str) -> u64 {
-    let what = format!("{what}: ");
+    let what = format!("\"{what}\":");
     let after = log.split(&what).skip(1);
     let number = |text: &str| text.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok();
     after.filter_map(number).max().unwrap_or(0)

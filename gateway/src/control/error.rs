@@ -142,7 +142,7 @@ impl fmt::Display for Error {
             Error::OtherLayout { build, pid } => write!(
                 f,
                 "a living data process (pid {pid}, build {build}) is of another layout and can't \
-                 be adopted; end it, then start again: kill {pid}"
+                 be adopted; end it, which may take 8 s, then start again: kill {pid}"
             ),
             Error::Adopt { pid, source } => {
                 write!(f, "the living data process did not hand over its listeners ({source})")?;
