@@ -305,7 +305,7 @@ impl Upstream {
         let mut send = pin!(send(lease, head, &request.body));
         let mut receive = pin!(self.response(lease, request.method));
         let mut sending = true;
-        poll_fn(|cx| {
+        let result = poll_fn(|cx| {
             if sending && let Poll::Ready(result) = send.as_mut().poll(cx) {
                 sending = false;
                 // A failed send shows on the receiving side too, unless a response came first.
@@ -313,7 +313,13 @@ impl Upstream {
             }
             receive.as_mut().poll(cx)
         })
-        .await
+        .await;
+        // The answer to a whole request may be seen a moment before the end of its sending is, and
+        // the connection is as good as any then.
+        if sending && result.is_ok() {
+            rt::until(rt::now_ms() + limits::TIMER_SLOT_MS, send).await;
+        }
+        result
     }
 
     async fn response(&self, lease: &Lease, method: &str) -> Result<Response, Error> {

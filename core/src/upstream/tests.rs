@@ -6,9 +6,9 @@ use super::*;
 use crate::rt::{Preference, now_ms, sleep_until, until};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use trine_proto::http1::{self, LAST_CHUNK, write_chunk};
 
@@ -450,15 +450,18 @@ fn request_and_response_go_side_by_side() {
         let response = call(&upstream, post(vec![b'x'; BYTES])).await.unwrap();
         assert!(response.body.len() == BYTES && response.body.iter().all(|&byte| byte == b'y'));
         // An answer that leaves the body unread.
-        let refusing = self::server(|peer| {
+        let (over, until_over) = mpsc::channel::<()>();
+        let until_over = Mutex::new(until_over);
+        let refusing = self::server(move |peer| {
             peer.head();
             peer.say("HTTP/1.1 413 No\r\nContent-Length: 0\r\n\r\n");
-            peer.wait_for_end();
+            let _ = until_over.lock().unwrap().recv();
         });
         let upstream = self::upstream(&refusing);
         assert_eq!(call(&upstream, post(vec![b'x'; BYTES])).await.unwrap().status, 413);
         let report = upstream.report();
         assert_eq!((report.leased, report.idle), (0, 0), "the request did not end");
+        drop(over);
     });
 }
 
@@ -550,7 +553,7 @@ fn a_connect_that_hangs_ends_at_its_deadline() {
 fn calls_over_the_pools_size_wait_in_order_and_not_too_many_of_them() {
     on_both(|| async {
         let (go, may_answer) = mpsc::channel::<()>();
-        let may_answer = std::sync::Mutex::new(may_answer);
+        let may_answer = Mutex::new(may_answer);
         let server = server(move |peer| {
             while let Some((_, body)) = peer.request() {
                 may_answer.lock().unwrap().recv().unwrap();
