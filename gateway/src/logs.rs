@@ -155,11 +155,9 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Filter<S> for RateLimit {
     fn enabled(&self, metadata: &Metadata<'_>, _: &Context<'_, S>) -> bool {
         // What a library says of each of its tries, its caller says of all.
         let is_foreign = metadata.target().starts_with("rskafka");
-        let is_detailed = self.level > tracing::Level::INFO;
-        let level = if is_foreign && !is_detailed {
-            self.level.min(tracing::Level::WARN)
-        } else {
-            self.level
+        let level = match self.level {
+            tracing::Level::INFO if is_foreign => tracing::Level::WARN,
+            level => level,
         };
         *metadata.level() <= level
     }

@@ -119,6 +119,17 @@ fn status_without_a_gateway_is_one_line_and_1() {
     assert!(said(&output).contains(&free.to_string()) && said(&output).lines().count() == 1);
 }
 
+#[test]
+fn what_could_not_be_printed_is_a_failure() {
+    let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+    for arguments in [&["config", "default"][..], &["check"]] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_trine"));
+        let output = command.args(arguments).stdout(full()).output().unwrap();
+        assert_eq!(code(&output), 1, "{arguments:?}");
+        assert!(said(&output).contains("standard output"), "{}", said(&output));
+    }
+}
+
 /// Runs `trine run` with so many descriptors allowed, on an address that is taken, so that it ends.
 fn with_descriptors(name: &str, count: u32) -> Output {
     let folder = Folder::new(name);

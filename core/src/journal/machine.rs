@@ -202,13 +202,13 @@ pub struct Journal {
     doing: Doing,
     truncate: Vec<(u64, u64)>,
     failures: u32,
-    /// What can be given back comes before the next commit: the disk was full, or one commit has
-    /// just been made, since a steady stream of records would let nothing go.
+    /// What can be given back comes before the next commit: the disk was full, or the last operation
+    /// ended a commit or a cut, since a steady stream of records would let nothing go.
     make_room: bool,
+    /// The disk was full, and segments are as small as they may be until one was written to.
+    small: bool,
     /// Until then no segment is removed, since one could not be; 0: nothing is wrong.
     removal_ms: u64,
-    /// … and segments are as small as they may be until one was written to.
-    small: bool,
     /// Until then nothing is tried; 0: nothing is wrong.
     retry_ms: u64,
     closing: bool,
@@ -601,6 +601,8 @@ impl Journal {
     /// Takes the answer to the operation that is out.
     pub fn completed(&mut self, result: io::Result<()>, now_ms: u64, events: &mut Vec<Event>) {
         let doing = std::mem::replace(&mut self.doing, Doing::Nothing);
+        // Each commit may fill a segment, and what can be removed must not wait for all cuts.
+        self.make_room |= matches!(doing, Doing::Truncating { .. });
         match (doing, result) {
             (Doing::Nothing, _) => unreachable!("an answer without a question"),
             (Doing::Creating { segment, bytes }, Ok(())) => {
@@ -620,10 +622,8 @@ impl Journal {
                 self.abandon(current);
                 self.failed(what, current.segment, error, now_ms, events);
             }
-            // Each commit may fill a segment, and what can be removed must not wait for all cuts.
-            (Doing::Truncating { .. }, Ok(())) => self.make_room = true,
+            (Doing::Truncating { .. }, Ok(())) => {}
             (Doing::Truncating { segment, bytes }, Err(error)) => {
-                self.make_room = true;
                 // It keeps its preallocated room, which counts until it is removed.
                 if let Some(kept) = self.segments.iter_mut().find(|kept| kept.segment == segment) {
                     kept.bytes = kept.bytes.max(bytes);

@@ -215,6 +215,13 @@ mod tests {
     }
 
     #[test]
+    fn there_are_no_more_shards_than_asked_for_at_most() {
+        let request = Request { count: None, cpus: Vec::new(), most: 2 };
+        let plan = PinPlan::new(&machine(4, 1, 1, None), &request).unwrap();
+        assert_eq!(plan.shards.len(), 2);
+    }
+
+    #[test]
     fn a_shard_a_core_and_one_core_left_from_five_up() {
         for (cores, threads, expect, control) in [
             (1, 1, vec![0], vec![]),

@@ -88,6 +88,13 @@ struct Seen {
 }
 
 fn look(folder: &Path) -> io::Result<Seen> {
+    let mut disk = find(folder)?;
+    let opened = at_once(open(&mut disk, OPTIONS))?;
+    Ok(Seen { disk, opened })
+}
+
+/// The journal in a folder, which there must be.
+fn find(folder: &Path) -> io::Result<PlainDisk> {
     let mut disk = PlainDisk::open_to_read(folder)?;
     // One that nothing was written to has only its lock.
     if at_once(disk.list())?.is_empty() && !folder.join("lock").exists() {
@@ -97,8 +104,7 @@ fn look(folder: &Path) -> io::Result<Seen> {
              of data_dir",
         ));
     }
-    let opened = at_once(open(&mut disk, OPTIONS))?;
-    Ok(Seen { disk, opened })
+    Ok(disk)
 }
 
 impl Seen {
@@ -120,7 +126,7 @@ impl Seen {
                 None => writeln!(out, "cursor   {name}  {value}")?,
             }
         }
-        Ok(self.is_readable())
+        Ok(self.complain_of_unread())
     }
 
     /// Whether a cursor is where a consumer of the embedded log goes on in one of its streams.
@@ -128,18 +134,17 @@ impl Seen {
         cursor.split_once('/').is_some_and(|(_, stream)| self.find(stream).is_some())
     }
 
-    /// Whether every segment that is still there could be read, damaged or not; says which could
-    /// not.
-    fn is_readable(&self) -> bool {
-        let mut is_readable = true;
+    /// Says which segments that are still there could not be read; true: none.
+    fn complain_of_unread(&self) -> bool {
+        let mut is_whole = true;
         for damage in &self.opened.damaged {
             let is_there = self.disk.path(damage.segment).exists();
             if let Some(why) = damage.error.as_ref().filter(|_| is_there) {
                 super::complain(&format!("segment {:016x}: {why}", damage.segment));
-                is_readable = false;
+                is_whole = false;
             }
         }
-        is_readable
+        is_whole
     }
 
     fn check(self) -> io::Result<bool> {
@@ -149,7 +154,7 @@ impl Seen {
 
     fn dump(mut self, stream: &str, (from, limit): (u64, u64), line: Line) -> io::Result<bool> {
         let Some(id) = self.find(stream) else {
-            self.is_readable();
+            self.complain_of_unread();
             let text = format!("there is no stream {stream:?}; `trine journal ls` names them");
             return Err(io::Error::new(io::ErrorKind::NotFound, text));
         };
@@ -167,7 +172,7 @@ impl Seen {
         at_once(reading)?;
         failed.map_or(Ok(()), Err)?;
         out.flush()?;
-        Ok(self.is_readable())
+        Ok(self.complain_of_unread())
     }
 
     fn find(&self, stream: &str) -> Option<StreamId> {
@@ -236,7 +241,7 @@ fn report(opened: &Opened, out: &mut impl Write) -> io::Result<bool> {
 
 fn repair(folder: &Path) -> io::Result<bool> {
     // To write, it would be made.
-    look(folder)?;
+    find(folder)?;
     let mut disk = PlainDisk::open(folder).map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => {
             io::Error::new(error.kind(), "a running gateway has this journal; stop it first")

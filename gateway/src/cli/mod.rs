@@ -191,12 +191,8 @@ fn run(config: Config) -> ExitCode {
     crate::logs::start(&config.logs);
     match crate::log::refuse_left(&config).and_then(|()| resources::prepare()) {
         Ok(lacking) => {
-            let known = ["", "io_uring", "epoll"];
-            let driver = std::env::var("TRINE_DRIVER").unwrap_or_default();
-            let driver = (!known.contains(&&*driver)).then(|| {
-                format!("TRINE_DRIVER={driver} means nothing; it may be io_uring or epoll")
-            });
-            let warnings = [config.warnings(), lacking, driver.into_iter().collect()].concat();
+            let mut warnings = [config.warnings(), lacking].concat();
+            warnings.extend(warning_of_driver());
             crate::control::run(config, &warnings)
         }
         Err(reason) => {
@@ -204,6 +200,13 @@ fn run(config: Config) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A driver that nobody knows is not asked for.
+fn warning_of_driver() -> Option<String> {
+    let driver = std::env::var("TRINE_DRIVER").ok()?;
+    let is_known = ["", "io_uring", "epoll"].contains(&&*driver);
+    (!is_known).then(|| format!("TRINE_DRIVER={driver} means nothing; it may be io_uring or epoll"))
 }
 
 fn complain(line: &str) {

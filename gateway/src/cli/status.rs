@@ -122,8 +122,8 @@ fn describe_journal(text: &mut String, name: &str, what: &str, journal: &Journal
     ));
     if let Some(found) = &journal.recovery {
         text.push_str(&format!(
-            "            recovered {} records and cursor moves, {} in {} ms: {} damaged places, {} segments and {} \
-             records missing, {} bytes torn\n",
+            "            recovered {} records and cursor moves, {} in {} ms: {} damaged places, \
+             {} segments and {} records missing, {} bytes torn\n",
             found.records,
             mebibytes(found.bytes),
             found.duration_ms,

@@ -314,22 +314,30 @@ impl Reader {
         };
         let mut consumer = Consumer::default();
         let place = format!("consumer[{}]", config.consumers.len());
-        self.section(&place, table, CONSUMER, &mut consumer, |reader, consumer, name, value| {
-            let Some((_, keys)) = TABLES.iter().find(|(known, _)| *known == name) else {
-                return false;
-            };
-            match value.get_ref() {
-                DeValue::Table(table) => {
-                    let place = format!("{place}.{name}");
-                    reader.section(&place, table, keys, consumer, |_, _, _, _| false);
+        let tables: Vec<&str> = TABLES.iter().map(|(name, _)| *name).collect();
+        self.section(
+            &place,
+            table,
+            CONSUMER,
+            &mut consumer,
+            &tables,
+            |reader, consumer, name, value| {
+                let Some((_, keys)) = TABLES.iter().find(|(known, _)| *known == name) else {
+                    return false;
+                };
+                match value.get_ref() {
+                    DeValue::Table(table) => {
+                        let place = format!("{place}.{name}");
+                        reader.section(&place, table, keys, consumer, &[], |_, _, _, _| false);
+                    }
+                    _ => {
+                        let label = format!("write [consumer.{name}], or {name} = {{ … }}");
+                        reader.problem(value.span(), format!("`{name}` is a section"), label);
+                    }
                 }
-                _ => {
-                    let label = format!("write [consumer.{name}], or {name} = {{ … }}");
-                    reader.problem(value.span(), format!("`{name}` is a section"), label);
-                }
-            }
-            true
-        });
+                true
+            },
+        );
         for name in ["name", "topics"] {
             if self.span(&format!("{place}.{name}")).is_none() {
                 let title = format!("this consumer has no {name}");
@@ -364,7 +372,7 @@ impl Reader {
         };
         let mut upstream = Upstream::default();
         let place = format!("upstream[{}]", config.upstreams.len());
-        self.section(&place, table, UPSTREAM_KEYS, &mut upstream, |_, _, _, _| false);
+        self.section(&place, table, UPSTREAM_KEYS, &mut upstream, &[], |_, _, _, _| false);
         for name in ["name", "endpoints"] {
             if self.span(&format!("{place}.{name}")).is_none() {
                 let title = format!("this upstream has no {name}");
@@ -422,7 +430,7 @@ pub(super) fn write_keys(text: &mut String) {
 }
 
 /// The sections of a `[[consumer]]`.
-pub(super) const TABLES: &[(&str, &[Key<Consumer>])] = &[
+const TABLES: &[(&str, &[Key<Consumer>])] = &[
     ("prefetch", PREFETCH),
     ("to", TO),
     ("schedule", SCHEDULE),

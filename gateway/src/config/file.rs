@@ -103,7 +103,7 @@ impl Reader {
 
     fn config(&mut self, root: &DeTable<'_>) -> Config {
         let mut config = Config::with_file_defaults();
-        self.section("", root, KEYS, &mut config, |reader, config, name, value| {
+        self.section("", root, KEYS, &mut config, &SECTIONS, |reader, config, name, value| {
             match (name, value.get_ref()) {
                 ("namespace", DeValue::Array(entries)) => {
                     for entry in entries {
@@ -139,6 +139,7 @@ impl Reader {
                         table,
                         keys,
                         &mut namespace,
+                        &route_keys(),
                         |reader, n, key, value| {
                             reader.key("channel", ROUTE_KEYS, &mut n.route, key, value)
                         },
@@ -146,7 +147,7 @@ impl Reader {
                     config.namespaces[0] = namespace;
                 }
                 (section, DeValue::Table(table)) if is_section(section) => {
-                    reader.section(section, table, KEYS, config, |_, _, _, _| false);
+                    reader.section(section, table, KEYS, config, &[], |_, _, _, _| false);
                 }
                 (section, _) if is_section(section) || section == "channel" => {
                     let label = format!("write [{section}]");
@@ -172,9 +173,15 @@ impl Reader {
         };
         let mut namespace = Namespace::closed(String::new());
         let place = format!("namespace[{}]", config.namespaces.len() - 1);
-        self.section(&place, table, NAMESPACE_KEYS, &mut namespace, |reader, n, key, value| {
-            reader.key(&place, ROUTE_KEYS, &mut n.route, key, value)
-        });
+        let others = route_keys();
+        self.section(
+            &place,
+            table,
+            NAMESPACE_KEYS,
+            &mut namespace,
+            &others,
+            |reader, n, key, value| reader.key(&place, ROUTE_KEYS, &mut n.route, key, value),
+        );
         match self.span(&format!("{place}.name")) {
             None => self.problem(entry.span(), "this namespace has no name", "add name = \"…\""),
             // One that can't be has been told, and the one without a name is [channel].
@@ -194,9 +201,14 @@ impl Reader {
         };
         let mut rpc = Rpc::default();
         let place = format!("rpc[{}]", config.rpcs.len());
-        self.section(&place, table, RPC_KEYS, &mut rpc, |reader, rpc, key, value| {
-            reader.key(&place, ROUTE_KEYS, &mut rpc.route, key, value)
-        });
+        self.section(
+            &place,
+            table,
+            RPC_KEYS,
+            &mut rpc,
+            &route_keys(),
+            |reader, rpc, key, value| reader.key(&place, ROUTE_KEYS, &mut rpc.route, key, value),
+        );
         for name in ["method", "topic"] {
             if self.span(&format!("{place}.{name}")).is_none() {
                 let title = format!("this rpc has no {name}");
@@ -212,13 +224,14 @@ impl Reader {
         config.rpcs.push(rpc);
     }
 
-    /// Reads one table. `other` takes what is no key of it, or says no.
+    /// Reads one table. `other` takes what is no key of it, which `others` names, or says no.
     pub(super) fn section<T>(
         &mut self,
         section: &str,
         table: &DeTable<'_>,
         keys: &[Key<T>],
         target: &mut T,
+        others: &[&str],
         mut other: impl FnMut(&mut Self, &mut T, &str, &Spanned<DeValue<'_>>) -> bool,
     ) {
         let plain = if keys.iter().any(|key| key.section == section) { section } else { "" };
@@ -228,20 +241,8 @@ impl Reader {
             if let Some(key) = found {
                 self.value(section, key, target, value);
             } else if !other(self, target, name.get_ref(), value) {
-                let mut known: Vec<&str> =
-                    keys.iter().filter(of_section).map(|key| key.name).collect();
-                if section.is_empty() {
-                    known.extend(SECTIONS);
-                } else if section == "channel"
-                    || ["namespace[", "rpc["].iter().any(|of| section.starts_with(of))
-                {
-                    known.extend(ROUTE_KEYS.iter().map(|key| key.name));
-                } else if section.starts_with("consumer[")
-                    && plain.is_empty()
-                    && !section.contains('.')
-                {
-                    known.extend(super::consumer::TABLES.iter().map(|(name, _)| *name));
-                }
+                let own = keys.iter().filter(of_section).map(|key| key.name);
+                let known: Vec<&str> = own.chain(others.iter().copied()).collect();
                 let place = if section.is_empty() { "file" } else { "section" };
                 let title = format!("this {place} has no key `{}`", name.get_ref());
                 self.problem(name.span(), title, suggestion(name.get_ref(), &known));
@@ -316,6 +317,11 @@ const SECTIONS: [&str; 15] = [
     "namespace",
 ];
 
+/// What a table may have beside its own keys if its events may go to the log.
+fn route_keys() -> Vec<&'static str> {
+    ROUTE_KEYS.iter().map(|key| key.name).collect()
+}
+
 fn is_section(name: &str) -> bool {
     !name.is_empty() && KEYS.iter().any(|key| key.section == name)
 }
@@ -350,8 +356,11 @@ fn read(kind: Kind, value: &DeValue<'_>) -> Result<Value, String> {
         (Kind::Choice(words), value) => match value.as_str() {
             Some(text) if words.contains(&text) => Ok(Value::Text(text.to_owned())),
             Some(text) => {
-                let (hint, all) = (suggestion(text, words), words.join(", "));
-                Err(if hint.ends_with(&all) { hint } else { format!("{hint} {all}") })
+                let all = words.join(", ");
+                Err(match nearest(text, words) {
+                    Some(word) => format!("did you mean `{word}`? known are {all}"),
+                    None => format!("known are {all}"),
+                })
             }
             None => Err(format!("one of: {}", words.join(", "))),
         },
@@ -545,11 +554,16 @@ fn is_name(text: &str) -> bool {
 
 /// What was probably meant, or all that could have been.
 fn suggestion(text: &str, known: &[&str]) -> String {
-    let nearest = known.iter().map(|word| (distance(text, word), word)).min();
-    match nearest {
-        Some((steps, word)) if steps <= 1 + text.len() / 4 => format!("did you mean `{word}`?"),
-        _ => format!("known are {}", known.join(", ")),
+    match nearest(text, known) {
+        Some(word) => format!("did you mean `{word}`?"),
+        None => format!("known are {}", known.join(", ")),
     }
+}
+
+/// The known word that a text may be a slip of.
+fn nearest<'a>(text: &str, known: &[&'a str]) -> Option<&'a str> {
+    let (steps, word) = known.iter().map(|word| (distance(text, word), *word)).min()?;
+    (steps <= 1 + text.len() / 4).then_some(word)
 }
 
 /// How many letters must be added, removed or changed (Levenshtein).

@@ -432,14 +432,14 @@ impl Config {
     /// Who connects without a token has no name: what a file lets the named do, nobody can.
     fn warnings_of_names(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        let needs_names = |namespace: &&Namespace| {
+        let lets_in = |namespace: &Namespace, whom: Access| {
             let Namespace { subscribe, publish, presence_access, history_access, .. } = namespace;
-            [*subscribe, *publish, *presence_access, *history_access].contains(&Access::Clients)
+            [*subscribe, *publish, *presence_access, *history_access].contains(&whom)
         };
         // Of what no file speaks it wants nothing.
         let unsaid = Namespace::closed(String::new());
         let said = self.namespaces.iter().filter(|namespace| **namespace != unsaid);
-        let closed = said.filter(needs_names);
+        let closed = said.filter(|namespace| lets_in(namespace, Access::Clients));
         let closed = closed.map(|namespace| match namespace.name.as_str() {
             "" => "[channel]".to_owned(),
             name => format!("namespace {name}"),
@@ -451,11 +451,7 @@ impl Config {
                  tokens: {closed}"
             ));
         }
-        let lets_in = |namespace: &Namespace| {
-            let Namespace { subscribe, publish, presence_access, history_access, .. } = namespace;
-            [*subscribe, *publish, *presence_access, *history_access].contains(&Access::Anonymous)
-        };
-        let is_shut = !self.namespaces.iter().any(lets_in);
+        let is_shut = !self.namespaces.iter().any(|of| lets_in(of, Access::Anonymous));
         if self.client.anonymous && closed.is_empty() && self.rpcs.is_empty() && is_shut {
             warnings.push(
                 "no channel lets clients subscribe, publish or look; say so in \

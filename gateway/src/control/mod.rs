@@ -40,7 +40,7 @@ use crate::config::{Config, LogKind};
 use crate::limits::{SHARDS_MAX, START_GRACE};
 use crate::logs::tell;
 use awake::Awake;
-use process::{Adopted, Begun, Found, Process};
+use process::{Adopted, Begun, End, Found, Process};
 use runtime_dir::RuntimeDir;
 use signals::{Asked, Signals};
 use supervise::{Action, Event, Supervisor};
@@ -224,8 +224,8 @@ impl Control {
                 self.starting = None;
                 self.started(found)
             }
-            how = ended(&mut self.process) => {
-                self.ended(&how);
+            end = ended(&mut self.process) => {
+                self.ended(&end);
                 Ok(Event::Ended)
             }
             () = sleep_until(deadline) => Ok(Event::Deadline),
@@ -319,10 +319,10 @@ impl Control {
     }
 
     /// The data process is gone; its gauges go with it, its totals stay.
-    fn ended(&mut self, how: &str) {
+    fn ended(&mut self, End { how, by_signal }: &End) {
         let pid = self.process.take().map(|process| process.pid());
         // A process that drained removed its socket; a crash leaves it, if all was not removed.
-        let clean = !self.runtime_dir.data_socket().exists() && !how.starts_with("signal");
+        let clean = !self.runtime_dir.data_socket().exists() && !by_signal;
         if clean {
             tracing::info!(pid, how, "data process ended after draining");
         } else {
@@ -428,7 +428,7 @@ async fn join(starting: &mut Option<Starting>) -> Result<Found, Error> {
 }
 
 /// The end of the process; never, when there is none.
-async fn ended(process: &mut Option<Process>) -> String {
+async fn ended(process: &mut Option<Process>) -> End {
     match process {
         Some(process) => process.ended().await,
         None => std::future::pending().await,

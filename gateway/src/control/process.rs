@@ -30,7 +30,16 @@ use crate::limits::{LINK_TIMEOUT, START_TIMEOUT};
 pub struct Process {
     pid: u32,
     pidfd: Arc<OwnedFd>,
-    ended: oneshot::Receiver<String>,
+    ended: oneshot::Receiver<End>,
+}
+
+/// How a process has ended.
+#[derive(Debug)]
+pub struct End {
+    /// In a few words.
+    pub how: String,
+    /// A signal ended it, its own abort included.
+    pub by_signal: bool,
 }
 
 impl Process {
@@ -67,10 +76,11 @@ impl Process {
         self.pid
     }
 
-    /// Waits for its end and says how it came, in a few words. Safe to drop and call again until
-    /// it has returned once.
-    pub async fn ended(&mut self) -> String {
-        (&mut self.ended).await.unwrap_or_else(|_| "no longer watched".to_owned())
+    /// Waits for its end and says how it came. Safe to drop and call again until it has returned
+    /// once.
+    pub async fn ended(&mut self) -> End {
+        let unwatched = || End { how: "no longer watched".to_owned(), by_signal: false };
+        (&mut self.ended).await.unwrap_or_else(|_| unwatched())
     }
 
     /// Asks it to drain and end.
@@ -286,20 +296,23 @@ fn await_end(pidfd: &OwnedFd) -> bool {
 }
 
 /// Blocks until the process ends: its pidfd becomes readable then.
-fn end_of(pidfd: &OwnedFd, child: Option<Child>) -> String {
+fn end_of(pidfd: &OwnedFd, child: Option<Child>) -> End {
     let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
     while let Err(errno) = poll(&mut fds, None) {
         assert_eq!(errno, rustix::io::Errno::INTR, "poll on a valid descriptor");
     }
-    match child.map(|mut child| child.wait()) {
-        Some(Ok(status)) => match (status.code(), status.signal()) {
+    let status = child.map(|mut child| child.wait());
+    let signal = status.as_ref().and_then(|status| status.as_ref().ok()?.signal());
+    let how = match status {
+        Some(Ok(status)) => match (status.code(), signal) {
             (Some(code), _) => format!("exit code {code}"),
             (None, Some(signal)) => format!("signal {signal}"),
             (None, None) => "unknown status".to_owned(),
         },
         Some(Err(error)) => error.to_string(),
         None => "adopted, so its status is unknown".to_owned(),
-    }
+    };
+    End { how, by_signal: signal.is_some() }
 }
 
 fn pidfd(pid: u32) -> io::Result<OwnedFd> {

@@ -717,7 +717,9 @@ impl Lane {
     fn letter_settled(&mut self, serial: u64, outcome: Outcome, now_ms: u64, random: u64) {
         let route = self.route.clone();
         let entry = self.entry(serial);
-        entry.keep();
+        if !matches!(outcome, Outcome::Delivered) {
+            entry.keep();
+        }
         let offset = entry.offset;
         let detail = match outcome {
             Outcome::Delivered => {
@@ -831,18 +833,17 @@ impl Lane {
     /// After a revoke: commits in time meanwhile, and ends once everything that was taken has its
     /// outcome.
     fn drain(&mut self, now_ms: u64) -> Option<Effect> {
-        let is_over = self.works.is_empty();
         if self.committing.is_some() {
             return None;
         }
+        let is_over = self.works.is_empty();
         if self.commit_due_ms.is_some_and(|due_ms| is_over || due_ms <= now_ms) {
             return Some(self.commit());
         }
-        if !is_over {
-            return None;
-        }
-        self.phase = Phase::Closed;
-        Some(Effect::Drained)
+        is_over.then(|| {
+            self.phase = Phase::Closed;
+            Effect::Drained
+        })
     }
 
     fn work(&mut self, work: Work) -> Token {

@@ -281,6 +281,12 @@ impl Connections {
         self.push(id, header.as_slice(), payload);
     }
 
+    /// Appends a frame that the client must answer.
+    pub fn ping(&mut self, id: u32, kind: FrameKind, payload: &[u8]) {
+        self.push_frame(id, kind, payload);
+        self.entries[id as usize].ping = Ping::Waits;
+    }
+
     /// Appends bytes of this connection alone.
     pub fn push(&mut self, id: u32, head: &[u8], body: &[u8]) {
         let connection = &mut self.entries[id as usize];
@@ -565,11 +571,6 @@ impl Connection {
         let session = self.session.as_ref().filter(|_| !self.paused);
         let session_ms = session.map_or(u64::MAX, Session::deadline_ms);
         self.deadline_ms.min(session_ms)
-    }
-
-    /// A ping is in the outbox.
-    pub fn pings(&mut self) {
-        self.ping = Ping::Waits;
     }
 
     /// Whether the last ping has not left.

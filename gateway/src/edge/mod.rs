@@ -135,11 +135,7 @@ pub fn run(start: ShardStart) {
 /// Accepts connections for as long as the shard runs.
 async fn accept(shard: Shared, listener: OwnedFd, entrance: Entrance) {
     let listener = Listener::from_fd(listener).expect("a listener that control has opened");
-    let most = || {
-        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        limit.saturating_sub(DESCRIPTORS_RESERVED)
-    };
-    let (mut most_now, mut is_failing) = (most(), false);
+    let (mut most, mut is_failing) = (descriptors_for_clients(), false);
     loop {
         let accepted = listener.accept().await;
         if shard.borrow().draining_until_ms.is_some() {
@@ -147,29 +143,36 @@ async fn accept(shard: Shared, listener: OwnedFd, entrance: Entrance) {
             return;
         }
         let error = match accepted {
-            Ok((stream, _)) if (stream.number() as u64) < most_now => {
+            Ok((stream, _)) if (stream.number() as u64) < most => {
                 is_failing = false;
                 admit(&shard, stream, entrance);
                 continue;
             }
             // Journals, brokers and backends need some, too.
             Ok(_) => {
-                most_now = most();
+                most = descriptors_for_clients();
                 Errno::MFILE.into()
             }
             Err(error) => error,
         };
         shard.borrow().clients.metrics.add(Counter::AcceptErrors, 1);
         if !std::mem::replace(&mut is_failing, true) {
-            let of_files = [Errno::MFILE, Errno::NFILE].map(|of| Some(of.raw_os_error()));
-            let remedy = of_files
-                .contains(&error.raw_os_error())
-                .then_some("raise the limit of open files (LimitNOFILE= in systemd)");
+            let remedy = match Errno::from_io_error(&error) {
+                Some(Errno::MFILE | Errno::NFILE) => {
+                    Some("raise the limit of open files (LimitNOFILE= in systemd)")
+                }
+                _ => None,
+            };
             tracing::warn!(%error, remedy, "connections are not accepted");
         }
         // Running out of descriptors fails at once, again and again.
         rt::sleep_until(rt::now_ms() + ACCEPT_PAUSE_MS).await;
     }
+}
+
+/// Below which number a descriptor may be a client's; the limit may be raised while it runs.
+fn descriptors_for_clients() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX).saturating_sub(DESCRIPTORS_RESERVED)
 }
 
 /// Takes a new connection, or gives it to a shard that has fewer.

@@ -442,14 +442,8 @@ impl Shard {
         let format = session.format();
         match session.tick(&self.config, now_ms) {
             Tick::Nothing => {}
-            Tick::Ping => {
-                self.clients.push_frame(id, crate::hub::frame_kind(format), format.ping());
-                self.clients.entry(id).pings();
-            }
-            Tick::FramePing => {
-                self.clients.push_frame(id, FrameKind::Ping, b"");
-                self.clients.entry(id).pings();
-            }
+            Tick::Ping => self.clients.ping(id, crate::hub::frame_kind(format), format.ping()),
+            Tick::FramePing => self.clients.ping(id, FrameKind::Ping, b""),
             Tick::Close(disconnect) => self.close(id, disconnect),
         }
         self.clients.arm(id);
