@@ -35,6 +35,25 @@ fn warm_up(gateway: &Gateway) {
     });
 }
 
+/// A folder that can't be the journal's is told to operators and clients for what it is.
+#[test]
+fn a_data_dir_that_can_not_be_is_no_recovery() {
+    let file = std::env::temp_dir().join(format!("trine-no-folder-{}", std::process::id()));
+    std::fs::write(&file, "").expect("a file");
+    let gateway = Gateway::start_on(Some(&file), TICKETS);
+    let mut client = Client::connect(gateway.client, "ann").expect("connected");
+    let body = json!({"method": "ticket.create", "data": {"key": "a"}});
+    wait::until("the refusal says that the log fails", || {
+        let refused = client.call("rpc", body.clone()).expect_err("there is no journal");
+        format!("{refused:?}").contains("the log fails").then_some(())
+    });
+    wait::until("the log names the folder", || {
+        gateway.log().contains(&*file.join("log").display().to_string()).then_some(())
+    });
+    drop(gateway);
+    let _ = std::fs::remove_file(&file);
+}
+
 /// Whether as many commands were timed as were taken.
 fn timed(gateway: &Gateway) -> Option<()> {
     let metrics = gateway.metrics();
