@@ -45,7 +45,7 @@ pub fn send(mut socket: &UnixStream, payload: &[u8], fds: &[BorrowedFd<'_>]) -> 
 /// happens when this process has no room for more of them.
 pub fn receive(mut socket: &UnixStream) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
     let mut head = [0; 8];
-    if socket.read(&mut head[..1])? == 0 {
+    if rustix::io::retry_on_intr(|| rustix::io::read(socket, &mut head[..1]))? == 0 {
         return Ok(None);
     }
     socket.read_exact(&mut head[1..])?;

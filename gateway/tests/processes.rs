@@ -65,10 +65,11 @@ impl Place {
     }
 
     fn start_with(&self, command: &mut Command) -> Gateway<'_> {
-        let mut child = command.spawn().unwrap();
+        // One pipe, so that what it warns of stands before the line that says that it listens.
+        let (reader, writer) = std::io::pipe().unwrap();
+        let child = command.stdout(writer.try_clone().unwrap()).stderr(writer).spawn().unwrap();
         let printed = Arc::new(Mutex::new(String::new()));
-        collect(child.stdout.take().unwrap(), &printed);
-        collect(child.stderr.take().unwrap(), &printed);
+        collect(reader, &printed);
         let gateway = Gateway { place: self, child, printed };
         until("the gateway listens", || gateway.printed().contains("listening on"));
         gateway
@@ -605,6 +606,32 @@ fn a_data_process_of_another_layout_is_not_adopted() {
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(78), "{text}");
     assert!(text.contains("9.9") && text.contains("kill 4242"), "{text}");
+}
+
+#[test]
+fn a_control_that_is_paused_while_it_asks_hears_the_answer() {
+    let place = Place::new("paused");
+    let dir = place.runtime_dir();
+    private_directory(&dir);
+    let socket = UnixListener::bind(dir.join("data.sock")).unwrap();
+    let child = place.command().spawn().unwrap();
+    let control = KillOnDrop(i32::try_from(child.id()).unwrap());
+    let (answer, _) = socket.accept().unwrap();
+    let is = |state| {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", control.0)).unwrap();
+        stat.rsplit_once(") ").unwrap().1.starts_with(state)
+    };
+    // Some of its sleeps are others than the one for the answer.
+    for _ in 0..10 {
+        until("it waits", || is('S'));
+        send(control.0, Signal::STOP);
+        until("it is paused", || is('T'));
+        send(control.0, Signal::CONT);
+    }
+    fd::send(&answer, b"no greeting", &[]).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("expected"), "{text}");
 }
 
 #[test]

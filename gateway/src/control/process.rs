@@ -200,7 +200,13 @@ fn connect(socket: &Path) -> io::Result<UnixStream> {
     let stream = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     stream.set_read_timeout(Some(LINK_TIMEOUT))?;
     stream.set_write_timeout(Some(LINK_TIMEOUT))?;
-    stream.connect(&SockAddr::unix(socket)?)?;
+    let address = SockAddr::unix(socket)?;
+    // A wait for room in the listener's queue that a signal ended has connected nothing.
+    while let Err(error) = stream.connect(&address) {
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
     Ok(OwnedFd::from(stream).into())
 }
 
