@@ -23,6 +23,7 @@ pub const DRAIN: Duration = Duration::from_secs(9);
 /// How long control waits for the end of a process that it killed. The system takes some time for
 /// much memory, and for ever where the process waits for a disk that hangs.
 pub const KILL_GRACE: Duration = Duration::from_millis(700);
+const _: () = assert!(DRAIN.as_millis() + KILL_GRACE.as_millis() < 10_000);
 /// How long the data process itself waits for its shards: shorter, so that it is the one to tell.
 pub const SHARDS_DRAIN: Duration = Duration::from_secs(8);
 
