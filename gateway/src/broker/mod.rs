@@ -3,7 +3,8 @@
 //! **Runs on: shard**, the owner's. Sans-IO: the caller brings the time and the epochs' random
 //! numbers come from the shard's generator. Invariants: only the owner assigns offsets; an epoch
 //! never repeats; history and presence stay within the shard's share of
-//! `broker.history_limit_bytes`, the oldest history going first.
+//! `broker.history_limit_bytes`, the oldest history going first; a client that its presence has no
+//! room for is refused. Beyond it are only the positions of channels that are followed.
 
 mod presence;
 mod stream;
@@ -192,6 +193,8 @@ pub struct Subscribed {
     pub position: Option<Position>,
     /// The outcome, if recovery was asked for.
     pub recovered: Option<Recovered>,
+    /// The presence that was wished for has no room: the client isn't in it, and is refused.
+    pub no_room: bool,
 }
 
 /// What happened in the broker since the counters were last taken.
@@ -199,6 +202,8 @@ pub struct Subscribed {
 pub struct Totals {
     /// Publications dropped from history because the shard's budget was full.
     pub trimmed: u64,
+    /// Clients that had no room in the presence.
+    pub presence_refused: u64,
 }
 
 /// A name of a publication, in its channel.
@@ -229,6 +234,7 @@ pub struct Broker {
     used_bytes: usize,
     items: usize,
     presence_entries: usize,
+    presence_bytes: usize,
     /// Publications that were named, those of the log apart: they come many a second.
     named: [Recent<Option<Position>>; 2],
     totals: Totals,
@@ -262,6 +268,7 @@ impl Broker {
             used_bytes: 0,
             items: 0,
             presence_entries: 0,
+            presence_bytes: 0,
             named: [(); 2].map(|()| Recent::new(IDEMPOTENCY_MS, IDEMPOTENCY_KEYS)),
             totals: Totals::default(),
         }
@@ -280,13 +287,7 @@ impl Broker {
         let mut answer = Subscribed::default();
         let id = self.open(name, index);
         self.channels[id].shards.insert(from);
-        if let Some(info) = wish.presence {
-            let bytes = presence::entry_bytes(&info);
-            if self.channels[id].presence.get_or_insert_default().insert(info) {
-                self.presence_entries += 1;
-                self.used_bytes += bytes;
-            }
-        }
+        answer.no_room = wish.presence.is_some_and(|info| !self.enter(id, info));
         if wish.position || wish.recover.is_some() {
             let stream = self.stream(id, namespace, now_ms);
             answer.position = Some(stream.position());
@@ -294,6 +295,24 @@ impl Broker {
         }
         self.trim();
         answer
+    }
+
+    /// Enters a client into the channel's presence; says whether there was room.
+    fn enter(&mut self, id: usize, info: Info) -> bool {
+        let bytes = presence::entry_bytes(&info);
+        let presence = self.channels[id].presence.get_or_insert_default();
+        if presence.contains(info.client) {
+            return true;
+        }
+        if self.presence_bytes + bytes > self.limit_bytes {
+            self.totals.presence_refused += 1;
+            return false;
+        }
+        presence.insert(info);
+        self.presence_entries += 1;
+        self.presence_bytes += bytes;
+        self.used_bytes += bytes;
+        true
     }
 
     /// Forgets that the shard `from` has subscribers.
@@ -387,8 +406,10 @@ impl Broker {
     pub fn leave(&mut self, name: &str, client: Uuid) -> Option<Info> {
         let id = self.find(name)?;
         let info = self.channels[id].presence.as_mut()?.remove(client)?;
+        let bytes = presence::entry_bytes(&info);
         self.presence_entries -= 1;
-        self.used_bytes -= presence::entry_bytes(&info);
+        self.presence_bytes -= bytes;
+        self.used_bytes -= bytes;
         self.drop_if_unused(id);
         Some(info)
     }

@@ -25,14 +25,16 @@ pub struct Presence {
 }
 
 impl Presence {
-    /// Adds a client; says whether it was new.
-    pub fn insert(&mut self, info: Info) -> bool {
-        if self.clients.contains_key(&info.client) {
-            return false;
-        }
+    /// Whether this client is here.
+    pub fn contains(&self, client: Uuid) -> bool {
+        self.clients.contains_key(&client)
+    }
+
+    /// Adds a client that isn't here.
+    pub fn insert(&mut self, info: Info) {
         *self.users.entry_ref(&*info.user).or_insert(0) += 1;
-        self.clients.insert(info.client, info);
-        true
+        let before = self.clients.insert(info.client, info);
+        assert!(before.is_none(), "a client is counted once");
     }
 
     /// Removes a client; returns it if it was there.

@@ -217,6 +217,36 @@ fn presence_counts_clients_and_users() {
     assert_eq!(broker.sizes(), (0, 0, 0, 0));
 }
 
+#[test]
+fn presence_takes_the_room_of_history_and_no_more() {
+    const LIMIT_BYTES: usize = 64 << 10;
+    let (mut broker, namespace) = (broker(LIMIT_BYTES), namespace(100, 100_000));
+    for _ in 0..100 {
+        broker.publish("room", (&namespace, 0), plain(&[0; 200]), 0);
+    }
+    let info = |client| Info {
+        client: Uuid::from_u128(client),
+        user: client.to_string().into(),
+        conn_info: Bytes::from_static(b"{}"),
+    };
+    let mut enter = |client| {
+        let wish = SubscribeWish { presence: Some(info(client)), ..SubscribeWish::default() };
+        let has_room = !broker.subscribe(0, "room", (&namespace, 0), wish, 0).no_room;
+        assert!(broker.sizes().0 <= LIMIT_BYTES);
+        has_room
+    };
+    let entered = (0..1000).filter(|client| enter(*client)).count();
+    assert!((300..500).contains(&entered), "{entered}");
+    assert!(enter(0), "who is in it already needs no room");
+    assert!(!enter(1000));
+    assert_eq!((broker.sizes().1, broker.sizes().2), (0, entered), "history goes first");
+    let refused = broker.take_totals().presence_refused;
+    assert_eq!(refused, 1001 - entered as u64);
+    broker.leave("room", Uuid::from_u128(7)).unwrap();
+    let wish = SubscribeWish { presence: Some(info(1000)), ..SubscribeWish::default() };
+    assert!(!broker.subscribe(0, "room", (&namespace, 0), wish, 0).no_room, "there is room again");
+}
+
 proptest! {
     /// A stream is the newest part of the list of everything that was ever published.
     #[test]

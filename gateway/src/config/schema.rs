@@ -196,7 +196,8 @@ pub(super) const KEYS: &[Key<Config>] = keys! { Config;
         |c, v| if let Value::Texts(origins) = v { c.client.allowed_origins = origins.clone() },
         |c| Some(format!("{:?}", c.client.allowed_origins));
     "broker" "history_limit_bytes" Kind::Integer(1 << 20, 1 << 40),
-        "Memory for history and presence of all channels; the oldest publications go first.",
+        "Memory for history and presence of all channels; the oldest publications go first, \
+         and clients that their presence has no room for are refused.",
         |c, v| c.broker.history_limit_bytes = v.size(),
         |c| Some(c.broker.history_limit_bytes.to_string());
     "logs" "level" Kind::Choice(&["error", "warn", "info", "debug"]), "The least level written.",

@@ -379,8 +379,13 @@ impl Clients for Connections {
         let (channel, _) = channel.expect("a subscribe is about a channel");
         let recovered = subscribed.recovered.as_ref().map(|recovered| recovered.complete);
         count_recovery(self, recovered);
-        let refused = recovered == Some(false) && refuse_unrecoverable;
-        if refused {
+        let refused = if subscribed.no_room {
+            Some(ErrorCode::Internal)
+        } else {
+            let is_unrecoverable = recovered == Some(false) && refuse_unrecoverable;
+            is_unrecoverable.then_some(ErrorCode::UnrecoverablePosition)
+        };
+        if refused.is_some() {
             self.undo.push(Undo { client: id, channel });
             self.totals.command_errors += 1;
         } else {
@@ -390,8 +395,8 @@ impl Clients for Connections {
             }
         }
         scratch::with(|message| {
-            if refused {
-                write_error(format, number, ErrorCode::UnrecoverablePosition, message);
+            if let Some(code) = refused {
+                write_error(format, number, code, message);
             } else if !is_ending {
                 write_subscribed(format, number, &subscribed, (recoverable, recovering), message);
             }

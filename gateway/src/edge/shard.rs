@@ -453,7 +453,7 @@ impl Shard {
     fn gauges(&mut self) {
         let (channels, ..) = self.hub.sizes();
         let (history_bytes, history_items, presence, known) = self.hub.broker().sizes();
-        let trimmed = self.hub.broker().take_totals().trimmed;
+        let broker = self.hub.broker().take_totals();
         let depth = self.hub.post().depth();
         let (sent, received, refused) = self.hub.post().totals();
         let (sent_before, received_before, refused_before) = self.mailbox_totals;
@@ -483,7 +483,8 @@ impl Shard {
         ] {
             metrics.add(counter, count);
         }
-        metrics.add(Counter::HistoryTrimmed, trimmed);
+        metrics.add(Counter::HistoryTrimmed, broker.trimmed);
+        metrics.add(Counter::PresenceRefused, broker.presence_refused);
         metrics.add(Counter::MailboxSent, sent - sent_before);
         metrics.add(Counter::MailboxReceived, received - received_before);
         metrics.add(Counter::MailboxFull, refused - refused_before);
