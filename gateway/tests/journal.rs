@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use trine_core::journal::disk::at_once;
@@ -13,15 +14,19 @@ use trine_core::journal::{Options, Retention, open, perform};
 
 const RECORDS: u64 = 100;
 
-/// A folder that goes when the test ends.
-struct Folder(PathBuf);
+/// A folder that goes when the test ends. One test at a time has one: a process that another starts
+/// just then would hold the lock of its journal for a moment.
+struct Folder(PathBuf, #[allow(dead_code)] MutexGuard<'static, ()>);
+
+static ALONE: Mutex<()> = Mutex::new(());
 
 impl Folder {
     fn new(name: &str) -> Folder {
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let path = std::env::temp_dir().join(format!("trine-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&path);
         fs::create_dir_all(&path).expect("a folder for the test");
-        Folder(path)
+        Folder(path, alone)
     }
 
     fn segment(&self) -> PathBuf {

@@ -15,6 +15,8 @@ use trine::edge::{self, ShardStart};
 use trine_core::metrics::{Counter, Histogram, Page};
 
 const PATIENCE: Duration = Duration::from_secs(20);
+/// As in the default configuration.
+const IN_FLIGHT: usize = 64;
 /// More than may be outstanding, on whichever shards the channels are.
 const PUBLISHES: usize = 400;
 
@@ -25,14 +27,15 @@ struct Shard {
 }
 
 impl Shard {
-    fn start(index: usize, peers: Peers, stop: &mut Stop) -> Shard {
+    fn start(index: usize, peers: Peers, stop: &mut Stop, in_flight: usize) -> Shard {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let page = Page::create(index).unwrap();
         let mut config = Config::embedded();
-        config.client.ping_interval_ms = 1500;
-        config.client.pong_timeout_ms = 1400;
+        config.client.ping_interval_ms = 3000;
+        config.client.pong_timeout_ms = 2900;
+        config.client.in_flight = in_flight;
         let start = ShardStart {
             index,
             shards: 2,
@@ -111,21 +114,21 @@ impl Client {
 fn a_client_that_is_not_read_is_not_asked_for_a_pong() {
     let (mut peers, mut stop) = (Peers::connect(2).unwrap(), Stop::default());
     let late = peers.pop().unwrap();
-    let first = Shard::start(0, peers.pop().unwrap(), &mut stop);
+    let first = Shard::start(0, peers.pop().unwrap(), &mut stop, IN_FLIGHT);
 
     let mut stalled = Client::connect(first.address);
     for id in 2..PUBLISHES + 2 {
         stalled.send(&format!("{{\"id\":{id},\"publish\":{{\"channel\":\"c{id}\",\"data\":1}}}}"));
     }
-    // Another client hears pings on time; three of them are longer than the stalled one would have
+    // Another client hears pings on time; two of them are longer than the stalled one would have
     // been waited for.
     let mut other = Client::connect(first.address);
-    while other.pings < 3 {
+    while other.pings < 2 {
         other.send("{\"id\":9,\"rpc\":{\"method\":\"echo\",\"data\":1}}");
         other.message();
         thread::sleep(Duration::from_millis(20));
     }
-    let second = Shard::start(1, late, &mut stop);
+    let second = Shard::start(1, late, &mut stop, IN_FLIGHT);
     for id in 2..PUBLISHES + 2 {
         assert!(stalled.message().starts_with(&format!("{{\"id\":{id},\"publish\":")), "{id}");
     }
@@ -139,6 +142,52 @@ fn a_client_that_is_not_read_is_not_asked_for_a_pong() {
         assert!(Instant::now() < deadline, "{timed} of {}", seen.counter(Counter::Commands));
         thread::sleep(Duration::from_millis(10));
     }
+    stop.request();
+    for shard in [first, second] {
+        shard.thread.join().unwrap();
+    }
+}
+
+#[test]
+fn a_full_mailbox_is_waited_for_and_then_its_command_is_refused_for_now() {
+    const CLIENTS: usize = 3;
+    // About half of the channels are the other shard's: more than its mailbox holds.
+    const EACH: usize = 1000;
+    let (mut peers, mut stop) = (Peers::connect(2).unwrap(), Stop::default());
+    let late = peers.pop().unwrap();
+    let first = Shard::start(0, peers.pop().unwrap(), &mut stop, EACH);
+    let mut clients = [(); CLIENTS].map(|()| Client::connect(first.address));
+    for (number, client) in clients.iter_mut().enumerate() {
+        for id in 2..EACH + 2 {
+            let channel = number * EACH + id;
+            client.send(&format!(
+                "{{\"id\":{id},\"publish\":{{\"channel\":\"c{channel}\",\"data\":1}}}}"
+            ));
+        }
+    }
+    let deadline = Instant::now() + PATIENCE;
+    while first.page.snapshot().counter(Counter::CommandErrors) == 0 {
+        assert!(Instant::now() < deadline, "no command was given up");
+        thread::sleep(Duration::from_millis(10));
+    }
+    let second = Shard::start(1, late, &mut stop, EACH);
+    let mut refused = 0;
+    for client in &mut clients {
+        for id in 2..EACH + 2 {
+            let reply = client.message();
+            if reply.contains("\"error\"") {
+                assert!(
+                    reply.contains("\"code\":100") && reply.contains("\"temporary\":true"),
+                    "{reply}"
+                );
+                refused += 1;
+            } else {
+                assert_eq!(reply, format!("{{\"id\":{id},\"publish\":{{}}}}"));
+            }
+        }
+    }
+    assert_eq!(refused, first.page.snapshot().counter(Counter::CommandErrors));
+    assert!((1..EACH as u64).contains(&refused), "{refused}");
     stop.request();
     for shard in [first, second] {
         shard.thread.join().unwrap();

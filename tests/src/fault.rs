@@ -398,6 +398,9 @@ mod tests {
         let (door, proxy) = echo();
         let mut stream = connect(&proxy);
         assert!(exchange(&mut stream, b"one").is_ok());
+        wait::until("the answer is counted", || {
+            (proxy.passed_bytes(Direction::ToClient) == 3).then_some(())
+        });
         proxy.hold(Direction::ToClient);
         stream.write_all(b"two").expect("still connected");
         wait::until("the request has passed", || {

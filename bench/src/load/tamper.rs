@@ -7,7 +7,7 @@ use crate::check::{Checker, Faults};
 use crate::payload::Stamp;
 
 /// One delivery in this many is broken.
-const EVERY: u64 = 1000;
+const EVERY: u64 = 100;
 
 /// A way to break deliveries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

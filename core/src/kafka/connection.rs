@@ -411,6 +411,13 @@ mod tests {
 
     /// What opening a connection says of a peer that reads the first request and then does this.
     fn opened(peer: impl FnOnce(std::net::TcpStream, [u8; 4]) + Send + 'static) -> String {
+        opened_within(20_000, peer)
+    }
+
+    fn opened_within(
+        timeout_ms: u64,
+        peer: impl FnOnce(std::net::TcpStream, [u8; 4]) + Send + 'static,
+    ) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let peer = std::thread::spawn(move || {
@@ -426,8 +433,8 @@ mod tests {
                 let endpoint = Endpoint { host: "kafka-7".into(), port: 9092, address };
                 let settings = Settings {
                     client_id: "test".to_owned(),
-                    connect_timeout_ms: 300,
-                    request_timeout_ms: 300,
+                    connect_timeout_ms: timeout_ms,
+                    request_timeout_ms: timeout_ms,
                     sasl: None,
                 };
                 *place.borrow_mut() = match Connection::open(endpoint, &settings, "nonce").await {
@@ -480,7 +487,7 @@ mod tests {
         assert!(closed.contains("closed") || closed.contains("reset"), "{closed}");
         let mixed = opened(|mut stream, _| stream.write_all(&response([9; 4], &[0; 6])).unwrap());
         assert!(mixed.contains("another request"), "{mixed}");
-        let silent = opened(|mut stream, _| {
+        let silent = opened_within(300, |mut stream, _| {
             // Until it is given up.
             let _ = stream.read_to_end(&mut Vec::new());
         });

@@ -41,7 +41,7 @@ impl Fixture {
 
     /// Another process on the same journal; where its feeds begin.
     fn restart(&mut self, partitions: u32) -> Vec<u64> {
-        self.storage = None;
+        self.storage.take().unwrap().stop(Duration::from_secs(20)).unwrap();
         let (queue, storage) = start_queue(&self.folder, partitions);
         (self.queue, self.storage) = (queue, Some(storage));
         (0..partitions).map(|_| self.ready()).collect()

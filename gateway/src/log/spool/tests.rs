@@ -51,7 +51,9 @@ impl Fixture {
 
     /// … with another shard of so many; the producer that it goes on with.
     fn restart_as(&mut self, shard: (usize, usize)) -> Option<(i64, i16)> {
-        self.storage = None;
+        for storage in self.storage.take().into_iter().flatten() {
+            storage.stop(Duration::from_secs(20)).unwrap();
+        }
         let (spool, storage) = start_spool(&self.folder, shard);
         (self.spool, self.storage) = (spool, Some(storage));
         self.until(0, |event| match event {

@@ -34,17 +34,25 @@ fn a_disk_that_fails_or_is_full_refuses_until_it_is_well() {
         let store = &mut stores[0];
         let a = stream(store, "a");
         let (cursor, ..) = open_any(store, "group", true);
-        store.try_send(Request::MoveCursor { cursor, value: 3 }).unwrap();
         let lost = Answer::Refused { token: 1, why: Refused::Lost };
         assert_eq!(ask(store, append(1, a, "one")), lost);
-        assert_eq!(storage.state().phase(), phase);
-        let failing = Answer::Refused { token: 2, why: Refused::Failing };
-        assert_eq!(ask(store, append(2, a, "two")), failing);
-        store.try_send(Request::Flush { token: 3 }).unwrap();
+        store.try_send(Request::MoveCursor { cursor, value: 3 }).unwrap();
+        // Between two, the disk is tried again.
+        let mut token = 1;
+        until("it is refused at once", || {
+            token += 1;
+            match ask(store, append(token, a, "more")) {
+                Answer::Refused { why: Refused::Lost, .. } => false,
+                refused => refused == Answer::Refused { token, why: Refused::Failing },
+            }
+        });
+        until("the phase", || storage.state().phase() == phase);
+        store.try_send(Request::Flush { token: 0 }).unwrap();
         store.flush();
         disk.with(|disk| disk.faults = Faults::default());
-        assert_eq!(answer(store), Answer::Flushed { token: 3 }, "the cursor is durable");
-        assert_eq!(ask(store, append(4, a, "four")), Answer::Durable { token: 4, offset: 0 });
+        assert_eq!(answer(store), Answer::Flushed { token: 0 }, "the cursor is durable");
+        token += 1;
+        assert_eq!(ask(store, append(token, a, "last")), Answer::Durable { token, offset: 0 });
         until("the news", || storage.state().phase() == Phase::Ready);
         storage.stop(PATIENCE).unwrap();
     }
