@@ -3,8 +3,9 @@
 //!
 //! **Runs on: any.** One gateway for all of it, with short timeouts.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use trine_tests::client::{Client, Failure};
@@ -171,6 +172,18 @@ fn the_slow_are_not_waited_for() {
     let mut answer = String::new();
     slow.read_to_string(&mut answer).expect("an answer and the end");
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+
+    // A byte now and then is no reason to wait on.
+    let mut trickling = connect(gateway.client);
+    trickling.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nX-Slow: ").expect("sent");
+    trickling.set_read_timeout(Some(Duration::from_millis(20))).expect("a limit");
+    let (mut answer, deadline) = ([0; 13], Instant::now() + wait::DEADLINE);
+    while let Err(error) = trickling.read_exact(&mut answer) {
+        assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{error}");
+        assert!(Instant::now() < deadline, "it is waited for");
+        trickling.write_all(b"a").expect("it listens");
+    }
+    assert_eq!(&answer, b"HTTP/1.1 408 ");
 
     // Whoever asks for nothing is told nothing, and a connection is kept between two requests.
     let mut idle = connect(gateway.client);

@@ -58,6 +58,13 @@ fn both_shards_serve_and_exchange_messages() {
             assert!(metrics.sum(series, &labels) > 0.0, "{series} of shard {shard}");
         }
     }
+    // A turn at least for each that wrote in a turn, and each is timed; none was idle or overloaded.
+    for shard in ["0", "1"] {
+        let of = |series| metrics.sum(series, &[("shard", shard)]);
+        assert!(of("trine_turns_total") > 0.0 && of("trine_sends_total") > 0.0, "{shard}");
+        let utilisation = of("trine_shard_utilisation_ratio");
+        assert!((0.0..=1.0).contains(&utilisation), "{utilisation}");
+    }
     assert_eq!(metrics.sum("trine_publications_total", &[]), CLIENTS as f64);
     assert_eq!(metrics.sum("trine_deliveries_total", &[]), (CLIENTS * CLIENTS) as f64);
     let exchanged = |direction, shard: &str| {
@@ -103,6 +110,48 @@ fn connections_are_handed_over_to_the_shard_that_has_fewer() {
     for client in &mut kept {
         client.call("rpc", json!({"method": "echo", "data": 1})).expect("each is served");
     }
+}
+
+/// Each shard has half of the room: who has none in the presence is told so, isn't subscribed, and
+/// is let in when others have left.
+#[test]
+fn a_client_that_presence_has_no_room_for_is_refused_for_now() {
+    const CHANNELS: usize = 8_000;
+    let config = format!(
+        "{TWO_SHARDS}\nclient.channels_limit = 10_000\nclient.ping_interval_ms = 0\n\
+         broker.history_limit_bytes = 1_048_576\n"
+    );
+    let gateway = Gateway::start(&config);
+    let mut client = Client::connect(gateway.client, "ann").expect("connected");
+    let channels: Vec<_> = (0..CHANNELS).map(|number| format!("room-{number}")).collect();
+    let (mut inside, mut outside) = (Vec::new(), Vec::new());
+    for some in channels.chunks(500) {
+        let bodies: Vec<_> = some.iter().map(|channel| json!({"channel": channel})).collect();
+        let first = client.send_together("subscribe", &bodies).expect("sent");
+        for (channel, id) in some.iter().zip(first..) {
+            match client.reply(id, "subscribe") {
+                Ok(_) => inside.push(channel),
+                Err(Failure::Refused { code: 100, .. }) => outside.push(channel),
+                Err(other) => panic!("{channel}: {other:?}"),
+            }
+        }
+    }
+    assert!(inside.len() > 1_000 && outside.len() > 1_000, "{} have room", inside.len());
+    let refused = || gateway.metrics().sum("trine_presence_refused_total", &[]);
+    wait::until("each is counted", || (refused() == outside.len() as f64).then_some(()));
+    let mut present = |channel: &str| {
+        let stats = client.call("presence_stats", json!({"channel": channel})).expect("answered");
+        stats["num_clients"].as_u64().unwrap_or_default()
+    };
+    assert_eq!((present(inside[0]), present(outside[0])), (1, 0));
+
+    for channel in &inside[..1_000] {
+        client.call("unsubscribe", json!({"channel": channel})).expect("it was subscribed");
+    }
+    client.call("subscribe", json!({"channel": outside[0]})).expect("there is room again");
+    client.publish(outside[0], json!(1)).expect("published");
+    let push = client.push(wait::DEADLINE).expect("what is published in it");
+    assert_eq!(push["channel"], json!(outside[0]), "{push}");
 }
 
 /// Every client floods a channel and follows it, across two shards at once, until mailboxes were full

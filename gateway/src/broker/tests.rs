@@ -219,8 +219,8 @@ fn presence_counts_clients_and_users() {
 
 #[test]
 fn presence_takes_the_room_of_history_and_no_more() {
-    const LIMIT_BYTES: usize = 64 << 10;
-    let (mut broker, namespace) = (broker(LIMIT_BYTES), namespace(100, 100_000));
+    let limit_bytes = 64 << 10;
+    let (mut broker, namespace) = (broker(limit_bytes), namespace(100, 100_000));
     for _ in 0..100 {
         broker.publish("room", (&namespace, 0), plain(&[0; 200]), 0);
     }
@@ -232,7 +232,7 @@ fn presence_takes_the_room_of_history_and_no_more() {
     let mut enter = |client| {
         let wish = SubscribeWish { presence: Some(info(client)), ..SubscribeWish::default() };
         let has_room = !broker.subscribe(0, "room", (&namespace, 0), wish, 0).no_room;
-        assert!(broker.sizes().0 <= LIMIT_BYTES);
+        assert!(broker.sizes().0 <= limit_bytes);
         has_room
     };
     let entered = (0..1000).filter(|client| enter(*client)).count();

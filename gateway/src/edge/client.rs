@@ -199,9 +199,9 @@ impl Shard {
             Progress::Done((number, subscribed)) => {
                 let recovered = subscribed.recovered.as_ref().map(|recovered| recovered.complete);
                 count_recovery(&mut self.clients, recovered);
-                if recovered == Some(false) && refuse_unrecoverable {
+                if let Some(code) = refusal(&subscribed, refuse_unrecoverable) {
                     self.undo(Undo { client: id, channel: number });
-                    self.refuse(id, format, reply, ErrorCode::UnrecoverablePosition);
+                    self.refuse(id, format, reply, code);
                     return false;
                 }
                 let session = self.clients.entry(id).session.as_mut().expect("it subscribes");
@@ -379,12 +379,7 @@ impl Clients for Connections {
         let (channel, _) = channel.expect("a subscribe is about a channel");
         let recovered = subscribed.recovered.as_ref().map(|recovered| recovered.complete);
         count_recovery(self, recovered);
-        let refused = if subscribed.no_room {
-            Some(ErrorCode::Internal)
-        } else {
-            let is_unrecoverable = recovered == Some(false) && refuse_unrecoverable;
-            is_unrecoverable.then_some(ErrorCode::UnrecoverablePosition)
-        };
+        let refused = refusal(&subscribed, refuse_unrecoverable);
         if refused.is_some() {
             self.undo.push(Undo { client: id, channel });
             self.totals.command_errors += 1;
@@ -430,6 +425,15 @@ impl Connections {
         self.metrics.record(Histogram::CommandDuration, rt::now_ns().saturating_sub(since_ns));
         self.release(ticket.client);
     }
+}
+
+/// Why a subscription that its owner knows of is taken back.
+fn refusal(subscribed: &Subscribed, refuse_unrecoverable: bool) -> Option<ErrorCode> {
+    if subscribed.no_room {
+        return Some(ErrorCode::Internal);
+    }
+    let is_complete = subscribed.recovered.as_ref().is_none_or(|recovered| recovered.complete);
+    (refuse_unrecoverable && !is_complete).then_some(ErrorCode::UnrecoverablePosition)
 }
 
 fn count_recovery(clients: &mut Connections, recovered: Option<bool>) {
