@@ -569,6 +569,38 @@ fn few_descriptors_are_told_and_too_few_are_refused() {
     assert!(!status.contains("THP_enabled:\t1"), "{status}");
 }
 
+/// Runs what follows it where io_uring_setup (system call 425) is refused with EPERM, as containers
+/// commonly do.
+const WITHOUT_RINGS: &str = r#"
+import ctypes, os, struct, sys
+class Program(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
+steps = [(0x20, 0, 0, 0), (0x15, 0, 1, 425), (0x06, 0, 0, 0x00050001), (0x06, 0, 0, 0x7fff0000)]
+code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+program = Program(len(steps), ctypes.cast(code, ctypes.c_void_p))
+prctl = ctypes.CDLL(None).prctl
+if prctl(38, 1, 0, 0, 0) or prctl(22, 2, ctypes.byref(program), 0, 0):
+    sys.exit("no filter")
+os.execv(sys.argv[1], sys.argv[1:])
+"#;
+
+#[test]
+fn a_system_that_refuses_rings_is_told_and_served_with_epoll() {
+    let place = Place::new("no-rings");
+    let whole = place.command();
+    let mut command = Command::new("python3");
+    command.arg("-c").arg(WITHOUT_RINGS).arg(whole.get_program()).args(whole.get_args());
+    command.stdin(Stdio::null()).env_remove("TRINE_DRIVER");
+    let gateway = place.start_with(&mut command);
+    until("both shards say why", || {
+        let refused = "epoll (io_uring refused: Operation not permitted";
+        gateway.printed().matches(refused).count() == 2
+    });
+    assert!(gateway.printed().contains("io_uring_disabled"), "{}", gateway.printed());
+    place.connect();
+    until("it serves", || place.counter("trine_connections_accepted_total") == 1);
+}
+
 #[test]
 fn a_second_embedded_default_is_told_what_it_lacks() {
     let place = Place::new("embedded");

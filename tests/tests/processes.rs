@@ -28,6 +28,9 @@ const OUTAGE: Duration = Duration::from_secs(9);
 /// How long clients may take to show that they are served without control.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The longest that nobody is served meanwhile: more than a busy machine takes from everybody.
+const STALL: Duration = Duration::from_secs(10);
+
 /// A clean stop closes clients with 3001 and exits 0; after it, as many publications again bring
 /// the stream to the same offset, and recovery must still say that it isn't the same stream.
 #[test]
@@ -217,7 +220,7 @@ impl Load {
                 (is_longer && are_more).then_some(())
             };
             let elapsed = start.elapsed();
-            assert!(wait::within(PATIENCE, go_on).is_some(), "not served after {elapsed:?}");
+            assert!(wait::within(STALL, go_on).is_some(), "not served after {elapsed:?}");
         }
         let pinged = || {
             let now = self.pings();
