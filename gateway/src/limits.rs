@@ -34,8 +34,11 @@ pub const DESCRIPTORS_MIN: u64 = 256;
 pub const DESCRIPTORS_RESERVED: u64 = 64;
 /// Descriptors below which a warning names how many clients they serve.
 pub const DESCRIPTORS_COMFORTABLE: u64 = 65_536;
-/// Locked memory that a ring takes on kernels that count it (before 5.12).
-pub const LOCKED_MEMORY_MIN_BYTES: u64 = 2 << 20;
+/// Locked memory that a shard's ring takes on kernels that count it (before 5.12).
+pub const LOCKED_MEMORY_RING_BYTES: u64 = 2 << 20;
+/// Locked memory below which a warning names how many rings it is enough for: what systems that
+/// don't count it for rings allow by default.
+pub const LOCKED_MEMORY_COMFORTABLE_BYTES: u64 = 8 << 20;
 /// How long `trine status` waits for each part of the answer.
 pub const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest answer that `trine status` reads: a report's partitions with the longest names.

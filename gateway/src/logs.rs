@@ -265,6 +265,70 @@ mod tests {
         tell(&writer, "to nobody");
     }
 
+    /// Not a test of its own: a process that logs from one call site, more than is written, until
+    /// records are written again. Each has its number.
+    #[test]
+    fn child_that_logs_too_much() {
+        if std::env::var("TRINE_TEST_LOGS").is_err() {
+            return;
+        }
+        start(&Logs { level: LogLevel::Info, format: LogFormat::Json });
+        let mut number = 0;
+        let mut is_written = || {
+            let before = suppressed();
+            number += 1;
+            tracing::info!(number, "again");
+            suppressed() == before
+        };
+        while suppressed() < 5 {
+            is_written();
+        }
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !is_written() {
+            assert!(Instant::now() < deadline, "nothing is written any more");
+            thread::sleep(Duration::from_millis(5));
+        }
+        // What was told once is not told again.
+        is_written();
+        tracing::info!(total = suppressed(), "the end");
+        end();
+    }
+
+    #[test]
+    fn a_log_is_json_and_says_how_many_records_of_a_call_site_it_lacks() {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["logs::tests::child_that_logs_too_much", "--exact", "--nocapture"])
+            .env("TRINE_TEST_LOGS", "1")
+            .output()
+            .unwrap();
+        assert!(output.status.success());
+        let text = String::from_utf8(output.stderr).unwrap();
+        let (mut last, mut told, mut total) = (0, 0, 0);
+        let mut lacking: Option<u64> = None;
+        for line in text.lines() {
+            let record: serde_json::Value = serde_json::from_str(line).expect(line);
+            assert!(record["timestamp"].is_string() && record["target"].is_string(), "{line}");
+            match record["message"].as_str().expect(line) {
+                "again" => {
+                    let number = record["number"].as_u64().expect(line);
+                    let missing = number - last - 1;
+                    // Once for each gap, right before the record that ends it.
+                    assert_eq!(lacking.take().unwrap_or(0), missing, "before {number}:\n{text}");
+                    (last, told) = (number, told + missing);
+                }
+                "the end" => total = record["total"].as_u64().expect(line),
+                _ => {
+                    assert_eq!((&record["level"], lacking), (&"WARN".into(), None), "{text}");
+                    assert_eq!(record["file"], file!(), "{line}");
+                    assert!(record["line"].is_u64(), "{line}");
+                    lacking = Some(record["suppressed"].as_u64().expect(line));
+                }
+            }
+        }
+        assert!(total >= 5, "{text}");
+        assert_eq!((told, lacking), (total, None), "what metrics count was told:\n{text}");
+    }
+
     /// A pipe without room; its reader keeps it open.
     fn full_pipe() -> (PipeReader, io::PipeWriter) {
         use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};

@@ -74,7 +74,8 @@ impl Running {
             let seen = self.page.snapshot();
             let counted = seen.counter(Counter::Sends);
             if counted >= sends as u64 {
-                return seen;
+                // Once more: counters are read one after the other, and the turns before the sends.
+                return self.page.snapshot();
             }
             assert!(Instant::now() < deadline, "{counted} of {sends} sends");
             thread::sleep(Duration::from_millis(5));
@@ -192,6 +193,7 @@ fn a_publication_costs_few_allocations_however_many_hear_it() {
     assert_eq!(grown(Counter::EncodesJson), 100, "encoded once, not once a subscriber");
     assert_eq!(grown(Counter::EncodesProtobuf), 0);
     assert_eq!(grown(Counter::Sends), 100 * 1001 + 1, "one for each delivery and reply");
+    sends_fit_turns(1001, &before, &after);
 
     one_turn_is_one_send();
 }
@@ -213,4 +215,12 @@ fn one_turn_is_one_send() {
     assert_eq!(grown(Counter::Deliveries), 8 * 20);
     assert_eq!(grown(Counter::EncodesJson), 8);
     assert_eq!(grown(Counter::Sends), 21 + 1, "a turn's output leaves a connection in one send");
+    sends_fit_turns(21, &before, &after);
+}
+
+/// A turn sends to a connection at most once, however many turns the shard made of the work.
+fn sends_fit_turns(connections: u64, before: &Snapshot, after: &Snapshot) {
+    let grown = |counter| after.counter(counter) - before.counter(counter);
+    let (sends, turns) = (grown(Counter::Sends), grown(Counter::Turns));
+    assert!(sends <= connections * turns, "{sends} sends to {connections} in {turns} turns");
 }

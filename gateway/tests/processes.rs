@@ -541,17 +541,39 @@ fn refusals_are_one_line_and_an_exit_code() {
     drop(gateway);
 }
 
+/// A start of the gateway at `place` with such arguments of `ulimit`.
+fn limited(place: &Place, limit: &str) -> Command {
+    let whole = place.command();
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(format!("ulimit {limit} && exec \"$0\" \"$@\""));
+    command.arg(whole.get_program()).args(whole.get_args());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+#[test]
+fn little_locked_memory_is_told_with_what_it_is_enough_for() {
+    // Five times 1,000 KiB: two rings of 2 MiB, and a rest that is enough for none.
+    let limit = "-l 5000";
+    let tried = Command::new("sh").arg("-c").arg(format!("ulimit {limit}")).output().unwrap();
+    if !tried.status.success() {
+        let why = String::from_utf8_lossy(&tried.stderr);
+        return println!("SKIPPED: the shell can't set the limit of locked memory: {why}");
+    }
+    let place = Place::new("locked");
+    let gateway = place.start_with(&mut limited(&place, limit));
+    let printed = gateway.printed();
+    let warning = printed.lines().find(|line| line.contains("5120000 bytes of locked memory"));
+    let warning = warning.unwrap_or_else(|| panic!("{printed}"));
+    for part in ["warning", "enough for 2 shards on io_uring", "ulimit -l", "LimitMEMLOCK="] {
+        assert!(warning.contains(part), "{part} is missing: {warning}");
+    }
+}
+
 #[test]
 fn few_descriptors_are_told_and_too_few_are_refused() {
     let place = Place::new("descriptors");
-    let limited = |descriptors: u32| {
-        let whole = place.command();
-        let mut command = Command::new("sh");
-        command.arg("-c").arg(format!("ulimit -n {descriptors}; exec \"$0\" \"$@\""));
-        command.arg(whole.get_program()).args(whole.get_args());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
-    };
+    let limited = |descriptors: u32| limited(&place, &format!("-n {descriptors}"));
     let refused = limited(200).output().unwrap();
     let text = String::from_utf8(refused.stderr).unwrap();
     assert_eq!(refused.status.code(), Some(1), "{text}");
@@ -614,11 +636,13 @@ fn a_second_embedded_default_is_told_what_it_lacks() {
     let mut gateway = place.start_with(&mut command("one"));
     until("it says where the demo is", || gateway.printed().contains("demo: http://"));
     assert_eq!(gateway.printed().matches("not for production").count(), 1);
+    let data_dir = place.dir.join("trine").display().to_string();
+    let durable = format!("durable events: {data_dir}");
+    assert!(gateway.printed().lines().any(|line| line == durable), "{}", gateway.printed());
     let pid = gateway.child.id().to_string();
     let outputs = ["one", "other"].map(|run| command(run).output().unwrap());
     gateway.signal(Signal::TERM);
     assert_eq!(gateway.wait(), Some(0));
-    let data_dir = place.dir.join("trine").display().to_string();
     for (output, parts) in outputs.iter().zip([
         [&*pid, "runtime_dir", "-c"],
         [&*data_dir, "in use by another process", "XDG_STATE_HOME"],
@@ -629,6 +653,34 @@ fn a_second_embedded_default_is_told_what_it_lacks() {
             assert!(text.contains(part), "{part} is missing: {text}");
         }
     }
+}
+
+#[test]
+fn nobody_listens_for_backends_without_a_key() {
+    let place = Place::new("api");
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let api = free.local_addr().unwrap();
+    drop(free);
+    let command = |key: &str| {
+        let command = place.command();
+        let file = place.dir.join("trine.toml");
+        let text = fs::read_to_string(&file).unwrap();
+        let text = text.replace("[shards]", &format!("api = \"{api}\"\n[shards]"));
+        fs::write(file, format!("{text}[api]\nkey = \"{key}\"\n")).unwrap();
+        command
+    };
+    let mut gateway = place.start_with(&mut command(""));
+    let refused = TcpStream::connect(api).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    let printed = gateway.printed();
+    assert!(!printed.contains("API"), "{printed}");
+    assert!(!printed.contains("durable events"), "there are none: {printed}");
+    gateway.signal(Signal::TERM);
+    assert_eq!(gateway.wait(), Some(0));
+
+    let gateway = place.start_with(&mut command("secret"));
+    TcpStream::connect(api).unwrap();
+    assert!(gateway.printed().contains(&format!("API {api}")), "{}", gateway.printed());
 }
 
 #[test]

@@ -5,7 +5,8 @@
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::limits::{
-    DESCRIPTORS_COMFORTABLE, DESCRIPTORS_MIN, DESCRIPTORS_RESERVED, LOCKED_MEMORY_MIN_BYTES,
+    DESCRIPTORS_COMFORTABLE, DESCRIPTORS_MIN, DESCRIPTORS_RESERVED,
+    LOCKED_MEMORY_COMFORTABLE_BYTES, LOCKED_MEMORY_RING_BYTES,
 };
 
 /// Raises the soft limit of descriptors to the hard one. Returns what an operator should know.
@@ -33,11 +34,12 @@ pub(super) fn prepare() -> Result<Vec<String>, String> {
         ));
     }
     let locked = getrlimit(Resource::Memlock).current.unwrap_or(u64::MAX);
-    if locked < LOCKED_MEMORY_MIN_BYTES {
+    if locked < LOCKED_MEMORY_COMFORTABLE_BYTES {
         warnings.push(format!(
-            "only {locked} bytes may be locked in memory, enough for no ring of io_uring where the \
-             kernel counts that (before 5.12), {LOCKED_MEMORY_MIN_BYTES} for one; where a ring is \
-             refused, the shard runs on epoll (`ulimit -l`, LimitMEMLOCK=)"
+            "{locked} bytes of locked memory are enough for {} shards on io_uring where the kernel \
+             counts their rings (before 5.12), others run on epoll; raise the limit (`ulimit -l`, \
+             LimitMEMLOCK= in systemd) for more",
+            locked / LOCKED_MEMORY_RING_BYTES
         ));
     }
     Ok(warnings)

@@ -19,6 +19,31 @@ fn an_empty_file_gives_the_defaults() {
 }
 
 #[test]
+fn the_defaults_are_those_that_operators_and_clients_were_promised() {
+    let config = Config::embedded();
+    assert_eq!(config.listen.client.to_string(), "127.0.0.1:8000");
+    assert_eq!(config.listen.admin.to_string(), "127.0.0.1:8001");
+    assert_eq!(config.listen.echo, None);
+    assert_eq!((config.client.anonymous, config.demo, &*config.api.key), (true, true, ""));
+    // Who gives a file says in it who may connect.
+    let file = Config::with_file_defaults();
+    assert_eq!((file.client.anonymous, file.demo, file.embedded_default), (false, false, false));
+    let client = &config.client;
+    assert_eq!((client.ping_interval_ms, client.pong_timeout_ms), (25_000, 8_000));
+    assert_eq!((client.stale_close_delay_ms, client.head_timeout_ms), (10_000, 10_000));
+    assert_eq!((client.channels_limit, client.in_flight), (128, 64));
+    assert_eq!((client.message_limit_bytes, client.outbox_limit_bytes), (65_536, 1_048_576));
+    assert_eq!(trine_proto::ws::Limits::default().fragments, 128);
+    assert_eq!(config.broker.history_limit_bytes, 268_435_456);
+    assert_eq!((config.log.timeout_ms, config.spool.after_ms), (3_000, 500));
+    let namespace = &config.namespaces[0];
+    assert_eq!(namespace.payload, Payload::Json);
+    assert_eq!(namespace.message_limit_bytes, 65_536);
+    assert_eq!(namespace.history_meta_ttl_ms, 30 * 86_400_000);
+    assert_eq!(config.logs, Logs { level: LogLevel::Info, format: LogFormat::Json });
+}
+
+#[test]
 fn the_default_file_says_the_defaults_commented_out_or_not() {
     let text = default_file();
     assert_eq!(parse("default", &text).unwrap(), Config::with_file_defaults());
@@ -190,6 +215,10 @@ fn mistakes_of_each_kind_are_refused() {
         ("[client]\nallowed_origins = [\"*\"]", "a list of origins"),
         ("[client]\nin_flight = 1.5", "a whole number"),
         ("[client]\nin_flight = -1", "a whole number"),
+        ("[channel]\nforce_recovery = true", "`force_recovery` needs history"),
+        ("[channel]\npositioning = true", "`positioning` needs history"),
+        ("[channel]\nforce_positioning = true", "`force_positioning` needs history"),
+        ("[channel]\nhistory_size = 1\nrecovery = true", "history_ttl_ms above 0"),
         ("[channel]\nmessage_limit_bytes = 70000", "at most client.message_limit_bytes"),
         ("[[namespace]]\nname = \"a b\"", "1 to 64"),
         ("[[namespace]]\nname = \"a\"\n[[namespace]]\nname = \"a\"", "there already"),

@@ -146,6 +146,15 @@ impl Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sha2::{Digest, Sha256};
+
+    #[test]
+    fn the_vendored_library_is_the_one_that_its_version_file_names() {
+        let version = include_str!("../../demo/vendor/VERSION");
+        let named = version.lines().find_map(|line| line.strip_prefix("sha256: "));
+        let library = file("/demo/centrifuge.js").unwrap().text;
+        assert_eq!(named, Some(&*format!("{:x}", Sha256::digest(library))));
+    }
 
     #[test]
     fn the_slow_service_reads_tickets_and_nothing_else() {

@@ -95,10 +95,13 @@ impl<'a> Frames<'a> {
             }
         }
         let form = Form::Encoded(encode(format, self.channel, event));
-        match format {
-            Format::Json => (self.json, self.encodes[0]) = (form, 1),
-            Format::Protobuf => (self.protobuf, self.encodes[1]) = (form, 1),
-        }
+        let (place, encodes) = match format {
+            Format::Json => (&mut self.json, &mut self.encodes[0]),
+            Format::Protobuf => (&mut self.protobuf, &mut self.encodes[1]),
+        };
+        *place = form;
+        // Added up, so that a form that is encoded again is seen.
+        *encodes += 1;
     }
 }
 

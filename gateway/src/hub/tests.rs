@@ -69,6 +69,8 @@ struct TestClient {
     /// What it had seen when a subscription ended, and of which stream.
     seen: HashMap<String, (u64, String)>,
     answered: usize,
+    /// It reads Protobuf, whose pushes are not looked into here.
+    reads_protobuf: bool,
 }
 
 #[derive(Default)]
@@ -101,6 +103,11 @@ impl Clients for Table {
     fn deliver(&mut self, subscriber: Subscriber, frames: &mut Frames<'_>) -> bool {
         if self.ending == Some(subscriber.client()) {
             return false;
+        }
+        if subscriber.format() == Format::Protobuf {
+            let frame = frames.get(Format::Protobuf).expect("every payload fits Protobuf");
+            assert_eq!(frame[0], 0x82, "a binary frame");
+            return true;
         }
         let frame = frames.get(Format::Json).expect("payloads are JSON").clone();
         let text = &frame[frame.iter().position(|&byte| byte == b'{').unwrap()..];
@@ -203,10 +210,12 @@ impl World {
         let since = test.seen.get(name).filter(|_| recover).cloned();
         let ticket = self.ticket(shard, client);
         let info = self.tables[shard].info(client as u32);
+        let reads_protobuf = self.tables[shard].clients[client].reads_protobuf;
+        let format = if reads_protobuf { Format::Protobuf } else { Format::Json };
         let subscribe = Subscribe {
             channel: name,
             namespace: 0,
-            subscriber: Subscriber::new(client as u32, Format::Json, true),
+            subscriber: Subscriber::new(client as u32, format, true),
             ticket,
             wish: SubscribeWish {
                 position: true,
@@ -402,13 +411,27 @@ fn a_full_mailbox_holes_the_channel_and_says_so_before_anything_more() {
 fn each_form_is_encoded_once() {
     let mut world = World::new(64, true);
     let name = world.names[0].clone();
-    for client in 0..CLIENTS {
-        world.subscribe(0, client, &name, false);
+    // The owner's own subscribers, and those of another shard: two of each format on both.
+    for shard in [0, 1] {
+        for _ in 0..2 {
+            let id = world.new_id();
+            let client = TestClient { id, reads_protobuf: true, ..Default::default() };
+            world.tables[shard].clients.push(client);
+        }
+        (0..CLIENTS + 2).for_each(|client| world.subscribe(shard, client, &name, false));
     }
-    world.hubs[0].take_totals();
+    world.settle();
+    for hub in &mut world.hubs {
+        hub.take_totals();
+    }
     world.publish(0, 0, &name);
-    let totals = world.hubs[0].take_totals();
-    assert_eq!((totals.publications, totals.deliveries, totals.encodes), (1, 2, [1, 0]));
+    world.settle();
+    let mut totals = |shard: usize| {
+        let totals = world.hubs[shard].take_totals();
+        (totals.publications, totals.deliveries, totals.encodes)
+    };
+    assert_eq!(totals(0), (1, 4, [1, 1]));
+    assert_eq!(totals(1), (0, 4, [1, 1]));
 }
 
 #[test]

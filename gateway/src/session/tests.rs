@@ -183,6 +183,144 @@ fn wishes_are_granted_where_the_namespace_allows_them() {
     assert!(said.contains("refuse_unrecoverable: true"), "{said}");
 }
 
+/// A wish of a subscriber.
+#[derive(Clone, Copy)]
+enum Wish {
+    Nothing,
+    Recovery,
+    Everything,
+}
+
+/// What a row sets in a namespace that has everything, the wish, whether the subscriber may read
+/// history, and what it is granted: position, recovery, joins and leaves.
+type Grant = (&'static str, fn(&mut Namespace), Wish, bool, [bool; 3]);
+
+const GRANTS: &[Grant] = &[
+    ("nothing is wished", |_| {}, Wish::Nothing, true, [false, false, false]),
+    ("recovery is off", |of| of.recovery = false, Wish::Everything, false, [true, false, true]),
+    ("positioning is off", |of| of.positioning = false, Wish::Recovery, false, [true, true, false]),
+    (
+        "both are off",
+        |of| (of.recovery, of.positioning) = (false, false),
+        Wish::Everything,
+        false,
+        [false, false, true],
+    ),
+    (
+        "both are off, but history may be read",
+        |of| (of.recovery, of.positioning) = (false, false),
+        Wish::Everything,
+        true,
+        [true, true, true],
+    ),
+    (
+        "recovery is forced",
+        |of| of.force_recovery = true,
+        Wish::Nothing,
+        false,
+        [true, true, false],
+    ),
+    (
+        "positioning is forced",
+        |of| of.force_positioning = true,
+        Wish::Nothing,
+        false,
+        [true, false, false],
+    ),
+    (
+        "both are forced without history",
+        |of| (of.force_recovery, of.force_positioning, of.history_size) = (true, true, 0),
+        Wish::Everything,
+        true,
+        [false, false, true],
+    ),
+    ("history lasts no time", |of| of.history_ttl_ms = 0, Wish::Recovery, true, [false; 3]),
+    ("joins are off", |of| of.join_leave = false, Wish::Everything, false, [true, true, false]),
+    (
+        "joins are forced",
+        |of| of.force_push_join_leave = true,
+        Wish::Nothing,
+        false,
+        [false, false, true],
+    ),
+    (
+        "joins are forced and off",
+        |of| (of.force_push_join_leave, of.join_leave) = (true, false),
+        Wish::Everything,
+        false,
+        [true, true, false],
+    ),
+];
+
+#[test]
+fn each_flag_of_a_namespace_grants_or_forces_its_own_wish() {
+    for (what, set, wish, may_read_history, granted) in GRANTS {
+        let mut namespace = config().namespaces[0].clone();
+        set(&mut namespace);
+        let all = matches!(wish, Wish::Everything);
+        let subscribe = Subscribe {
+            positioned: all,
+            recoverable: all,
+            join_leave: all,
+            recover: matches!(wish, Wish::Recovery),
+            ..Subscribe::default()
+        };
+        let [position, recoverable, join_leave] = *granted;
+        let expected = rights::Granted { position, recoverable, join_leave };
+        let granted = rights::subscription(&namespace, &subscribe, *may_read_history);
+        assert_eq!(granted, expected, "{what}");
+    }
+}
+
+#[test]
+fn joins_and_leaves_are_told_to_who_may_read_presence_or_is_forced_to_hear_them() {
+    let mut world = World::connected(b"");
+    let mut asks = |presence_access, force_push_join_leave| {
+        let namespace = &mut world.config.namespaces[0];
+        namespace.presence_access = presence_access;
+        namespace.force_push_join_leave = force_push_join_leave;
+        let channel = Cow::Borrowed("room");
+        let subscribe = Subscribe { channel, join_leave: true, ..Subscribe::default() };
+        world.take(Request::Subscribe(subscribe))
+    };
+    for (presence_access, forced, told) in [
+        (Access::Subscribers, false, true),
+        (Access::Nobody, false, false),
+        (Access::Clients, false, false),
+        (Access::Nobody, true, true),
+    ] {
+        let said = asks(presence_access, forced);
+        let expected = format!("join_leave: {told}");
+        assert!(said.contains(&expected), "{presence_access:?}, forced {forced}: {said}");
+    }
+}
+
+#[test]
+fn history_and_presence_need_their_flag_and_their_right() {
+    let refused = |set: fn(&mut Namespace), request| {
+        let mut world = World::connected(b"").subscribed("room");
+        set(&mut world.config.namespaces[0]);
+        world.take(request)
+    };
+    for (set, expected) in [
+        ((|of| of.history_size = 0) as fn(&mut Namespace), "Refuse(NotAvailable)"),
+        (|of| of.history_ttl_ms = 0, "Refuse(NotAvailable)"),
+        (|of| of.history_access = Access::Nobody, "Refuse(PermissionDenied)"),
+        (|of| of.history_access = Access::Clients, "Refuse(PermissionDenied)"),
+    ] {
+        assert_eq!(refused(set, history("room")), expected);
+    }
+    for (set, expected) in [
+        ((|of| of.presence = false) as fn(&mut Namespace), "Refuse(NotAvailable)"),
+        (|of| of.presence_access = Access::Nobody, "Refuse(PermissionDenied)"),
+        (|of| of.presence_access = Access::Clients, "Refuse(PermissionDenied)"),
+    ] {
+        assert_eq!(refused(set, presence("room")), expected);
+    }
+    assert!(refused(|_| {}, history("room")).starts_with("History {"));
+    assert!(refused(|_| {}, presence("room")).starts_with("Presence {"));
+}
+
 #[test]
 fn publish_history_and_presence_ask_for_rights() {
     let mut world = World::connected(b"");
