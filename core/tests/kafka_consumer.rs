@@ -16,6 +16,7 @@ use kafka::{
     PARTITIONS, PATIENCE, broker, create_topic, create_topic_named, delete_topic, options, runtime,
     unique,
 };
+use rskafka::chrono::DateTime;
 use rskafka::client::ClientBuilder;
 use rskafka::client::partition::{Compression, UnknownTopicHandling};
 use rskafka::record::Record;
@@ -296,6 +297,9 @@ fn until(what: &str, seen: &Mutex<Seen>, mut is_so: impl FnMut(&Seen) -> bool) {
 fn produce(broker: SocketAddr, topic: &str, tokens: std::ops::Range<u64>, value_bytes: usize) {
     runtime().block_on(async {
         let client = ClientBuilder::new(vec![broker.to_string()]).build().await.unwrap();
+        // A broker removes at once what is older than its retention.
+        let unix = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
+        let timestamp = DateTime::from_timestamp_millis(unix.as_millis() as i64).unwrap();
         for partition in 0..u64::from(PARTITIONS) {
             let retry = UnknownTopicHandling::Retry;
             let to = client.partition_client(topic, partition as i32, retry).await.unwrap();
@@ -303,7 +307,6 @@ fn produce(broker: SocketAddr, topic: &str, tokens: std::ops::Range<u64>, value_
             let record = |token: u64| {
                 let mut value = vec![b'.'; value_bytes];
                 value[..20].copy_from_slice(format!("{token:020}").as_bytes());
-                let timestamp = chrono_epoch();
                 Record { key: None, value: Some(value), headers: BTreeMap::new(), timestamp }
             };
             let records: Vec<_> = own.map(record).collect();
@@ -313,10 +316,6 @@ fn produce(broker: SocketAddr, topic: &str, tokens: std::ops::Range<u64>, value_
             }
         }
     });
-}
-
-fn chrono_epoch() -> rskafka::chrono::DateTime<rskafka::chrono::Utc> {
-    rskafka::chrono::DateTime::default()
 }
 
 fn spec(broker: SocketAddr, what: &str, options: Change) -> Spec {
