@@ -204,3 +204,40 @@ fn a_group_of_the_latest_reads_an_empty_partition_from_its_beginning() {
     fixture.restart_with(&[("group", Start::Latest)]);
     assert_eq!(fixture.ready(), 0, "what came while nobody read is for the group");
 }
+
+#[test]
+fn a_group_past_the_end_of_its_partition_is_told_of_and_goes_on_at_the_end() {
+    let mut fixture = Fixture::of_log("log-past-end");
+    fixture.restart_with(&[("group", Start::Earliest)]);
+    assert_eq!(fixture.ready(), 0);
+    fixture.log.commit(0, 40);
+    (0..3).for_each(|_| fixture.append(0, 10));
+    fixture.restart_with(&[("group", Start::Earliest)]);
+    assert_eq!(fixture.ready(), 40, "where the group was");
+    assert_eq!(fixture.event(), FeedEvent::OutOfRange { feed: 0, first: 3 });
+    // Its new place is durable, so that it is told of once, and passes no record that comes next.
+    fixture.crash();
+    fixture.append(0, 10);
+    fixture.restart_with(&[("group", Start::Earliest)]);
+    assert_eq!(fixture.ready(), 3);
+    fixture.append(0, 10);
+    assert_eq!(fixture.log.next_event(), None);
+}
+
+#[test]
+fn a_fetch_of_what_retention_has_removed_is_told_of() {
+    let mut fixture = Fixture::of_log("log-retention");
+    fixture.restart_with(&[("group", Start::Earliest)]);
+    assert_eq!(fixture.ready(), 0);
+    (0..70).for_each(|_| fixture.append(0, 500_000));
+    fixture.log.fetch(0, 0, 1_000_000);
+    let FeedEvent::OutOfRange { feed: 0, first } = fixture.event() else {
+        panic!("the first records are gone");
+    };
+    assert!((1..70).contains(&first), "{first}");
+    fixture.log.fetch(0, first, 1_000_000);
+    let FeedEvent::Records { records, end_offset, .. } = fixture.event() else {
+        panic!("the oldest that is there can be read");
+    };
+    assert_eq!((records[0].offset, end_offset), (first, 70));
+}
