@@ -4,6 +4,9 @@
 //! **Runs on: shard.** Invariants: every effect of a lane is answered, if the lane still lives; an
 //! answer for a lane that is gone is dropped; nothing here waits inside a turn.
 
+#[cfg(test)]
+mod tests;
+
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
