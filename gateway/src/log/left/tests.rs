@@ -7,7 +7,7 @@ use bytes::Bytes;
 use std::fs;
 use trine_core::journal::perform;
 
-const NOW_MS: u64 = 1_000;
+const NOW: u64 = 1_000;
 
 /// A `data_dir` that goes when the test ends, and a configuration with the embedded log in it.
 struct DataDir {
@@ -47,14 +47,14 @@ fn fill(folder: &Path, stream: &str, cursor: &str, value: u64) {
     let mut journal = at_once(open(&mut disk, options)).unwrap().journal;
     let stream = journal.stream(stream).unwrap();
     for token in 0..3 {
-        journal.append(token, stream, Bytes::from_static(b"body"), NOW_MS).unwrap();
+        journal.append(token, stream, Bytes::from_static(b"body"), NOW).unwrap();
     }
     let cursor = journal.cursor(cursor).unwrap();
-    journal.move_cursor(cursor, value, NOW_MS);
+    journal.move_cursor(cursor, value, NOW);
     journal.close();
-    while let Some(operation) = journal.next_operation(NOW_MS) {
+    while let Some(operation) = journal.next_operation(NOW) {
         let result = at_once(perform(&mut disk, &operation));
-        journal.completed(result, NOW_MS, &mut Vec::new());
+        journal.completed(result, NOW, &mut Vec::new());
     }
     assert!(journal.is_closed());
 }
