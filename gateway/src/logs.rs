@@ -120,6 +120,28 @@ pub fn abort_on_panic() {
     }));
 }
 
+/// What `work` logs on this thread.
+#[cfg(test)]
+pub fn logged(work: impl FnOnce()) -> String {
+    #[derive(Clone, Default)]
+    struct Lines(std::sync::Arc<Mutex<Vec<u8>>>);
+    impl io::Write for Lines {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(text)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let output = format::Subscriber::builder().with_ansi(false);
+    let output = output.with_writer(move || writer.clone()).finish();
+    tracing::subscriber::with_default(output, work);
+    let text = lines.0.lock().unwrap().clone();
+    String::from_utf8(text).unwrap()
+}
+
 /// Lets each call site write [`LOG_RECORDS_PER_SECOND`].
 struct RateLimit {
     level: tracing::Level,

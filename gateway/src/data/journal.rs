@@ -149,7 +149,11 @@ impl Journal {
             ),
             _ => format!("data_dir {}: {error}", data_dir.display()),
         })?;
-        Ok(Journal {
+        Ok(Journal::of(folder, storage, stores))
+    }
+
+    fn of(folder: &str, storage: Storage, stores: Vec<Store>) -> Journal {
+        Journal {
             folder: folder.to_owned(),
             storage,
             stores: stores.into_iter(),
@@ -157,7 +161,7 @@ impl Journal {
             failures: 0,
             told: false,
             removed: 0,
-        })
+        }
     }
 
     fn look(&mut self) {
@@ -212,5 +216,72 @@ impl Journal {
             _ => tracing::info!(journal, ?phase, "journal"),
         }
         self.phase = Some(phase);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logs::logged;
+    use bytes::Bytes;
+    use std::fs;
+    use std::time::{Duration, Instant};
+    use trine_core::journal::storage::{Answer, Request};
+    use trine_core::rt::WakeHandle;
+
+    /// What the journal says now.
+    fn said(journal: &mut Journal) -> String {
+        logged(|| journal.look())
+    }
+
+    fn ask(store: &mut Store, request: Request) -> Answer {
+        assert!(store.try_send(request).is_ok(), "there is room");
+        store.flush();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            assert!(Instant::now() < deadline, "no answer");
+            if let Some(answer) = store.receive() {
+                return answer;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_segment_that_cannot_be_removed_refuses_no_record_and_is_warned_of() {
+        let folder = std::env::temp_dir().join(format!("trine-stays-{}", std::process::id()));
+        let retention = Retention::Oldest { age_ms: 0 };
+        let options = Options { quota_bytes: 16 << 20, retention, gather_ms: 0 };
+        let (wakes, preference) = (vec![WakeHandle::new().unwrap()], Preference::Plain);
+        let setup =
+            Setup { folder: folder.clone(), options, shards: 1, wakes, cpus: None, preference };
+        let (storage, mut stores) = start(setup).unwrap();
+        let mut store = stores.remove(0);
+        let mut journal = Journal::of("log", storage, stores);
+        let name = "topic/0".into();
+        let Answer::Opened { stream, .. } =
+            ask(&mut store, Request::Open { token: 0, name, cursor: false })
+        else {
+            panic!("a new journal takes a stream");
+        };
+        let mut append = || {
+            let payload = Bytes::from(vec![7; 500_000]);
+            let answer = ask(&mut store, Request::Append { token: 1, stream, payload });
+            assert!(matches!(answer, Answer::Durable { .. }), "{answer:?}");
+        };
+        append();
+        let begins = said(&mut journal);
+        assert!(begins.contains("INFO") && !begins.contains("WARN"), "{begins}");
+        // Also root can't remove a folder as a file.
+        let segment = folder.join("0000000000000001.segment");
+        fs::remove_file(&segment).unwrap();
+        fs::create_dir(&segment).unwrap();
+        // More than the quota, and the records that come after the failure.
+        (0..50).for_each(|_| append());
+        let warned = said(&mut journal);
+        assert!(warned.contains("WARN") && warned.contains("remove of segment 1"), "{warned}");
+        assert!(!warned.contains("refuses"), "{warned}");
+        drop(journal);
+        fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -4,6 +4,9 @@
 //! **Runs on: shard.** Invariants: every effect of a lane is answered, if the lane still lives; an
 //! answer for a lane that is gone is dropped; nothing here waits inside a turn.
 
+#[cfg(test)]
+mod tests;
+
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -350,12 +353,13 @@ impl Shard {
         let Some(running) = self.deliveries.get(feed) else { return };
         running.fetching = false;
         let (offset, position) = (running.lane.next_fetch(), running.lane.position());
+        let of = running.feed;
         let what = if !running.lane.is_live() {
             // Its next owner will see it, too.
             "records were removed, or replaced by others, of a partition that is given up"
         } else if first < offset {
             // The partition was made anew, or cut: what is there now is other records.
-            let (of, totals) = (running.feed, running.lane.totals());
+            let totals = running.lane.totals();
             self.deliveries.past = add(self.deliveries.past, totals);
             self.deliveries.running[feed as usize] = None;
             self.begin_lane(feed, of, first.min(position));
@@ -366,7 +370,9 @@ impl Shard {
         };
         self.clients.metrics.add(Counter::OffsetsOutOfRange, 1);
         let consumer = self.deliveries.name_of(feed);
-        tracing::error!(consumer, offset, first, "{what}");
+        let group = &self.config.consumers[of.consumer as usize].group;
+        let topic = &*self.ingest.routes().topics()[of.topic as usize];
+        tracing::error!(consumer, group, topic, offset, first, "{what}");
     }
 
     /// Carries out everything that a lane wants now.

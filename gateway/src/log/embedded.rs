@@ -65,8 +65,10 @@ struct Reading {
     stream: usize,
     cursor: Option<StreamId>,
     start: Start,
-    /// Where it begins, if the group was never there.
+    /// Where it begins, if the group was never there or is past the end.
     begins: u64,
+    /// Where the group was, past the partition's end.
+    past_end: Option<u64>,
     /// Where its last fetch began.
     asked: u64,
     /// A commit that found no room.
@@ -152,6 +154,7 @@ impl Embedded {
                 cursor: None,
                 start,
                 begins: 0,
+                past_end: None,
                 asked: 0,
                 commit: None,
             });
@@ -331,9 +334,12 @@ impl Embedded {
             }
             Answer::Flushed { token } => {
                 let (_, number) = About::of(token);
-                let Reading { begins, of, .. } = self.feeds[number];
-                let (feed, next_offset) = (number as u32, begins);
+                let Reading { begins, past_end, of, .. } = self.feeds[number];
+                let (feed, next_offset) = (number as u32, past_end.unwrap_or(begins));
                 self.events.push_back(FeedEvent::Ready { feed, of, next_offset });
+                if past_end.is_some() {
+                    self.events.push_back(FeedEvent::OutOfRange { feed, first: begins });
+                }
             }
         }
     }
@@ -384,7 +390,9 @@ impl Embedded {
         let Reading { stream, start, of, .. } = self.feeds[number];
         let Some(Partition { first, next, .. }) = self.streams[stream] else { return };
         if value > 0 && value - 1 > next {
-            // Its cursor would pass what comes next.
+            // The log has lost records that the group was given. It goes on at the end, since its
+            // cursor would pass what comes next, and that is told.
+            self.feeds[number].past_end = Some(value - 1);
             self.release(stream, next);
             self.begin(number, next);
         } else if value > 0 {
@@ -404,7 +412,8 @@ impl Embedded {
         }
     }
 
-    /// A group that was never here begins: its place is durable before the first fetch.
+    /// A group begins that was never here, or is past the end: its place is durable before the first
+    /// fetch.
     fn begin(&mut self, number: usize, next_offset: u64) {
         let feed = &mut self.feeds[number];
         feed.begins = next_offset;

@@ -2,6 +2,9 @@
 //!
 //! **Runs on: control**, before the data process is started.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -29,7 +32,9 @@ pub fn refuse_left(config: &Config) -> Result<(), String> {
             )
         })?;
     }
-    for (topic, folder) in queues(&config.data_dir.join(QUEUE_FOLDER)) {
+    let queues_in = config.data_dir.join(QUEUE_FOLDER);
+    let queues = queues(&queues_in).map_err(|error| format!("{}: {error}", queues_in.display()))?;
+    for (topic, folder) in queues {
         let is_drained = config.queue.topics.contains(&topic);
         let drained = |stream: &str| {
             let parts = stream.rsplit_once('/').filter(|(of, _)| *of == topic);
@@ -51,12 +56,17 @@ pub fn refuse_left(config: &Config) -> Result<(), String> {
 }
 
 /// Topics and folders of the queues that there are.
-fn queues(folder: &Path) -> Vec<(String, PathBuf)> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let entries = entries.filter(|entry| entry.path().is_dir());
-    entries
-        .filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())))
-        .collect()
+fn queues(folder: &Path) -> io::Result<Vec<(String, PathBuf)>> {
+    let mut queues = Vec::new();
+    if folder.exists() {
+        for entry in std::fs::read_dir(folder)? {
+            let entry = entry?;
+            if let (true, Ok(topic)) = (entry.path().is_dir(), entry.file_name().into_string()) {
+                queues.push((topic, entry.path()));
+            }
+        }
+    }
+    Ok(queues)
 }
 
 /// Refuses the start if a journal has records that `count` counts.

@@ -19,7 +19,10 @@ struct Fixture {
     folder: PathBuf,
 }
 
-fn start_spool(folder: &Path, shard: (usize, usize)) -> (Spool, [Storage; 2]) {
+/// Records a second that are forwarded, where a test does not look at that.
+const RATE: u64 = 1_000_000;
+
+fn start_spool(folder: &Path, shard: (usize, usize), rate: u64) -> (Spool, [Storage; 2]) {
     let (quota_bytes, retention) = (16 << 20, Retention::Released);
     let options = Options { quota_bytes, retention, gather_ms: 0 };
     let start = |name: &str| {
@@ -31,16 +34,20 @@ fn start_spool(folder: &Path, shard: (usize, usize)) -> (Spool, [Storage; 2]) {
     };
     let ((storage, store), (other, letters)) = (start("spool"), start("letters"));
     let topics: [Box<str>; 1] = ["topic".into()];
-    (Spool::new((store, letters), shard, Arc::default(), &topics, 1_000_000), [storage, other])
+    (Spool::new((store, letters), shard, Arc::default(), &topics, rate), [storage, other])
+}
+
+fn folder(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("trine-{name}-{}", std::process::id()))
 }
 
 impl Fixture {
     fn new(name: &str) -> Self {
-        Self::at(std::env::temp_dir().join(format!("trine-{name}-{}", std::process::id())))
+        Self::at(folder(name), RATE)
     }
 
-    fn at(folder: PathBuf) -> Self {
-        let (spool, storage) = start_spool(&folder, (0, 1));
+    fn at(folder: PathBuf, rate: u64) -> Self {
+        let (spool, storage) = start_spool(&folder, (0, 1), rate);
         Self { spool, storage: Some(storage), folder }
     }
 
@@ -54,7 +61,7 @@ impl Fixture {
         for storage in self.storage.take().into_iter().flatten() {
             storage.stop(Duration::from_secs(20)).unwrap();
         }
-        let (spool, storage) = start_spool(&self.folder, shard);
+        let (spool, storage) = start_spool(&self.folder, shard, RATE);
         (self.spool, self.storage) = (spool, Some(storage));
         self.until(0, |event| match event {
             SpoolEvent::Open { last } => Some(last),
@@ -98,6 +105,19 @@ impl Fixture {
             }
             _ => None,
         })
+    }
+
+    /// Kafka takes what is forwarded, `count` records of a line in all and no more.
+    fn forwards(&mut self, line: usize, count: u64, now_ms: u64) {
+        let until = self.spool.get(line).next + count;
+        while self.spool.get(line).next < until {
+            let offsets = self.forwarded(now_ms);
+            let next = offsets.last().expect("no line forwards nothing") + 1;
+            self.spool.gave(line, offsets.len(), next, now_ms, false);
+        }
+        self.spool.flush(now_ms);
+        let line = self.spool.get(line);
+        assert_eq!((line.next, line.reading), (until, None), "more than {count} at {now_ms}");
     }
 
     /// Spools `count` records, each durable before the next.
@@ -153,6 +173,24 @@ fn a_line_is_let_go_once_the_producer_has_all_of_it() {
     fixture.spool.gave(line, 3, 3, 2_000, false);
     (0..3).for_each(|offset| fixture.spool.acknowledged(line, offset));
     assert_eq!(fixture.spool.backlog(2_000), (0, 0));
+}
+
+#[test]
+fn a_backlog_is_forwarded_at_its_rate_and_what_comes_meanwhile_beside_it() {
+    let (mut fixture, line) = ready(Fixture::at(folder("spool-rate"), 100));
+    fixture.append(line, 300, 0);
+    // What came while nothing could be forwarded does not come in one burst.
+    fixture.forwards(line, 100, 1_000);
+    fixture.forwards(line, 0, 1_009);
+    fixture.forwards(line, 50, 1_500);
+    // The backlog must get smaller however fast records come: each of them lets another one go.
+    for record in 300..350 {
+        fixture.spool.append(line, record, Bytes::from_static(b"live"), 1_500);
+    }
+    fixture.forwards(line, 50, 1_500);
+    // After a pause it is not made up for.
+    fixture.forwards(line, 100, 9_000);
+    assert_eq!(fixture.spool.get(line).next, 300);
 }
 
 #[test]
@@ -329,7 +367,7 @@ fn child_that_ends_itself() {
             std::process::abort();
         }
     };
-    let (mut fixture, line) = ready(Fixture::at(folder.into()));
+    let (mut fixture, line) = ready(Fixture::at(folder.into(), RATE));
     fixture.append(line, 3, 0);
     did("durable");
     assert_eq!(fixture.forwarded(1_000), [0, 1, 2]);
@@ -359,7 +397,7 @@ fn an_abort_after_any_step_forwards_what_kafka_may_lack() {
             .status()
             .unwrap();
         assert_eq!(ended.signal(), Some(rustix::process::Signal::ABORT.as_raw()), "{step}");
-        let (mut fixture, _) = ready(Fixture::at(folder));
+        let (mut fixture, _) = ready(Fixture::at(folder, RATE));
         let (left, _) = fixture.spool.backlog(0);
         let forwarded = fixture.forwarded(1_000);
         assert_eq!(forwarded.len() as u64, left, "{step}");
