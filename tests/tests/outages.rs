@@ -142,7 +142,7 @@ fn dropped_packets_are_bridged() {
         report.assert(allowed(1));
     });
     if let Err(missing) = outcome {
-        println!("skipped, there can be no namespace: {missing}");
+        println!("SKIPPED: there can be no namespace: {missing}");
     }
 }
 
@@ -365,7 +365,7 @@ fn a_full_disk_refuses_and_keeps_what_it_has() {
     let folder = std::env::temp_dir().join(format!("trine-disk-{}", std::process::id()));
     let disk = match SmallDisk::mount(&folder) {
         Ok(disk) => disk,
-        Err(why) => return println!("skipped, there can be no small disk: {why}"),
+        Err(why) => return println!("SKIPPED: there can be no small disk: {why}"),
     };
     // Segments of 2 MiB: the disk is full before the quota is.
     let config = format!("shards.count = 2\n[log]\nquota_bytes = 16_777_216\n{RPC}");
