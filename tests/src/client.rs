@@ -10,6 +10,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tungstenite::client::IntoClientRequest;
+use tungstenite::http::HeaderValue;
 use tungstenite::{Error, Message, WebSocket};
 
 use crate::wait::DEADLINE;
@@ -86,17 +88,39 @@ pub struct Client {
 impl Client {
     /// Connects as `name` (the embedded default makes it user and conn_info).
     pub fn connect(address: SocketAddr, name: &str) -> Result<Self, Failure> {
+        Self::connect_with(address, name, &[])
+    }
+
+    /// The same by a request with these headers, whose names are in lower case.
+    pub fn connect_with(
+        address: SocketAddr,
+        name: &str,
+        headers: &[(&'static str, &'static str)],
+    ) -> Result<Self, Failure> {
         let stream = TcpStream::connect_timeout(&address, DEADLINE).map_err(cut)?;
-        Self::over(stream, address, name)
+        Self::open(stream, address, name, headers)
     }
 
     /// Connects over a socket that the caller has made.
     pub fn over(stream: TcpStream, address: SocketAddr, name: &str) -> Result<Self, Failure> {
+        Self::open(stream, address, name, &[])
+    }
+
+    fn open(
+        stream: TcpStream,
+        address: SocketAddr,
+        name: &str,
+        headers: &[(&'static str, &'static str)],
+    ) -> Result<Self, Failure> {
         stream.set_nodelay(true).map_err(cut)?;
         stream.set_read_timeout(Some(DEADLINE)).map_err(cut)?;
         stream.set_write_timeout(Some(DEADLINE)).map_err(cut)?;
         let url = format!("ws://{address}/connection/websocket");
-        let (socket, _) = tungstenite::client(url, stream).map_err(cut)?;
+        let mut request = url.into_client_request().map_err(cut)?;
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, HeaderValue::from_static(value));
+        }
+        let (socket, _) = tungstenite::client(request, stream).map_err(cut)?;
         let (replies, pushes) = (VecDeque::new(), VecDeque::new());
         let id = String::new();
         let (pings, next_id, answers_pings) = (0, 1, false);

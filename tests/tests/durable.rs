@@ -147,10 +147,17 @@ fn every_refused_event_is_counted_and_timed() {
     let body = r#"{"channel": "desk:1", "data": {}}"#;
     let (_, text) = http::post(gateway.api, "/api/publish", "X-API-Key: secret\r\n", body).unwrap();
     assert!(text.contains(r#""code":107"#), "{text}");
+    // What is refused for now is so in the words of the caller's mode.
+    for (mode, wanted) in [("", 200), ("X-Centrifugo-Error-Mode: transport\r\n", 503)] {
+        let headers = format!("X-API-Key: secret\r\n{mode}");
+        let body = r#"{"channel": "desk:1", "data": {"key": "a"}}"#;
+        let (status, text) = http::post(gateway.api, "/api/publish", &headers, body).unwrap();
+        assert!(status == wanted && text.contains(r#""code":100"#), "{status} {text}");
+    }
     let refused = || gateway.metrics().sum("trine_events_total", &[("outcome", "refused")]);
-    wait::until("all three are counted", || (refused() == 3.0).then_some(()));
+    wait::until("all five are counted", || (refused() == 5.0).then_some(()));
     wait::until("each command was timed once", || timed(&gateway));
-    let told = || gateway.status().contains("refused     3 durable events").then_some(());
+    let told = || gateway.status().contains("refused     5 durable events").then_some(());
     wait::until("people are told", told);
 }
 
@@ -158,7 +165,39 @@ fn every_refused_event_is_counted_and_timed() {
 const DESK: &str = "shards.count = 2\nchannel.history_size = 100\n[[namespace]]\nname = \"desk\"\ntopic = \"desk\"\n\
         subscribe = \"anonymous\"\npublish = \"anonymous\"\nhistory_size = 100\n\
         history_ttl_ms = 60_000\nheaders = [\"user\", \"channel\", \"content-type\"]\n\
+        [[namespace]]\nname = \"case\"\ntopic = \"case\"\nkey = \"header:x-case\"\n\
+        publish = \"anonymous\"\nheaders = [\"traceparent\"]\n\
         [api]\nkey = \"secret\"\n";
+
+/// Traces as W3C writes them: that of a client's connection, and that of a call of the API.
+const TRACES: [&str; 2] = [
+    "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+];
+
+/// Publishes by a client and by the API, whose requests have a header for the key and a trace.
+fn publish_traced(gateway: &Gateway) {
+    let headers = [("x-case", "C-1"), ("traceparent", TRACES[0])];
+    let mut client = Client::connect_with(gateway.client, "writer", &headers).unwrap();
+    client.publish("case:1", json!(1)).unwrap();
+    let headers = format!("X-API-Key: secret\r\nX-Case: C-2\r\nTraceparent: {}\r\n", TRACES[1]);
+    let body = r#"{"channel": "case:1", "data": 2}"#;
+    let (_, text) = http::post(gateway.api, "/api/publish", &headers, body).unwrap();
+    assert!(text.contains(r#""at":"journal""#), "{text}");
+    let (_, text) = http::post(gateway.api, "/api/publish", "X-API-Key: secret\r\n", body).unwrap();
+    assert!(text.contains(r#""code":107"#), "without a key there is no record: {text}");
+}
+
+/// The log has both, each with the key and the trace of its own request.
+fn assert_traced(gateway: &Gateway) {
+    let mut records = journal::read(&gateway.data_dir(), "case", PARTITIONS);
+    records.sort_by(|one, other| one.key.cmp(&other.key));
+    assert_eq!(records.len(), 2);
+    for ((record, key), trace) in records.iter().zip(["C-1", "C-2"]).zip(TRACES) {
+        assert_eq!(record.key.as_deref(), Some(key.as_bytes()));
+        assert_eq!(record.headers[0], ("traceparent".to_owned(), trace.as_bytes().to_vec()));
+    }
+}
 
 /// A body beyond every limit is refused, and counted as that.
 fn too_large(gateway: &Gateway) {
@@ -223,6 +262,7 @@ fn a_publication_is_fanned_out_once_the_log_has_it() {
     assert_eq!(http::get(gateway.api, "/api/publish?api_key=secret").unwrap().0, 405);
     assert_eq!(requests() - before, 14.0, "each is a request, whatever its answer");
     too_large(&gateway);
+    publish_traced(&gateway);
     assert!(gateway.terminate(Duration::from_secs(10)).unwrap().success());
     let mut records = journal::read(&gateway.data_dir(), "desk", PARTITIONS);
     records.retain(|record| record.key.as_deref() == Some(b"desk:1"));
@@ -232,6 +272,7 @@ fn a_publication_is_fanned_out_once_the_log_has_it() {
     let names: Vec<&str> = records[0].headers.iter().map(|(name, _)| name.as_str()).collect();
     let own = ["trine-gateway", "trine-epoch", "trine-sequence"];
     assert_eq!(names, [&["trine-user", "trine-channel", "content-type"], &own[..]].concat());
+    assert_traced(&gateway);
 }
 
 #[test]
@@ -356,6 +397,38 @@ fn clean_stops_repeat_and_lose_nothing() {
     let moved = journal::read(&gateway.data_dir(), "moved", PARTITIONS);
     // What was overtaken is begun for half a second only, which a slow disk may need for itself.
     checker::check("stops", &sent, &moved).assert(Allowed { duplicates: 10, ..Allowed::default() });
+}
+
+/// The channels of a consumer may be those of a durable namespace: what was in the log is not logged
+/// again, and it is delivered to channels that nobody looks at too.
+#[test]
+fn what_a_consumer_publishes_is_fanned_out_and_not_logged() {
+    let config = format!(
+        "{TICKETS}[[namespace]]\nname = \"desk\"\ntopic = \"desk\"\nsubscribe = \"anonymous\"\n\
+         publish = \"anonymous\"\n\
+         [[consumer]]\nname = \"agents\"\ntopics = [\"{TOPIC}\"]\nto.channel = \"desk:{{key}}\"\n"
+    );
+    let mut gateway = Gateway::start(&config);
+    warm_up(&gateway);
+    let read = || (lags(&gateway).len() == PARTITIONS as usize).then_some(());
+    wait::until("every partition is read", read);
+    let mut agent = Client::connect(gateway.client, "agent").unwrap();
+    agent.call("subscribe", json!({"channel": "desk:ann-3"})).unwrap();
+    // Ten keys, and a subscriber for one of them.
+    publish(&Plan::rpc(gateway.client, "desk", "ann", TOPIC), 20, &Progress::default());
+    assert_eq!(pushed(&mut agent, 2), [("ann-3".to_owned(), vec![3, 13])].into());
+    wait::until("all is delivered", || {
+        let metrics = gateway.metrics();
+        let delivered = metrics.sum("trine_consumer_records_total", &[("outcome", "delivered")]);
+        let lag: f64 = lags(&gateway).values().sum();
+        ((delivered, lag) == (20.0, 0.0)).then_some(())
+    });
+    // What a client publishes there is logged, and is all of its topic.
+    agent.publish("desk:ann-3", json!("by hand")).unwrap();
+    assert!(gateway.terminate(Duration::from_secs(10)).unwrap().success());
+    let logged = journal::read(&gateway.data_dir(), "desk", PARTITIONS);
+    let values: Vec<_> = logged.iter().map(|record| record.value.as_deref()).collect();
+    assert_eq!(values, [Some(&br#""by hand""#[..])]);
 }
 
 /// The lag of each partition of all consumers together; none while nothing is known.
@@ -490,11 +563,14 @@ fn operators_are_told_when_a_lag_crosses_its_thresholds() {
     publish(&plan("bob"), 1, &Progress::default());
     assert_eq!(told(1), event("fine", "warn", 20));
     level(1.0);
+    let logged = |text: &str| wait::until(text, || gateway.log().contains(text).then_some(()));
+    logged("a consumer is behind");
     publish(&Plan { rate_per_s: 0, ..plan("eve") }, 30, &Progress::default());
     // The thirty may come between two looks.
     let critical = told(2);
     assert_eq!((&critical["from"], &critical["to"]), (&"warn".into(), &"critical".into()));
     level(2.0);
+    logged("a consumer is far behind");
     legacy.accept();
     legacy.await_requests(50);
     level(0.0);
@@ -506,6 +582,33 @@ fn operators_are_told_when_a_lag_crosses_its_thresholds() {
     });
     assert_eq!((&last["consumer"], &last["partition"]), (&at["consumer"], &at["partition"]));
     assert!(operator.requests().len() <= 4, "each change is told once");
+}
+
+#[test]
+fn operators_are_told_of_a_lag_that_grows() {
+    let operator = Backend::start();
+    let config = format!(
+        "log.partitions = 1\n{TICKETS}[[consumer]]\nname = \"quality\"\ntopics = [\"{TOPIC}\"]\n\
+         to.upstream = \"legacy\"\nretry = {{ tries = 0, min_ms = 50, max_ms = 200 }}\n\
+         lag = {{ warn = 0, critical = 0, window_ms = 1_000, hook = \"{}\" }}\n\
+         [[upstream]]\nname = \"legacy\"\nendpoints = [\"127.0.0.1:1\"]\n",
+        operator.url("/lag")
+    );
+    let gateway = Gateway::start(&config);
+    warm_up(&gateway);
+    let plan = Plan::rpc(gateway.client, "growth", "ann", TOPIC);
+    let hint = wait::until("the hook is asked for more members", || {
+        publish(&plan, 1, &Progress::default());
+        let body = &operator.requests().first()?.body.clone();
+        Some(serde_json::from_slice::<Value>(body).expect("JSON"))
+    });
+    assert_eq!((&hint["event"], &hint["consumer"]), (&"scale".into(), &"quality".into()));
+    assert_eq!((&hint["topic"], &hint["partition"]), (&TOPIC.into(), &0.into()));
+    let number = |name: &str| hint[name].as_u64().expect("a number");
+    assert!(number("lag") >= number("produced") && number("produced") > 0, "{hint}");
+    assert_eq!(number("consumed"), 0, "{hint}");
+    let logged = || gateway.log().contains("it wants more members").then_some(());
+    wait::until("the log says so too", logged);
 }
 
 #[test]

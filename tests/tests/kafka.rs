@@ -15,10 +15,9 @@ use trine_tests::durable::{
     publish,
 };
 use trine_tests::gateway::{Gateway, binary};
-use trine_tests::journal;
 use trine_tests::kafka::Kafka;
 use trine_tests::member::Member;
-use trine_tests::wait;
+use trine_tests::{http, journal, wait};
 
 const PARTITIONS: usize = 8;
 
@@ -66,14 +65,20 @@ fn kafka_has_what_was_acknowledged() {
 fn a_broker_that_hangs_is_bridged_by_the_spool() {
     let kafka = Kafka::start(1);
     kafka.create_topic(TOPIC, PARTITIONS);
-    let mut gateway = Gateway::start(&config(&kafka));
-    let sent = publish_while(&mut gateway, "hang", |_, progress| {
+    let config = format!("{}[spool]\nalarm_ms = 1_000\n", config(&kafka));
+    let mut gateway = Gateway::start(&config);
+    let age = |gateway: &Gateway| gateway.metrics().sum("trine_spool_age_seconds", &[]);
+    let sent = publish_while(&mut gateway, "hang", |gateway, progress| {
         kafka.stop_node(1);
         progress.last();
+        wait::until("the spool's age is seen", || (age(gateway) > 0.0).then_some(()));
+        let told = || gateway.log().contains("the spool grows old").then_some(());
+        wait::until("operators are told of it", told);
         kafka.resume_node(1);
         progress.acknowledge(500);
     });
     let records = settled(&gateway, &kafka);
+    wait::until("nothing old is left", || (age(&gateway) == 0.0).then_some(()));
     let places = places(&sent);
     println!("{places:?}");
     assert!(places.get("spool").is_some_and(|&count| count > 1_000), "{places:?}");
@@ -458,6 +463,31 @@ fn await_delivered(kafka: &Kafka, gateway: &Gateway, count: usize) {
     assert!(wait::within(LIMIT, said).is_some(), "{}", gateway.status());
 }
 
+/// The demo page is there, and its channel tells it that each group has all of so many records.
+#[track_caller]
+fn await_page(gateway: &Gateway, count: u64) {
+    let (status, page) = http::get(gateway.client, "/").expect("the page");
+    assert!(status == 200 && page.contains("<title>Trine</title>"), "{status} {page}");
+    let mut page = Client::connect(gateway.client, "page").unwrap();
+    page.call("subscribe", json!({"channel": "demo:lag"})).unwrap();
+    let mut of_shard = BTreeMap::new();
+    let all_done = || {
+        let push = page.push(LIMIT).expect("the lag is told each second");
+        let mut data = push["pub"]["data"].clone();
+        let shard = data["shard"].as_u64().expect("who tells it");
+        of_shard.insert(shard, data["groups"].take());
+        let told: Vec<_> = of_shard.values().filter_map(Value::as_array).flatten().collect();
+        let sum = |group: &str, field: &str| -> u64 {
+            let of_group = told.iter().filter(|of| of["group"] == group);
+            of_group.map(|of| of[field].as_u64().expect("a number")).sum()
+        };
+        let is_done =
+            |group: &&str| ["position", "end_offset"].map(|of| sum(group, of)) == [count; 2];
+        GROUPS.iter().all(is_done).then_some(())
+    };
+    assert!(wait::within(LIMIT, all_done).is_some(), "{of_shard:?}");
+}
+
 #[test]
 fn the_readmes_ticket_reaches_every_group_through_kafka() {
     let kafka = Kafka::start(1);
@@ -503,6 +533,7 @@ fn the_readmes_ticket_reaches_every_group_through_kafka() {
     let verdicts: Vec<_> = seen[outputs[2]].iter().map(|of| of["verdict"].to_string()).collect();
     assert!(verdicts.iter().any(|verdict| verdict.contains("too little")), "{verdicts:?}");
     await_delivered(&kafka, &gateway, tickets.len());
+    await_page(&gateway, tickets.len() as u64);
     let records = kafka.read(TOPIC);
     let mut places: Vec<_> = records.iter().map(|of| (of.partition, of.log_offset)).collect();
     places.sort();

@@ -142,7 +142,7 @@ fn dropped_packets_are_bridged() {
         report.assert(allowed(1));
     });
     if let Err(missing) = outcome {
-        println!("skipped, there can be no namespace: {missing}");
+        println!("SKIPPED: there can be no namespace: {missing}");
     }
 }
 
@@ -365,7 +365,7 @@ fn a_full_disk_refuses_and_keeps_what_it_has() {
     let folder = std::env::temp_dir().join(format!("trine-disk-{}", std::process::id()));
     let disk = match SmallDisk::mount(&folder) {
         Ok(disk) => disk,
-        Err(why) => return println!("skipped, there can be no small disk: {why}"),
+        Err(why) => return println!("SKIPPED: there can be no small disk: {why}"),
     };
     // Segments of 2 MiB: the disk is full before the quota is.
     let config = format!("shards.count = 2\n[log]\nquota_bytes = 16_777_216\n{RPC}");
@@ -419,14 +419,16 @@ fn a_dead_backend_for_one_partition_stops_no_other() {
         legacy.address()
     );
     let gateway = Gateway::start(&consumer);
-    let plan = Plan::rpc(gateway.client, "dead", "ann", TOPIC);
-    let plan = Plan { keys: KEYS, rate_per_s: 1_000, ..plan };
+    let plan = |run: &str| {
+        let plan = Plan::rpc(gateway.client, run, "ann", TOPIC);
+        Plan { keys: KEYS, rate_per_s: 1_000, ..plan }
+    };
     wait::until("its partitions are read", || {
         let read = gateway.metrics().sum("trine_consumer_partitions", &[]);
         (read == 4.0).then_some(())
     });
     // One of each key tells the partition that it is in.
-    publish(&plan, KEYS, &Progress::default());
+    let first = publish(&plan("first"), KEYS, &Progress::default());
     legacy.await_requests(KEYS as usize);
     let dead: BTreeSet<String> = journal::read(&gateway.data_dir(), TOPIC, 4)
         .iter()
@@ -436,7 +438,7 @@ fn a_dead_backend_for_one_partition_stops_no_other() {
     assert!(!dead.is_empty() && dead.len() < KEYS as usize);
     let hung = dead.clone();
     legacy.except(move |request| hung.contains(&event(request).0).then_some(Answer::Hang));
-    let sent = publish(&plan, 20 * KEYS, &Progress::default());
+    let sent = publish(&plan("dead"), 20 * KEYS, &Progress::default());
     assert_eq!(places(&sent), [("journal".to_owned(), sent.len())].into());
     let others = || {
         let requests = legacy.requests();
@@ -450,6 +452,22 @@ fn a_dead_backend_for_one_partition_stops_no_other() {
         (seen.len() == sent.len()).then_some(())
     };
     assert!(wait::within(PATIENCE, all).is_some(), "what hung is delivered in the end");
+    let records = journal::read(&gateway.data_dir(), TOPIC, 4);
+    check_runs(&[("first", first), ("dead", sent)], &records, Allowed::default());
+    in_order(&records, &legacy.requests(), &BTreeSet::new());
+}
+
+/// Holds each run's messages against its records, which a topic has of no other.
+#[track_caller]
+fn check_runs(runs: &[(&str, Vec<Sent>)], records: &[Record], allowed: Allowed) {
+    let mut count = 0;
+    for (run, sent) in runs {
+        let of_run = |record: &&Record| text_of(record, "run") == *run;
+        let records: Vec<_> = records.iter().filter(of_run).cloned().collect();
+        checker::check(run, sent, &records).assert(allowed);
+        count += records.len();
+    }
+    assert_eq!(count, records.len(), "there is no other run");
 }
 
 /// Partition and offset of what a backend was asked.
@@ -475,7 +493,9 @@ fn a_backend_that_is_only_slow_gets_everything() {
     let gateway = Gateway::start(&consumer);
     wait::until("its partitions are read", || (held(&gateway) == 4).then_some(()));
     let plan = Plan::rpc(gateway.client, "slow", "ann", TOPIC);
-    publish(&Plan { keys: COUNT, rate_per_s: 1_000, ..plan }, COUNT, &Progress::default());
+    // Two of each key, so that there is an order to keep.
+    let plan = Plan { keys: COUNT / 2, rate_per_s: 1_000, ..plan };
+    let sent = publish(&plan, COUNT, &Progress::default());
     let all = || {
         let seen: BTreeSet<_> = legacy.requests().iter().map(event).collect();
         (seen.len() as u64 == COUNT).then_some(())
@@ -488,13 +508,17 @@ fn a_backend_that_is_only_slow_gets_everything() {
         (outcome("delivered") == COUNT as f64).then_some(())
     };
     assert!(wait::within(PATIENCE, delivered).is_some(), "all is delivered");
+    let records = journal::read(&gateway.data_dir(), TOPIC, 4);
+    checker::check("slow", &sent, &records).assert(Allowed::default());
+    in_order(&records, &legacy.requests(), &BTreeSet::new());
 }
 
 /// Another program's events, all of which Kafka acknowledges.
 #[track_caller]
-fn write(kafka: &Kafka, topic: &str, run: &str, count: u64) {
+fn write(kafka: &Kafka, topic: &str, run: &str, count: u64) -> Vec<Sent> {
     let sent = kafka.write(topic, run, count, 1_000).finish();
     assert_eq!(places(&sent), [("kafka".to_owned(), count as usize)].into());
+    sent
 }
 
 /// Each node dies in its turn, and with it the coordinators of some groups; none comes back before
@@ -527,14 +551,19 @@ fn groups_go_on_without_the_node_of_their_coordinator() {
             assert!(all.is_some(), "{assignor}, {which}: {} of {count} {when}", seen());
         }
     };
-    write(&kafka, EVENTS, "all", COUNT);
+    let mut runs = vec![("all", write(&kafka, EVENTS, "all", COUNT))];
     await_all(COUNT as usize, "with all nodes");
-    for node in 1..=kafka.nodes() {
+    for (node, run) in (1..).zip(["without node 1", "without node 2", "without node 3"]) {
         kafka.kill_node(node);
-        write(&kafka, EVENTS, &format!("without {node}"), COUNT);
-        await_all(COUNT as usize * (node + 1), &format!("without node {node}"));
+        runs.push((run, write(&kafka, EVENTS, run, COUNT)));
+        await_all(COUNT as usize * runs.len(), run);
         kafka.restart_node(node);
         await_in_sync(&kafka, EVENTS);
+    }
+    let records = kafka.read(EVENTS);
+    check_runs(&runs, &records, Allowed { without_marks: true, ..Allowed::default() });
+    for backend in &backends {
+        in_order(&records, &backend.requests(), &BTreeSet::new());
     }
 }
 

@@ -151,6 +151,6 @@ fn dropped_packets_lose_nothing() {
         check("run", &sent, &kafka.read("events")).assert(Allowed::default());
     });
     if let Err(missing) = outcome {
-        println!("skipped, there can be no namespace: {missing}");
+        println!("SKIPPED: there can be no namespace: {missing}");
     }
 }
