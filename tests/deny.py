@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Checks what is built in against deny.toml, as `cargo deny check bans licenses sources` does.
 
-For machines without cargo-deny, which takes longer to build than the gateway. Knows of deny.toml what this
-project uses of it: allowed licences and their exceptions, denied crates and their wrappers, registries.
+For machines without cargo-deny, which takes longer to build than the gateway. Knows of deny.toml allowed
+licences and their exceptions, denied crates and their wrappers, registries; not wildcards in versions.
 Ends with 1 and a line for each crate that may not be built in.
 """
 
@@ -45,7 +45,7 @@ def is_allowed(expression, allowed):
 def graph(target):
     command = ["cargo", "metadata", "--format-version", "1", "--locked", "--all-features"]
     command += ["--filter-platform", target]
-    found = json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout)
+    found = json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)
     packages = {package["id"]: package for package in found["packages"]}
     nodes = {node["id"]: node["dependencies"] for node in found["resolve"]["nodes"]}
     return packages, nodes

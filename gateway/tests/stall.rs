@@ -27,13 +27,18 @@ struct Shard {
 }
 
 impl Shard {
-    fn start(index: usize, peers: Peers, stop: &mut Stop, in_flight: usize) -> Shard {
+    fn start(
+        index: usize,
+        peers: Peers,
+        stop: &mut Stop,
+        (in_flight, ping_interval_ms): (usize, u64),
+    ) -> Shard {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let page = Page::create(index).unwrap();
         let mut config = Config::embedded();
-        config.client.ping_interval_ms = 3000;
+        config.client.ping_interval_ms = ping_interval_ms;
         config.client.pong_timeout_ms = 2900;
         config.client.in_flight = in_flight;
         let start = ShardStart {
@@ -114,7 +119,7 @@ impl Client {
 fn a_client_that_is_not_read_is_not_asked_for_a_pong() {
     let (mut peers, mut stop) = (Peers::connect(2).unwrap(), Stop::default());
     let late = peers.pop().unwrap();
-    let first = Shard::start(0, peers.pop().unwrap(), &mut stop, IN_FLIGHT);
+    let first = Shard::start(0, peers.pop().unwrap(), &mut stop, (IN_FLIGHT, 3000));
 
     let mut stalled = Client::connect(first.address);
     for id in 2..PUBLISHES + 2 {
@@ -128,7 +133,7 @@ fn a_client_that_is_not_read_is_not_asked_for_a_pong() {
         other.message();
         thread::sleep(Duration::from_millis(20));
     }
-    let second = Shard::start(1, late, &mut stop, IN_FLIGHT);
+    let second = Shard::start(1, late, &mut stop, (IN_FLIGHT, 3000));
     for id in 2..PUBLISHES + 2 {
         assert!(stalled.message().starts_with(&format!("{{\"id\":{id},\"publish\":")), "{id}");
     }
@@ -155,7 +160,7 @@ fn a_full_mailbox_is_waited_for_and_then_its_command_is_refused_for_now() {
     const EACH: usize = 1000;
     let (mut peers, mut stop) = (Peers::connect(2).unwrap(), Stop::default());
     let late = peers.pop().unwrap();
-    let first = Shard::start(0, peers.pop().unwrap(), &mut stop, EACH);
+    let first = Shard::start(0, peers.pop().unwrap(), &mut stop, (EACH, 0));
     let mut clients = [(); CLIENTS].map(|()| Client::connect(first.address));
     for (number, client) in clients.iter_mut().enumerate() {
         for id in 2..EACH + 2 {
@@ -170,7 +175,7 @@ fn a_full_mailbox_is_waited_for_and_then_its_command_is_refused_for_now() {
         assert!(Instant::now() < deadline, "no command was given up");
         thread::sleep(Duration::from_millis(10));
     }
-    let second = Shard::start(1, late, &mut stop, EACH);
+    let second = Shard::start(1, late, &mut stop, (EACH, 0));
     let mut refused = 0;
     for client in &mut clients {
         for id in 2..EACH + 2 {

@@ -95,7 +95,7 @@ series! {
         HistoryTrimmed "trine_history_trimmed_total" "" 1
             "Publications dropped from history for the global memory budget.";
         PresenceRefused "trine_presence_refused_total" "" 1
-            "Clients refused because presence filled the global memory budget.";
+            "Subscribes refused because presence filled a shard's share of the memory budget.";
         MailboxSent "trine_mailbox_messages_total" r#"direction="out""# 1
             "Messages between shards.";
         MailboxReceived "trine_mailbox_messages_total" r#"direction="in""# 1

@@ -288,6 +288,9 @@ impl Broker {
         let id = self.open(name, index);
         self.channels[id].shards.insert(from);
         answer.no_room = wish.presence.is_some_and(|info| !self.enter(id, info));
+        if answer.no_room {
+            return answer;
+        }
         if wish.position || wish.recover.is_some() {
             let stream = self.stream(id, namespace, now_ms);
             answer.position = Some(stream.position());
@@ -300,15 +303,15 @@ impl Broker {
     /// Enters a client into the channel's presence; says whether there was room.
     fn enter(&mut self, id: usize, info: Info) -> bool {
         let bytes = presence::entry_bytes(&info);
-        let presence = self.channels[id].presence.get_or_insert_default();
-        if presence.contains(info.client) {
+        let presence = &mut self.channels[id].presence;
+        if presence.as_ref().is_some_and(|presence| presence.contains(info.client)) {
             return true;
         }
         if self.presence_bytes + bytes > self.limit_bytes {
             self.totals.presence_refused += 1;
             return false;
         }
-        presence.insert(info);
+        presence.get_or_insert_default().insert(info);
         self.presence_entries += 1;
         self.presence_bytes += bytes;
         self.used_bytes += bytes;

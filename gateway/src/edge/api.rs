@@ -47,6 +47,8 @@ struct Begun {
     body: Vec<u8>,
     /// The status that refuses it, whatever its body says.
     refused: Option<u16>,
+    /// It is a HEAD, whose answer has no body (RFC 9110 §9.3.2).
+    is_head: bool,
     options: CallOptions,
 }
 
@@ -143,7 +145,7 @@ impl Api {
         match event {
             Some(BodyEvent::Data(range)) => {
                 if begun.body.len() + range.len() > API_BODY_BYTES {
-                    write_empty(out, 413, false);
+                    write_refusal(out, 413, begun.is_head, false);
                     return Ok(Step::TooLarge);
                 }
                 if begun.refused.is_none() {
@@ -156,7 +158,7 @@ impl Api {
                 let Some(status) = begun.refused else {
                     return Ok(Step::Call(begun.body, begun.options));
                 };
-                write_empty(out, status, begun.options.keep_alive);
+                write_refusal(out, status, begun.is_head, begun.options.keep_alive);
                 Ok(if begun.options.keep_alive { Step::Again } else { Step::End })
             }
             None => Ok(Step::More),
@@ -190,6 +192,7 @@ impl Api {
             decoder: BodyDecoder::new(request.body),
             body: Vec::new(),
             refused,
+            is_head: request.method == "HEAD",
             options: CallOptions {
                 // Who was refused before its body may send it or not: what follows is ambiguous.
                 keep_alive: request.keep_alive && !(request.expect_continue && refused.is_some()),
@@ -233,14 +236,28 @@ fn is_same(given: &[u8], key: &[u8]) -> bool {
     given.len() == key.len() && differ == 0
 }
 
-fn write_empty(out: &mut Vec<u8>, status: u16, keep_alive: bool) {
-    let headers: &[(&str, &str)] = match status {
-        401 => &[("WWW-Authenticate", SCHEME.trim_ascii_end())],
-        405 => &[("Allow", "POST")],
-        _ => &[],
+/// Answers a request that is refused before its body is looked at, and says why.
+fn write_refusal(out: &mut Vec<u8>, status: u16, is_head: bool, keep_alive: bool) {
+    let (more, text): (&[(&str, &str)], _) = match status {
+        401 => (
+            &[("WWW-Authenticate", SCHEME.trim_ascii_end())],
+            "the API key is missing or wrong: send api.key as X-API-Key\n",
+        ),
+        405 => (&[("Allow", "POST")], "the API is called by POST\n"),
+        413 => (&[], "the body is too large for a call\n"),
+        _ => (&[], "there is no such call; there is POST /api/publish\n"),
     };
-    write_response_head(out, status, headers, ResponseBody::Length(0), keep_alive);
+    let headers = [TEXT].iter().chain(more).copied().collect::<Vec<_>>();
+    write_response_head(out, status, &headers, ResponseBody::Length(text.len() as u64), keep_alive);
+    if !is_head {
+        out.extend_from_slice(text.as_bytes());
+    }
 }
+
+/// A body for people.
+const TEXT: (&str, &str) = ("Content-Type", "text/plain");
+/// A body for programs.
+const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 /// The body of a publish.
 #[derive(Deserialize)]
@@ -293,7 +310,8 @@ enum Begin {
         durable: bool,
     },
     Answer(Result<(Option<Position>, Option<Place>), Refusal>),
-    NotJson,
+    /// Why the body is no publish.
+    Malformed(serde_json::Error),
 }
 
 impl Shard {
@@ -334,7 +352,10 @@ impl Shard {
                 self.clients.answer_call(id, Err(full));
             }
             Begin::Answer(answer) => self.clients.answer_call(id, answer),
-            Begin::NotJson => self.clients.answer_status(id, 400),
+            Begin::Malformed(error) => {
+                let text = format!("the body is not what publish takes: {error}\n");
+                self.clients.answer_body(id, 400, TEXT, &text);
+            }
         }
         false
     }
@@ -346,8 +367,9 @@ impl Shard {
         body: &[u8],
         headers: &RequestHeaders,
     ) -> Begin {
-        let Ok(Object(publish)) = serde_json::from_slice::<Object<Publish<'_>>>(body) else {
-            return Begin::NotJson;
+        let Object(publish) = match serde_json::from_slice::<Object<Publish<'_>>>(body) {
+            Ok(publish) => publish,
+            Err(error) => return Begin::Malformed(error),
         };
         let options = &publish.options();
         let (namespace, data) = match check(&self.config, &publish, options.tags()) {
@@ -444,22 +466,18 @@ impl Connections {
     fn answer_call(&mut self, id: u32, answer: Result<(Option<Position>, Option<Place>), Refusal>) {
         let transport = self.entry(id).call.as_ref().is_some_and(|c| c.options.transport_errors);
         match answer {
-            Ok((position, place)) => self.answer_body(id, 200, &result(position, place)),
+            Ok((position, place)) => self.answer_body(id, 200, JSON, &result(position, place)),
             Err(Refusal { code, message }) => {
                 let error = format!("{{\"code\":{},\"message\":\"{message}\"}}", code.code());
                 match transport {
-                    true => self.answer_body(id, status(code), &error),
-                    false => self.answer_body(id, 200, &format!("{{\"error\":{error}}}")),
+                    true => self.answer_body(id, status(code), JSON, &error),
+                    false => self.answer_body(id, 200, JSON, &format!("{{\"error\":{error}}}")),
                 }
             }
         }
     }
 
-    fn answer_status(&mut self, id: u32, status: u16) {
-        self.answer_body(id, status, "");
-    }
-
-    fn answer_body(&mut self, id: u32, status: u16, body: &str) {
+    fn answer_body(&mut self, id: u32, status: u16, kind: (&str, &str), body: &str) {
         let now_ms = rt::now_ms();
         let deadline_ms = now_ms + self.config.client.head_timeout_ms;
         let connection = self.entry(id);
@@ -470,9 +488,8 @@ impl Connections {
         }
         let keep_alive = call.options.keep_alive;
         scratch::with(|out| {
-            let headers = [("Content-Type", "application/json")];
             let length = ResponseBody::Length(body.len() as u64);
-            write_response_head(out, status, &headers, length, keep_alive);
+            write_response_head(out, status, &[kind], length, keep_alive);
             self.push(id, out, body.as_bytes());
         });
         self.arm(id);

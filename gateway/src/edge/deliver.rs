@@ -363,7 +363,8 @@ impl Shard {
             self.deliveries.past = add(self.deliveries.past, totals);
             self.deliveries.running[feed as usize] = None;
             self.begin_lane(feed, of, first.min(position));
-            "the log has other records than were delivered; they are delivered, too"
+            "the log ends before what was delivered, or has other records: those from `first` on are \
+             delivered, too"
         } else {
             running.lane.fetched([], first, now_ms);
             "records were removed before they were delivered"

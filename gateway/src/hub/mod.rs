@@ -287,8 +287,8 @@ impl<P: Post> Hub<P> {
         self.close_if_unused(channel);
     }
 
-    /// Takes back a subscription that was refused after all. Another shard that owns the channel has
-    /// told of the join, and tells of the leave; here nobody was told.
+    /// Takes back a subscription that was refused after all. Another shard that owns the channel may
+    /// have told of the join, and then tells of the leave; here nobody was told.
     pub fn withdraw<C: Clients>(
         &mut self,
         clients: &mut C,
@@ -428,10 +428,10 @@ impl<P: Post> Hub<P> {
         let mut joined = None;
         let answer = match ask {
             Ask::Subscribe { wish, join } => {
-                joined = join;
                 let config = self.config.clone();
                 let namespace = (&config.namespaces[namespace], namespace);
                 let answer = self.broker.subscribe(from, name, namespace, *wish, now_ms);
+                joined = join.filter(|_| !answer.no_room);
                 Answer::Subscribed(Box::new(answer))
             }
             Ask::Publish { data, info, options } => {
@@ -577,10 +577,12 @@ impl<P: Post> Hub<P> {
         }
     }
 
-    /// As the owner: takes the client out of the presence and tells the others.
+    /// As the owner: takes the client out of the presence and tells the others, but of one that had
+    /// no room in it.
     fn left<C: Clients>(&mut self, clients: &mut C, name: &str, namespace: usize, who: Info) {
-        self.broker.leave(name, who.client);
-        if self.config.namespaces[namespace].join_leave {
+        let was_there = self.broker.leave(name, who.client).is_some();
+        let namespace = &self.config.namespaces[namespace];
+        if namespace.join_leave && (was_there || !namespace.presence) {
             self.tell(clients, name, false, &who);
         }
     }

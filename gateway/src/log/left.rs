@@ -58,10 +58,12 @@ pub fn refuse_left(config: &Config) -> Result<(), String> {
 /// Topics and folders of the queues that there are.
 fn queues(folder: &Path) -> io::Result<Vec<(String, PathBuf)>> {
     let mut queues = Vec::new();
-    if folder.exists() {
+    if folder.try_exists()? {
         for entry in std::fs::read_dir(folder)? {
             let entry = entry?;
-            if let (true, Ok(topic)) = (entry.path().is_dir(), entry.file_name().into_string()) {
+            if let (true, Ok(topic)) =
+                (std::fs::metadata(entry.path())?.is_dir(), entry.file_name().into_string())
+            {
                 queues.push((topic, entry.path()));
             }
         }
@@ -75,8 +77,10 @@ fn refuse(
     count: impl Fn(&Journal) -> u64,
     why: impl Fn(u64) -> String,
 ) -> Result<(), String> {
-    if !folder.exists() {
-        return Ok(());
+    match folder.try_exists() {
+        Ok(true) => {}
+        Ok(false) => return Ok(()),
+        Err(error) => return Err(format!("{}: {error}", folder.display())),
     }
     match look(folder).map(|journal| count(&journal)) {
         Ok(0) => Ok(()),
