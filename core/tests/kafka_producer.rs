@@ -101,6 +101,11 @@ fn produce(load: &Load, bootstrap: SocketAddr, resolve: Rc<dyn Resolve>) -> Repo
     Report { outcomes, totals, cpu, elapsed }
 }
 
+/// Records are of now: a broker removes at once what is older than its retention.
+fn now_ms() -> i64 {
+    std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis() as i64
+}
+
 fn feed(progress: &mut Progress, load: &Load) {
     let topic = progress.client.topic(&load.topic);
     let count = progress.client.partition_count(topic);
@@ -117,7 +122,7 @@ fn feed(progress: &mut Progress, load: &Load) {
         body.clear();
         write_body(&mut body, Some(key.as_bytes()), Some(&value), std::iter::empty());
         let partition = hash::partition(key.as_bytes(), count);
-        match progress.client.append(token, topic, partition, 1_700_000_000_000, &body) {
+        match progress.client.append(token, topic, partition, now_ms(), &body) {
             Ok(()) => progress.given += 1,
             Err(NotTaken::Refused(Refused::Full)) => return,
             Err(error) => panic!("{error:?}"),
@@ -466,7 +471,7 @@ fn a_late_batch_of_the_epoch_before_is_fenced() {
         let append = |token: u64| {
             let (mut body, value) = (Vec::new(), format!("{token:020}"));
             write_body(&mut body, Some(b"key"), Some(value.as_bytes()), std::iter::empty());
-            client.append(token, topic, 0, 1_700_000_000_000, &body).expect("it is taken");
+            client.append(token, topic, 0, now_ms(), &body).expect("it is taken");
         };
         match stage.get() {
             Stage::Begins if client.partition_count(topic) > 0 => {

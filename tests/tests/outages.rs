@@ -162,7 +162,15 @@ fn a_kafka_that_stays_late_gets_what_is_spooled() {
         progress.acknowledge(2_000);
     });
     let take_overs = || gateway.metrics().sum("trine_spool_take_overs_total", &[]) as usize;
-    let before = take_overs();
+    // Metrics tell a few times a second what happened before.
+    let mut last = (take_overs(), Instant::now());
+    let before = wait::until("no more are taken over", || {
+        let now = take_overs();
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+        (last.1.elapsed() > Duration::from_secs(1)).then_some(now)
+    });
     await_spool(&gateway, true);
     assert_eq!(take_overs(), before, "what is forwarded is not taken back");
     proxies[0].restore();

@@ -8,6 +8,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use trine_tests::checker::{Allowed, Record, check};
+use trine_tests::durable::PATIENCE;
 use trine_tests::fault::Direction;
 use trine_tests::kafka::{Kafka, Writer};
 use trine_tests::member::Member;
@@ -58,10 +59,11 @@ fn three_nodes_keep_data_while_each_is_killed() {
         kafka.kill_node(node);
         assert!(TcpStream::connect(kafka.address(node)).is_err(), "it is gone");
         kafka.restart_node(node);
-        wait::until("all are in sync again", || {
+        let in_sync = || {
             let partitions = kafka.describe("events");
             partitions.iter().all(|partition| partition.in_sync.len() == 3).then_some(())
-        });
+        };
+        assert!(wait::within(PATIENCE, in_sync).is_some(), "all are in sync again");
     }
     let sent = writer.finish();
     check("run", &sent, &kafka.read("events")).assert(Allowed::default());
@@ -114,17 +116,19 @@ fn foreign_members_share_a_group() {
     ];
     for (group, arguments) in cases {
         let members = [(); 2].map(|()| Member::join(&kafka, group, "events", arguments));
-        wait::until("both hold two partitions and all records came", || {
+        let committed = || kafka.committed(group).values().sum::<i64>();
+        // What a rebalance overtakes is committed by the next one to have it.
+        let all = || {
             let held = members.each_ref().map(Member::held);
             let mut records = members.each_ref().map(Member::records).concat();
             records.sort_unstable();
             records.dedup();
             let shared = held.iter().all(|of| of.len() == 2) && held[0] != held[1];
-            (shared && records.len() == COUNT).then_some(())
-        });
+            (shared && records.len() == COUNT && committed() == COUNT as i64).then_some(())
+        };
+        assert!(wait::within(PATIENCE, all).is_some(), "{group}: both share all that there is");
         members.into_iter().for_each(|member| drop(member.leave()));
-        let committed: i64 = kafka.committed(group).values().sum();
-        assert_eq!(committed, COUNT as i64, "{group}");
+        assert_eq!(committed(), COUNT as i64, "{group}");
     }
 }
 

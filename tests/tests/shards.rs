@@ -23,13 +23,15 @@ fn both_shards_serve_and_exchange_messages() {
     const CLIENTS: usize = 40;
     let mut gateway = Gateway::start(TWO_SHARDS);
     let data = gateway.data();
-    assert!(gateway.log().contains("pin plan"), "{}", gateway.log());
+    wait::until("the plan is told", || gateway.log().contains("pin plan").then_some(()));
     for shard in ["shard-0", "shard-1"] {
         let cpus = process::allowed_cpus(data, shard);
         let is_one = |text: &String| text.parse::<usize>().is_ok();
         assert!(cpus.as_ref().is_some_and(is_one), "{shard} is not pinned to a CPU: {cpus:?}");
     }
-    assert_eq!(gateway.log().matches("pinned, verified").count(), 2, "{}", gateway.log());
+    let pinned = || gateway.log().matches("pinned, verified").count();
+    wait::until("both say that they are pinned", || (pinned() >= 2).then_some(()));
+    assert_eq!(pinned(), 2, "{}", gateway.log());
     let connect = |number| Follower::start(gateway.client, &format!("user-{number}"), "all");
     let mut followers: Vec<_> = (0..CLIENTS).map(|n| connect(n).expect("subscribed")).collect();
 
