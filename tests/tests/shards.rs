@@ -123,12 +123,16 @@ fn connections_are_handed_over_to_the_shard_that_has_fewer() {
 #[test]
 fn a_client_that_presence_has_no_room_for_is_refused_for_now() {
     const CHANNELS: usize = 8_000;
+    const HISTORY: usize = 100;
     let config = format!(
         "{TWO_SHARDS}\nclient.channels_limit = 10_000\nclient.ping_interval_ms = 0\n\
          broker.history_limit_bytes = 1_048_576\n"
     );
     let gateway = Gateway::start(&config);
     let mut client = Client::connect(gateway.client, "ann").expect("connected");
+    for number in 0..HISTORY {
+        client.publish("news", json!({"number": number})).expect("published");
+    }
     let channels: Vec<_> = (0..CHANNELS).map(|number| format!("room-{number}")).collect();
     let (mut inside, mut outside) = (Vec::new(), Vec::new());
     for some in channels.chunks(500) {
@@ -145,6 +149,11 @@ fn a_client_that_presence_has_no_room_for_is_refused_for_now() {
     assert!(inside.len() > 1_000 && outside.len() > 1_000, "{} have room", inside.len());
     let refused = || gateway.metrics().sum("trine_presence_refused_total", &[]);
     wait::until("each is counted", || (refused() == outside.len() as f64).then_some(()));
+    // History has made room before.
+    let trimmed = || gateway.metrics().sum("trine_history_trimmed_total", &[]);
+    wait::until("all of it is gone", || (trimmed() == HISTORY as f64).then_some(()));
+    let news = client.call("history", json!({"channel": "news", "limit": -1})).expect("answered");
+    assert_eq!(news["publications"].as_array().map_or(0, Vec::len), 0, "{news}");
     let mut present = |channel: &str| {
         let stats = client.call("presence_stats", json!({"channel": channel})).expect("answered");
         stats["num_clients"].as_u64().unwrap_or_default()
