@@ -115,6 +115,7 @@ fn feed(progress: &mut Progress, load: &Load) {
     progress.began.get_or_insert_with(|| (Instant::now(), cpu()));
     let mut body = Vec::new();
     let mut value = vec![b'.'; load.value_bytes];
+    let now_ms = now_ms();
     while progress.given < load.records && progress.given - progress.settled < load.window {
         let token = progress.given;
         let key = format!("key-{}", token % KEYS);
@@ -122,7 +123,7 @@ fn feed(progress: &mut Progress, load: &Load) {
         body.clear();
         write_body(&mut body, Some(key.as_bytes()), Some(&value), std::iter::empty());
         let partition = hash::partition(key.as_bytes(), count);
-        match progress.client.append(token, topic, partition, now_ms(), &body) {
+        match progress.client.append(token, topic, partition, now_ms, &body) {
             Ok(()) => progress.given += 1,
             Err(NotTaken::Refused(Refused::Full)) => return,
             Err(error) => panic!("{error:?}"),

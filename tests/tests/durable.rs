@@ -19,10 +19,10 @@ use trine_tests::{http, journal, process, wait};
 
 const PARTITIONS: u32 = 4;
 const TOPIC: &str = "ticket.create";
-/// A disk may stall for seconds without an event being refused, if a test has no other wish.
+/// A disk may stall for seconds without an event being refused.
 const PATIENT: &str = "log.timeout_ms = 9_000\n";
 /// Calls of `ticket.create`, ordered by the payload's field `key`.
-const TICKETS: &str = "log.timeout_ms = 9_000\nshards.count = 2\n[[rpc]]\nmethod = \"ticket.create\"\n\
+const TICKETS: &str = "shards.count = 2\n[[rpc]]\nmethod = \"ticket.create\"\n\
     topic = \"ticket.create\"\nkey = \"/key\"\n\
     [[rpc]]\nmethod = \"warm\"\ntopic = \"warm\"\nkey = \"/key\"\n";
 
@@ -83,7 +83,7 @@ fn a_ticket_reaches_every_group() {
     let legacy = Backend::start();
     legacy.usually(Answer::Slow(Duration::from_millis(20), 200));
     let config = format!(
-        "{TICKETS}[[consumer]]\nname = \"notification\"\ngroup = \"notification\"\n\
+        "{PATIENT}{TICKETS}[[consumer]]\nname = \"notification\"\ngroup = \"notification\"\n\
          topics = [\"{TOPIC}\"]\n[consumer.to]\nchannel = \"tickets\"\n\
          [[consumer]]\nname = \"quality\"\ngroup = \"quality\"\ntopics = [\"{TOPIC}\"]\n\
          [consumer.to]\nupstream = \"legacy\"\npath = \"/tickets\"\n\
@@ -140,7 +140,7 @@ fn every_refused_event_is_counted_and_timed() {
          [[namespace]]\nname = \"desk\"\ntopic = \"desk\"\nkey = \"/key\"\n\
          [api]\nkey = \"secret\"\n"
     );
-    let gateway = Gateway::start(&config.replace(PATIENT, ""));
+    let gateway = Gateway::start(&config);
     let mut client = Client::connect(gateway.client, "ann").unwrap();
     for (data, code) in [(json!({"key": "a"}), 100), (json!({}), 107)] {
         let call = client.call("rpc", json!({"method": TOPIC, "data": data}));
@@ -359,7 +359,7 @@ fn backends_publish_once_with_tags_or_without_history() {
 #[test]
 fn what_was_acknowledged_survives_kills_at_any_time() {
     let config = format!(
-        "{TICKETS}[[consumer]]\nname = \"all\"\ngroup = \"all\"\ntopics = [\"{TOPIC}\"]\n\
+        "{PATIENT}{TICKETS}[[consumer]]\nname = \"all\"\ngroup = \"all\"\ntopics = [\"{TOPIC}\"]\n\
          start = \"earliest\"\n[consumer.to]\nchannel = \"all\"\n"
     );
     let mut gateway = Gateway::start(&config);
@@ -387,7 +387,7 @@ fn what_was_acknowledged_survives_kills_at_any_time() {
 #[test]
 fn clean_stops_repeat_and_lose_nothing() {
     let config = format!(
-        "{TICKETS}[[consumer]]\nname = \"mover\"\ngroup = \"mover\"\ntopics = [\"{TOPIC}\"]\n\
+        "{PATIENT}{TICKETS}[[consumer]]\nname = \"mover\"\ngroup = \"mover\"\ntopics = [\"{TOPIC}\"]\n\
          start = \"earliest\"\nto.topic = \"moved\"\n"
     );
     let mut gateway = Gateway::start(&config);
@@ -426,7 +426,7 @@ fn clean_stops_repeat_and_lose_nothing() {
 #[test]
 fn what_a_consumer_publishes_is_fanned_out_and_not_logged() {
     let config = format!(
-        "{TICKETS}[[namespace]]\nname = \"desk\"\ntopic = \"desk\"\nsubscribe = \"anonymous\"\n\
+        "{PATIENT}{TICKETS}[[namespace]]\nname = \"desk\"\ntopic = \"desk\"\nsubscribe = \"anonymous\"\n\
          publish = \"anonymous\"\n\
          [[consumer]]\nname = \"agents\"\ntopics = [\"{TOPIC}\"]\nto.channel = \"desk:{{key}}\"\n"
     );
@@ -467,7 +467,7 @@ fn told(gateway: &Gateway, consumer: &str) -> Option<u64> {
 
 #[test]
 fn operators_are_told_of_records_that_nobody_reads() {
-    let mut gateway = Gateway::start(TICKETS);
+    let mut gateway = Gateway::start(&format!("{PATIENT}{TICKETS}"));
     warm_up(&gateway);
     assert!(gateway.terminate(Duration::from_secs(10)).unwrap().success());
     gateway.reconfigure("topic = \"warm\"", "topic = \"cold\"");
@@ -485,7 +485,7 @@ fn operators_see_the_lag_of_each_partition_whoever_dies() {
     let legacy = Backend::start();
     legacy.refuse();
     let config = format!(
-        "{TICKETS}[[consumer]]\nname = \"quality\"\ngroup = \"desk\"\ntopics = [\"{TOPIC}\"]\n\
+        "{PATIENT}{TICKETS}[[consumer]]\nname = \"quality\"\ngroup = \"desk\"\ntopics = [\"{TOPIC}\"]\n\
          [consumer.to]\nupstream = \"legacy\"\npath = \"/tickets\"\n\
          [consumer.retry]\ntries = 0\nmin_ms = 50\nmax_ms = 200\n\
          [[upstream]]\nname = \"legacy\"\nendpoints = [\"{}\"]\n",
@@ -550,7 +550,7 @@ fn operators_are_told_when_a_lag_crosses_its_thresholds() {
     let (legacy, operator) = (Backend::start(), Backend::start());
     legacy.refuse();
     let config = format!(
-        "log.partitions = 1\n{TICKETS}[[consumer]]\nname = \"quality\"\ntopics = [\"{TOPIC}\"]\n\
+        "log.partitions = 1\n{PATIENT}{TICKETS}[[consumer]]\nname = \"quality\"\ntopics = [\"{TOPIC}\"]\n\
          to.upstream = \"legacy\"\nretry = {{ tries = 0, min_ms = 50, max_ms = 200 }}\n\
          lag = {{ warn = 20, critical = 50, window_ms = 0, hook = \"{}\" }}\n\
          [[upstream]]\nname = \"legacy\"\nendpoints = [\"{}\"]\n",
@@ -610,7 +610,7 @@ fn operators_are_told_when_a_lag_crosses_its_thresholds() {
 fn operators_are_told_of_a_lag_that_grows() {
     let operator = Backend::start();
     let config = format!(
-        "log.partitions = 1\n{TICKETS}[[consumer]]\nname = \"quality\"\ntopics = [\"{TOPIC}\"]\n\
+        "log.partitions = 1\n{PATIENT}{TICKETS}[[consumer]]\nname = \"quality\"\ntopics = [\"{TOPIC}\"]\n\
          to.upstream = \"legacy\"\nretry = {{ tries = 0, min_ms = 50, max_ms = 200 }}\n\
          lag = {{ warn = 0, critical = 0, window_ms = 1_000, hook = \"{}\" }}\n\
          [[upstream]]\nname = \"legacy\"\nendpoints = [\"127.0.0.1:1\"]\n",
@@ -639,7 +639,7 @@ fn operators_see_the_connections_of_a_slow_backend() {
     legacy.refuse();
     // Each of the two shards has one connection, and ten keys want one.
     let config = format!(
-        "{TICKETS}[[consumer]]\nname = \"quality\"\ntopics = [\"{TOPIC}\"]\n\
+        "{PATIENT}{TICKETS}[[consumer]]\nname = \"quality\"\ntopics = [\"{TOPIC}\"]\n\
          to.upstream = \"legacy\"\nretry = {{ tries = 0, min_ms = 50, max_ms = 200 }}\n\
          [[upstream]]\nname = \"legacy\"\nendpoints = [\"{}\"]\n\
          max_connections = 1\nmax_waiting = 2\n",
@@ -670,7 +670,7 @@ fn operators_see_the_connections_of_a_slow_backend() {
 
 #[test]
 fn operators_see_what_a_damaged_journal_lost() {
-    let mut gateway = Gateway::start(TICKETS);
+    let mut gateway = Gateway::start(&format!("{PATIENT}{TICKETS}"));
     let plan = Plan { rate_per_s: 500, ..Plan::rpc(gateway.client, "damage", "ann", TOPIC) };
     warm_up(&gateway);
     publish(&plan, 50, &Progress::default());
@@ -701,7 +701,7 @@ fn queues(backend: &Backend) -> String {
     let minute = (unix.as_secs() / 60 + 720) % 1440;
     let (hour, minute) = (minute / 60, minute % 60);
     format!(
-        "log.partitions = 1\n{TICKETS}\
+        "log.partitions = 1\n{PATIENT}{TICKETS}\
          [[consumer]]\nname = \"live\"\ntopics = [\"{TOPIC}\"]\nto.channel = \"live\"\n\
          [[consumer]]\nname = \"night\"\ntopics = [\"{TOPIC}\"]\nto.upstream = \"legacy\"\n\
          batch = {{ records = 10, linger_ms = 1_000 }}\n\

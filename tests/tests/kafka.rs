@@ -446,10 +446,9 @@ fn example(kafka: &Kafka) -> Gateway {
         assert_eq!(text.matches(part).count(), 1, "{part}");
     }
     Gateway::start_file(|client, admin| {
-        text.replace(listen, &format!("{listen}admin = \"{admin}\"\n"))
-            .replace("127.0.0.1:8000", &client.to_string())
-            .replace("127.0.0.1:9092", &kafka.bootstrap())
-            + "\n[spool]\nafter_ms = 60_000\n"
+        let text = text.replace(listen, &format!("{listen}admin = \"{admin}\"\n"));
+        let text = text.replace("127.0.0.1:8000", &client.to_string());
+        patient(text.replace("127.0.0.1:9092", &kafka.bootstrap()))
     })
 }
 

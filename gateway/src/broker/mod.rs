@@ -202,7 +202,7 @@ pub struct Subscribed {
 pub struct Totals {
     /// Publications dropped from history because the shard's budget was full.
     pub trimmed: u64,
-    /// Clients that had no room in the presence.
+    /// Subscribes that were refused, since their presence had no room.
     pub presence_refused: u64,
 }
 

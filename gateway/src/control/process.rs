@@ -15,9 +15,10 @@ use std::thread;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
+use rustix::net::SocketAddrUnix;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::de::IgnoredAny;
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, Socket, Type};
 use tokio::sync::oneshot;
 use trine_core::metrics::Page;
 
@@ -200,13 +201,9 @@ fn connect(socket: &Path) -> io::Result<UnixStream> {
     let stream = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     stream.set_read_timeout(Some(LINK_TIMEOUT))?;
     stream.set_write_timeout(Some(LINK_TIMEOUT))?;
-    let address = SockAddr::unix(socket)?;
     // A wait for room in the listener's queue that a signal ended has connected nothing.
-    while let Err(error) = stream.connect(&address) {
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
-    }
+    let address = SocketAddrUnix::new(socket)?;
+    retry_on_intr(|| rustix::net::connect(&stream, &address))?;
     Ok(OwnedFd::from(stream).into())
 }
 

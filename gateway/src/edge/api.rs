@@ -247,15 +247,9 @@ fn write_refusal(out: &mut Vec<u8>, status: u16, is_head: bool, keep_alive: bool
         413 => (&[], "the body is too large for a call\n"),
         _ => (&[], "there is no such call; there is POST /api/publish\n"),
     };
-    let headers = [TEXT].iter().chain(more).copied().collect::<Vec<_>>();
-    write_response_head(out, status, &headers, ResponseBody::Length(text.len() as u64), keep_alive);
-    if !is_head {
-        out.extend_from_slice(text.as_bytes());
-    }
+    http::write_text(out, status, more, text, !is_head, keep_alive);
 }
 
-/// A body for people.
-const TEXT: (&str, &str) = ("Content-Type", "text/plain");
 /// A body for programs.
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
@@ -354,7 +348,7 @@ impl Shard {
             Begin::Answer(answer) => self.clients.answer_call(id, answer),
             Begin::Malformed(error) => {
                 let text = format!("the body is not what publish takes: {error}\n");
-                self.clients.answer_body(id, 400, TEXT, &text);
+                self.clients.answer_body(id, 400, http::TEXT, &text);
             }
         }
         false

@@ -19,6 +19,8 @@ use crate::session::RequestHeaders;
 const CLIENT_PATH: &str = "/connection/websocket";
 /// Where the echo listener echoes.
 const ECHO_PATH: &str = "/echo";
+/// Of bodies for people.
+pub(super) const TEXT: (&str, &str) = ("Content-Type", "text/plain");
 
 /// What is half-read of a connection's requests.
 #[derive(Default)]
@@ -209,7 +211,7 @@ impl Http {
             return Ok(self.answer(&request, 405, &headers, "method not allowed\n", out));
         }
         if path == "/healthz" {
-            let headers = [("Content-Type", "text/plain"), ("Cache-Control", "no-store")];
+            let headers = [TEXT, ("Cache-Control", "no-store")];
             return Ok(self.answer(&request, 200, &headers, "ok\n", out));
         }
         if config.demo
@@ -218,7 +220,7 @@ impl Http {
         {
             return Ok(self.answer(&request, 200, &file.headers(), file.text, out));
         }
-        Ok(self.answer(&request, 404, &[("Content-Type", "text/plain")], "not found\n", out))
+        Ok(self.answer(&request, 404, &[TEXT], "not found\n", out))
     }
 
     /// Appends a whole answer; the request's body, if there is one, is dropped afterwards.
@@ -255,9 +257,7 @@ fn handshake(
 ) -> Next {
     if !may_connect(upgrade, config) {
         let text = "this origin may not connect; client.allowed_origins lists those that may\n";
-        let length = ResponseBody::Length(text.len() as u64);
-        write_response_head(out, 403, &[("Content-Type", "text/plain")], length, false);
-        out.extend_from_slice(text.as_bytes());
+        write_text(out, 403, &[], text, true, false);
         return Next::End;
     }
     let Some(accept) = ws::accept_key(upgrade.key) else {
@@ -316,21 +316,30 @@ fn negotiate(request: &Request<'_>, upgrade: &Upgrade<'_>) -> (Agreed, Option<&'
 
 /// Answers a broken request; the connection ends after it.
 pub(super) fn refuse(error: Error, out: &mut Vec<u8>) {
-    let version = [("Content-Type", "text/plain"), ("Sec-WebSocket-Version", "13")];
-    let headers = if error == Error::UpgradeVersion { &version[..] } else { &version[..1] };
-    let text = error.reason();
-    let length = ResponseBody::Length(text.len() as u64 + 1);
-    write_response_head(out, error.status(), headers, length, false);
-    out.extend_from_slice(text.as_bytes());
-    out.push(b'\n');
+    let version: &[_] = &[("Sec-WebSocket-Version", "13")];
+    let more = if error == Error::UpgradeVersion { version } else { &[] };
+    write_text(out, error.status(), more, &format!("{error}\n"), true, false);
 }
 
 /// The answer to a request that did not arrive in time (RFC 9110 §15.5.9).
 pub(super) fn write_timeout(out: &mut Vec<u8>) {
-    let text = "the request did not arrive in time\n";
-    let length = ResponseBody::Length(text.len() as u64);
-    write_response_head(out, 408, &[("Content-Type", "text/plain")], length, false);
-    out.extend_from_slice(text.as_bytes());
+    write_text(out, 408, &[], "the request did not arrive in time\n", true, false);
+}
+
+/// An answer for people; without `has_body` its head alone, as HEAD gets it (RFC 9110 §9.3.2).
+pub(super) fn write_text(
+    out: &mut Vec<u8>,
+    status: u16,
+    more: &[(&str, &str)],
+    text: &str,
+    has_body: bool,
+    keep_alive: bool,
+) {
+    let headers = [&[TEXT], more].concat();
+    write_response_head(out, status, &headers, ResponseBody::Length(text.len() as u64), keep_alive);
+    if has_body {
+        out.extend_from_slice(text.as_bytes());
+    }
 }
 
 #[cfg(test)]
