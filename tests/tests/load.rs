@@ -141,6 +141,25 @@ fn clients_that_never_read_are_closed_with_3009() {
     other.call("rpc", json!({"method": "echo", "data": 1})).expect("the other is answered");
 }
 
+/// What waits for a client that doesn't read is told by the metrics, until it is gone.
+#[test]
+fn what_a_client_does_not_read_is_seen_until_it_is_gone() {
+    let config = format!("{TWO_SHARDS}\nclient.outbox_limit_bytes = 67_108_864");
+    let gateway = Gateway::start(&config);
+    let waiting = || gateway.metrics().sum("trine_outbox_bytes", &[]);
+    let mut deaf = Client::connect(gateway.client, "deaf").expect("connected");
+    deaf.subscribe("room", None).expect("subscribed");
+    let mut publisher = Client::connect(gateway.client, "publisher").expect("connected");
+    for _ in 0..300 {
+        publisher.publish("room", json!("x".repeat(60_000))).expect("published");
+    }
+    // More than sockets take, and less than was published.
+    wait::until("most of it waits", || (waiting() > 1_000_000.0).then_some(()));
+    assert!(waiting() < 18_100_000.0, "{}", waiting());
+    deaf.cut();
+    wait::until("nothing waits", || (waiting() == 0.0).then_some(()));
+}
+
 /// An answer that takes a slow link much longer than a write or a pong may take arrives whole: the
 /// write gets on, and the ping waits behind it.
 #[test]
