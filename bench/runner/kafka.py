@@ -135,10 +135,11 @@ class Bench:
                 self.syncs.append(self.json(command))
             for row in self.options.rows:
                 for peer in self.turn(number):
-                    if row.kind not in peer.kinds or self.missing(row, peer):
+                    if row.kind not in peer.kinds or self.missing(row, peer) or (peer.open_only and not row.rate):
                         continue
                     try:
-                        report = getattr(self, row.kind)(row, peer)
+                        with machine.core_awake(self.options.load_cpu, bool(row.rate)):
+                            report = getattr(self, row.kind)(row, peer)
                     except (RuntimeError, subprocess.TimeoutExpired) as error:
                         print(f"{peer.name} {row.name}: {error}", file=sys.stderr)
                         report = None
@@ -289,9 +290,12 @@ class Bench:
             seconds = options.warm_up + options.seconds + 0.2
             command = [self.tool("clock"), "--rate", str(row.rate), "--seconds", str(seconds),
                        "--cpu", str(options.load_cpu), "--", *command, "--clock"]
+        # As control does for a shard so busy (`shards.keep_awake`).
+        awake = machine.core_awake(options.server_cpu, bool(row.rate) and peer.name == "trine")
         before_s = self.broker.cpu_s()
         try:
-            report = self.json(command)
+            with awake:
+                report = self.json(command)
             broker_s = self.broker.cpu_s() - before_s
             report["broker_us_per_unit"] = broker_s * 1e6 / max(report["acknowledged"], 1)
             self.compare(report, topic, report["acknowledged"])
@@ -339,7 +343,7 @@ class Bench:
         return str(TARGET / self.options.profile / name)
 
     def client(self, program: str, peer) -> list:
-        if peer.name == "trine":
+        if peer.name in ("trine", "trine-halting"):
             return [self.tool(program)]
         if peer.name == "librdkafka":
             return [str(C_TARGET / program)]

@@ -27,6 +27,7 @@ class Peer:
     kinds: tuple
     environment: dict = field(default_factory=dict)
     missing: tuple = ()  # kinds that it cannot do yet
+    open_only: bool = False  # a setting that only open loops show
 
 
 def ticket(clients: int) -> tuple:
@@ -84,6 +85,7 @@ PEERS = [
     Peer("go-gateway", "centrifuge + franz-go", ("gateway", "deliver"), {"GOGC": "100"}),
     Peer("go-gateway-400", "centrifuge + franz-go, GOGC=400", ("gateway", "deliver"), {"GOGC": "400"}),
     Peer("trine", "Trine", ("producer", "consumer", "recovery")),
+    Peer("trine-halting", "Trine, may halt", ("producer",), open_only=True),
     Peer("franz-go", "franz-go", ("producer", "consumer")),
     Peer("librdkafka", "librdkafka", ("producer", "consumer")),
     Peer("sarama", "sarama", ("producer",)),

@@ -5,6 +5,7 @@ import platform
 import re
 import struct
 import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,6 +40,26 @@ def awake(wanted: bool):
     with request:
         request.write(struct.pack("i", 0))
         yield
+
+
+@contextmanager
+def core_awake(cpu: int, wanted: bool = True):
+    """While it lasts a core does not halt, where the system allows to ask for that: what must be in time
+    on it, the load tool above all, is not what a latency tells of. Undoes only what it did itself."""
+    path = Path(f"/sys/devices/system/cpu/cpu{cpu}/power/pm_qos_resume_latency_us")
+    before = read(path).strip()
+    held = wanted and before not in ("", "n/a")
+    try:
+        if held:
+            path.write_text("n/a")
+    except OSError as error:
+        print(f"CPU {cpu} may halt, longer tails for every peer: {error}", file=sys.stderr)
+        held = False
+    try:
+        yield
+    finally:
+        if held:
+            path.write_text(before)
 
 
 def versions() -> dict:
