@@ -19,9 +19,11 @@ pub const RECEIVES_IN_A_ROW: u8 = 16;
 pub const SEND_ROUNDS: usize = 8;
 /// Nanoseconds after which what comes is counted, once resting has begun or ended.
 pub const GATHER_SETTLE_NS: u64 = 4_000_000;
-/// Nanoseconds over which it is counted: long enough for a quarter less to be no chance.
+/// Nanoseconds over which it is counted: long enough for what comes in bursts to even out.
 pub const GATHER_PERIOD_NS: u64 = 16_000_000;
-/// Such periods after which what comes without rests is counted anew: a second.
+/// Turns of a period without and one with rests before rests are found to hold up nothing.
+pub const GATHER_TRIES: u32 = 3;
+/// Periods after which what comes without rests is counted anew: a second.
 pub const GATHER_PERIODS: u32 = 62;
 /// Nanoseconds without rests after they were seen to hold up what comes; doubled each time …
 pub const GATHER_PAUSE_NS: u64 = 200_000_000;

@@ -9,6 +9,7 @@
 use super::local;
 use crate::limits::{
     GATHER_PAUSE_LIMIT_NS, GATHER_PAUSE_NS, GATHER_PERIOD_NS, GATHER_PERIODS, GATHER_SETTLE_NS,
+    GATHER_TRIES,
 };
 use std::future::poll_fn;
 use std::task::Poll;
@@ -18,7 +19,9 @@ const SECOND_NS: u64 = 1_000_000_000;
 
 /// Decides when to rest: while two events or more gather in the time it takes, and as many come as
 /// without it. Who sends more only once the last was answered would be held up by a rest, which
-/// shows soon; it is tried again after a pause, each time a longer one.
+/// shows in turns of periods with and without; it is tried again after a pause, each time a longer
+/// one. One turn would not do: a host that takes the core away for some milliseconds makes few of
+/// many events.
 #[derive(Debug)]
 pub(super) struct Pace {
     since_ns: u64,
@@ -26,12 +29,20 @@ pub(super) struct Pace {
     rests: bool,
     /// Resting has just begun or ended, and what comes is not counted yet.
     settles: bool,
-    /// Periods counted since then.
-    periods: u32,
-    /// Events a second that came before resting began.
-    before: u64,
+    stage: Stage,
     not_before_ns: u64,
     pause_ns: u64,
+}
+
+/// What is known of resting.
+#[derive(Debug)]
+enum Stage {
+    /// Nothing yet, or that it holds up what comes.
+    Unknown,
+    /// So many turns were taken; events a second of their periods, added up.
+    Tried { turns: u32, with: u64, without: u64 },
+    /// It holds up nothing, and has gone on for so many periods.
+    Found { periods: u32 },
 }
 
 impl Default for Pace {
@@ -41,8 +52,7 @@ impl Default for Pace {
             events: 0,
             rests: false,
             settles: true,
-            periods: 0,
-            before: 0,
+            stage: Stage::Unknown,
             not_before_ns: 0,
             pause_ns: GATHER_PAUSE_NS,
         }
@@ -66,26 +76,36 @@ impl Pace {
 
     /// A period has ended; so many events came, a second.
     fn period(&mut self, a_second: u64, rest: Duration, now_ns: u64) {
-        self.periods += 1;
         let gather_ns = a_second * rest.as_nanos() as u64;
-        if !self.rests {
-            if gather_ns >= 2 * SECOND_NS && now_ns >= self.not_before_ns {
-                self.before = a_second;
-                self.switch(true);
+        let gathers = gather_ns >= 2 * SECOND_NS;
+        let (rests, stage) = match self.stage {
+            Stage::Unknown if gathers && now_ns >= self.not_before_ns => {
+                (true, Stage::Tried { turns: 0, with: 0, without: a_second })
             }
-        } else if self.periods == 1 && a_second < self.before / 4 * 3 {
-            self.not_before_ns = now_ns + self.pause_ns;
-            self.pause_ns = (self.pause_ns * 2).min(GATHER_PAUSE_LIMIT_NS);
-            self.switch(false);
-        } else if gather_ns < SECOND_NS || self.periods >= GATHER_PERIODS {
+            Stage::Unknown => return,
+            Stage::Tried { turns, with, without } if !self.rests => {
+                (true, Stage::Tried { turns, with, without: without + a_second })
+            }
+            Stage::Tried { with, without, .. } if with + a_second < without / 4 * 3 => {
+                self.not_before_ns = now_ns + self.pause_ns;
+                self.pause_ns = (self.pause_ns * 2).min(GATHER_PAUSE_LIMIT_NS);
+                (false, Stage::Unknown)
+            }
+            Stage::Tried { turns, with, without } if turns + 1 < GATHER_TRIES => {
+                (false, Stage::Tried { turns: turns + 1, with: with + a_second, without })
+            }
+            Stage::Tried { .. } => {
+                self.pause_ns = GATHER_PAUSE_NS;
+                (true, Stage::Found { periods: 0 })
+            }
             // What comes without rests may have changed since.
-            self.pause_ns = GATHER_PAUSE_NS;
-            self.switch(false);
-        }
-    }
-
-    fn switch(&mut self, rests: bool) {
-        (self.rests, self.settles, self.periods) = (rests, true, 0);
+            Stage::Found { periods } if gather_ns < SECOND_NS || periods >= GATHER_PERIODS => {
+                (false, Stage::Unknown)
+            }
+            Stage::Found { periods } => (true, Stage::Found { periods: periods + 1 }),
+        };
+        self.settles = rests != self.rests;
+        (self.rests, self.stage) = (rests, stage);
     }
 }
 
@@ -108,22 +128,42 @@ mod tests {
 
     const REST: Duration = Duration::from_micros(250);
 
-    /// Turns in a second when so many events come meanwhile, `waits`: none before the last is
-    /// answered. The share of turns with a rest, and the events.
-    fn second(pace: &mut Pace, from_ns: u64, each_ns: u64, waits: bool) -> (f64, u64) {
-        let (mut now_ns, mut due_ns) = (from_ns, from_ns);
+    /// A load: how many clients have an event so often, `waits`: not before the last was taken, and
+    /// how long the host takes the core away now and then.
+    #[derive(Clone, Copy)]
+    struct Load {
+        clients: usize,
+        each_ns: u64,
+        waits: bool,
+        away_ns: u64,
+    }
+
+    const CALM: Load = Load { clients: 1, each_ns: 0, waits: false, away_ns: 0 };
+
+    /// A second of that load. The share of turns with a rest, and the events.
+    fn second(pace: &mut Pace, from_ns: u64, load: Load) -> (f64, u64) {
+        let (mut now_ns, mut dues_ns) = (from_ns, vec![from_ns; load.clients]);
         let (mut rests, mut turns, mut all) = (0, 0, 0);
+        let mut away_at_ns = from_ns;
         while now_ns < from_ns + SECOND_NS {
             let mut events = 0;
-            while due_ns <= now_ns {
-                events += 1;
-                due_ns = if waits { now_ns } else { due_ns } + each_ns;
+            for due_ns in &mut dues_ns {
+                while *due_ns <= now_ns {
+                    events += 1;
+                    *due_ns = if load.waits { now_ns } else { *due_ns } + load.each_ns;
+                }
             }
             (turns, all) = (turns + 1, all + events);
             let rested = pace.turn(events, REST, now_ns);
             rests += u64::from(rested);
             let rest_ns = if rested { REST.as_nanos() as u64 } else { 0 };
+            let due_ns = dues_ns.iter().min().copied().expect("a client");
             now_ns = due_ns.max(now_ns + rest_ns) + 10_000;
+            if load.away_ns > 0 && now_ns >= away_at_ns {
+                now_ns += load.away_ns;
+                // In some periods and not in others.
+                away_at_ns = now_ns + 23_000_000 + now_ns / 1_000 % 37 * 1_000_000;
+            }
         }
         (rests as f64 / turns as f64, all)
     }
@@ -134,7 +174,8 @@ mod tests {
         for (number, each_ns, share) in
             [(1, 400_000, 0.0..0.01), (2, 100_000, 0.8..1.0), (3, 400_000, 0.0..0.1)]
         {
-            let (rests, events) = second(&mut pace, number * SECOND_NS, each_ns, false);
+            let load = Load { each_ns, ..CALM };
+            let (rests, events) = second(&mut pace, number * SECOND_NS, load);
             assert!(share.contains(&rests), "each {each_ns} ns: {rests}");
             assert!(events.abs_diff(SECOND_NS / each_ns) < 10);
         }
@@ -143,10 +184,26 @@ mod tests {
     #[test]
     fn it_holds_nobody_up_who_waits_for_answers() {
         let (mut pace, mut all) = (Pace::default(), 0);
+        let load = Load { each_ns: 40_000, waits: true, ..CALM };
         for number in 1..=10 {
-            all += second(&mut pace, number * SECOND_NS, 40_000, true).1;
+            all += second(&mut pace, number * SECOND_NS, load).1;
         }
         let without = 10 * SECOND_NS / 50_000;
         assert!(all > without * 97 / 100, "{all} of {without}");
+    }
+
+    /// Of the periods that are compared any may be one in which the core was elsewhere.
+    #[test]
+    fn a_core_that_is_away_now_and_then_decides_nothing() {
+        let share_of_rests = |waits| {
+            let (mut pace, mut rests) = (Pace::default(), 0.0);
+            let load = Load { clients: 16, each_ns: 120_000, waits, away_ns: 9_000_000 };
+            for number in 1..=100 {
+                rests += second(&mut pace, number * SECOND_NS, load).0 / 100.0;
+            }
+            rests
+        };
+        assert!(share_of_rests(false) > 0.5, "{}", share_of_rests(false));
+        assert!(share_of_rests(true) < 0.05, "{}", share_of_rests(true));
     }
 }

@@ -79,10 +79,16 @@ impl Stream {
                     // With epoll there is no wait while a peer is fast enough, and then no other
                     // socket gets its turn; with a ring there always is one.
                     let mut readable = pin!(self.tcp().readable(false));
+                    let mut has_waited = false;
                     poll_fn(|cx| {
+                        // Of epoll a wake says enough; monoio would ask the socket again.
+                        if has_waited && monoio::utils::is_legacy() {
+                            return Poll::Ready(Ok(()));
+                        }
                         let readable = readable.as_mut().poll(cx);
                         if readable.is_pending() {
                             self.0.in_a_row.set(0);
+                            has_waited = true;
                         }
                         readable
                     })

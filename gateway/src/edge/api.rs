@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use trine_core::metrics::Counter;
 use trine_core::rt;
-use trine_proto::client::{ErrorCode, Format, Object, Tags, is_json};
+use trine_proto::client::{ErrorCode, Format, Object, Tags};
 use trine_proto::http1::{
     BodyDecoder, BodyEvent, Error, HeadScanner, Request, ResponseBody, write_response_head,
 };
@@ -372,9 +372,8 @@ impl Shard {
         };
         let channel = (&*publish.channel, namespace);
         if let Some(route) = self.ingest.routes().of_namespace(namespace) {
-            let json = is_json(&data);
             let (channel, data) = (channel.0, &*data);
-            let event = Event { channel, namespace, info: None, data, headers, json, options };
+            let event = Event { channel, namespace, info: None, data, headers, options };
             let asked = Asked {
                 client: id,
                 session: Uuid::nil(),

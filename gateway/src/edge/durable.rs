@@ -64,7 +64,6 @@ impl Shard {
             info: Some(identity.info(client)),
             data,
             headers: identity.headers(),
-            json: format == Format::Json || trine_proto::client::is_json(data),
             options: &PublishOptions::PLAIN,
         };
         let since_ns = rt::now_ns();

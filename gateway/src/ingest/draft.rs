@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use std::borrow::Cow;
 use std::ops::Range;
+use trine_proto::client::is_json;
 use trine_proto::hash;
 use trine_proto::kafka::record;
 
@@ -29,8 +30,6 @@ pub struct Event<'a> {
     pub data: &'a [u8],
     /// Headers of the request, names in lower case.
     pub headers: &'a [(Box<str>, Box<str>)],
-    /// The payload is JSON.
-    pub json: bool,
     /// How it is published.
     pub options: &'a PublishOptions,
 }
@@ -222,7 +221,9 @@ impl<'a> Event<'a> {
             RecordHeader::User => Some(("trine-user", self.user())),
             RecordHeader::Channel if self.channel.is_empty() => None,
             RecordHeader::Channel => Some(("trine-channel", self.channel)),
-            RecordHeader::ContentType if self.json => Some(("content-type", "application/json")),
+            RecordHeader::ContentType if is_json(self.data) => {
+                Some(("content-type", "application/json"))
+            }
             RecordHeader::ContentType => Some(("content-type", "application/octet-stream")),
         }
     }

@@ -15,7 +15,6 @@ use bytes::Bytes;
 use slab::Slab;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
-use std::fmt::Write;
 use std::rc::Rc;
 use trine_proto::client::ErrorCode;
 
@@ -25,7 +24,8 @@ pub use routes::{Choose, Find, Route, Routes};
 
 use crate::config::{Ack, Config};
 use crate::limits::{
-    DEDUPE_WAITERS, IDEMPOTENCY_KEYS, IDEMPOTENCY_MS, INGEST_OUTSTANDING, STICKY_RECORDS,
+    DEDUPE_WAITERS, IDEMPOTENCY_KEYS, IDEMPOTENCY_MS, INGEST_OUTSTANDING, PLACE_JSON_BYTES,
+    STICKY_RECORDS,
 };
 use crate::log::{Appended, Log, Unavailable};
 use crate::recent::Recent;
@@ -75,12 +75,18 @@ impl Place {
 
     /// As the data of an rpc's reply.
     pub fn to_json(self) -> String {
-        let mut text = format!("{{\"at\":\"{}\"", self.at.text());
+        let mut digits = itoa::Buffer::new();
+        let mut text = String::with_capacity(PLACE_JSON_BYTES);
+        text.push_str("{\"at\":\"");
+        text.push_str(self.at.text());
+        text.push('"');
         if self.at != At::None {
-            let _ = write!(text, ",\"partition\":{}", self.partition);
+            text.push_str(",\"partition\":");
+            text.push_str(digits.format(self.partition));
         }
         if let Some(offset) = self.log_offset {
-            let _ = write!(text, ",\"log_offset\":{offset}");
+            text.push_str(",\"log_offset\":");
+            text.push_str(digits.format(offset));
         }
         text.push('}');
         text
@@ -276,11 +282,11 @@ impl Ingest {
         let Route { topic, ack, .. } = *self.routes.get(number);
         let partition = self.partition(topic, draft.wish()).map_err(Err)?;
         let sequence = self.sequence + 1;
-        let text = sequence.to_string();
+        let mut digits = itoa::Buffer::new();
         let headers = [
             ("trine-gateway", &*self.gateway),
             ("trine-epoch", &*self.epoch),
-            ("trine-sequence", &*text),
+            ("trine-sequence", digits.format(sequence)),
         ];
         let (body, value) = draft.finish(headers);
         // Only a publication shares the body's memory: else the log may use it again.

@@ -40,7 +40,6 @@ fn draft(ingest: &Ingest, route: u16, data: &str) -> Result<Draft, Refusal> {
         info: Some(InfoRef { client: Uuid::nil(), user: "ann", conn_info: b"" }),
         data: data.as_bytes(),
         headers: &headers,
-        json: true,
         options: &PublishOptions::PLAIN,
     };
     Draft::new(route, ingest.routes(), &event).map(|(draft, _)| draft)
@@ -303,7 +302,6 @@ fn an_idempotency_key_is_no_message_id() {
             info: None,
             data: data.as_bytes(),
             headers: &[],
-            json: true,
             options: &options,
         };
         let (draft, _) = Draft::new(0, ingest.routes(), &event).unwrap();
