@@ -12,7 +12,7 @@ import time
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from . import kafka_plots, kafka_table, machine, peers, table
+from . import awake, kafka_plots, kafka_table, machine, peers, table
 from .broker import PARTITIONS, Broker, require_kafka
 from .kafka_rows import (
     AWAY_S, CONSUMED_RECORDS, NOT_YET, PEERS, RECOVERED_RECORDS, ROWS, SERVED, TAKE_OVER_S,
@@ -43,7 +43,7 @@ def main(arguments: list) -> int:
         return 1
     try:
         cluster = Broker(folder / "kafka") if with_broker else nullcontext()
-        with machine.awake(options.awake), cluster as broker:
+        with awake.all_awake(options.awake), cluster as broker:
             bench = Bench(options, broker, folder, skipped)
             try:
                 bench.run()
@@ -138,7 +138,7 @@ class Bench:
                     if row.kind not in peer.kinds or self.missing(row, peer) or (peer.open_only and not row.rate):
                         continue
                     try:
-                        with machine.core_awake(self.options.load_cpu, bool(row.rate)):
+                        with awake.core_awake(self.options.load_cpu, bool(row.rate)):
                             report = getattr(self, row.kind)(row, peer)
                     except (RuntimeError, subprocess.TimeoutExpired) as error:
                         print(f"{peer.name} {row.name}: {error}", file=sys.stderr)
@@ -291,10 +291,10 @@ class Bench:
             command = [self.tool("clock"), "--rate", str(row.rate), "--seconds", str(seconds),
                        "--cpu", str(options.load_cpu), "--", *command, "--clock"]
         # As control does for a shard so busy (`shards.keep_awake`).
-        awake = machine.core_awake(options.server_cpu, bool(row.rate) and peer.name == "trine")
+        keeps_awake = bool(row.rate) and peer.name == "trine"
         before_s = self.broker.cpu_s()
         try:
-            with awake:
+            with awake.core_awake(options.server_cpu, keeps_awake):
                 report = self.json(command)
             broker_s = self.broker.cpu_s() - before_s
             report["broker_us_per_unit"] = broker_s * 1e6 / max(report["acknowledged"], 1)

@@ -3,10 +3,7 @@
 import os
 import platform
 import re
-import struct
 import subprocess
-import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 from .broker import LIBRARY
@@ -23,43 +20,6 @@ def describe() -> dict:
         "kernel": platform.release(),
         "virtual": "hypervisor" in read("/proc/cpuinfo"),
     }
-
-
-@contextmanager
-def awake(wanted: bool):
-    """While it lasts no core halts (PM QoS of Linux), as on a host that is tuned for latency: a core
-    that halts, a virtual one above all, is late when it is wanted. Raises RuntimeError where that is
-    not to be had."""
-    if not wanted:
-        yield
-        return
-    try:
-        request = open("/dev/cpu_dma_latency", "wb", buffering=0)
-    except OSError as error:
-        raise RuntimeError(f"--awake: {error}") from error
-    with request:
-        request.write(struct.pack("i", 0))
-        yield
-
-
-@contextmanager
-def core_awake(cpu: int, wanted: bool = True):
-    """While it lasts a core does not halt, where the system allows to ask for that: what must be in time
-    on it, the load tool above all, is not what a latency tells of. Undoes only what it did itself."""
-    path = Path(f"/sys/devices/system/cpu/cpu{cpu}/power/pm_qos_resume_latency_us")
-    before = read(path).strip()
-    held = wanted and before not in ("", "n/a")
-    try:
-        if held:
-            path.write_text("n/a")
-    except OSError as error:
-        print(f"CPU {cpu} may halt, longer tails for every peer: {error}", file=sys.stderr)
-        held = False
-    try:
-        yield
-    finally:
-        if held:
-            path.write_text(before)
 
 
 def versions() -> dict:

@@ -11,6 +11,8 @@ import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .awake import stays_awake
+
 BENCH = Path(__file__).resolve().parent.parent
 ROOT = BENCH.parent
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
@@ -76,12 +78,6 @@ def build_go() -> None:
     GO_TARGET.mkdir(parents=True, exist_ok=True)
     command = ["go", "build", "-o", f"{GO_TARGET}/", "./..."]
     subprocess.run(command, cwd=BENCH / "baselines" / "go", check=True)
-
-
-def stays_awake(cpu: int) -> bool:
-    """Whether a CPU was told not to halt."""
-    path = Path(f"/sys/devices/system/cpu/cpu{cpu}/power/pm_qos_resume_latency_us")
-    return path.exists() and path.read_text().strip() == "n/a"
 
 
 class Metrics:

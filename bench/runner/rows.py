@@ -50,10 +50,9 @@ IDLE_AT_MOST_BYTES = 2000
 IDLE_AIM_BYTES = 1000
 # JSON costs at most this much of Protobuf.
 JSON_AT_MOST = 1.3
-# Open loops run at this share of the slowest peer's saturation, but never ask
-# more of the load tool than it can give without shaping the latencies: this share
-# of its saturation, and of its core, which is lowered to in so many looks.
+# Open loops run at this share of the slowest peer's saturation, lowered in at most
+# so many looks to what takes this share of the load tool's core: with more of it the
+# tool would shape the latencies.
 OPEN_SHARE = 0.5
-TOOL_SHARE = 0.6
-TOOL_OPEN_SHARE = 0.65
-TOOL_LOOKS = 3
+TOOL_SHARE = 0.65
+TOOL_LOOKS = 8

@@ -7,9 +7,9 @@ import statistics
 import subprocess
 import sys
 
-from . import machine, plots, table
-from .peers import BENCH, PEERS, TARGET, Server, build, stays_awake
-from .rows import FORMATS, OPEN_SHARE, ROWS, TOOL_LOOKS, TOOL_OPEN_SHARE, TOOL_SHARE
+from . import awake, machine, plots, table
+from .peers import BENCH, PEERS, TARGET, Server, build
+from .rows import FORMATS, OPEN_SHARE, ROWS, TOOL_LOOKS, TOOL_SHARE
 
 RESULTS = BENCH / "results"
 LOAD_LIMIT_S = 60
@@ -20,7 +20,7 @@ def main(arguments: list) -> int:
     build(options.peers, options.profile)
     bench = Bench(options)
     try:
-        with machine.awake(options.awake):
+        with awake.all_awake(options.awake):
             bench.run()
     except RuntimeError as error:
         print(f"bench/run ws: {error}", file=sys.stderr)
@@ -89,7 +89,6 @@ class Bench:
             wanted = {row.saturation for row in opened} - {row.name for row in closed}
             self.rounds([row for row in ROWS if row.name in wanted], self.calibration, 1)
             self.choose_rates(opened)
-            self.spare_the_tool(opened)
             self.rounds(opened, self.samples, self.options.rounds)
 
     def rounds(self, rows: list, into: dict, count: int) -> None:
@@ -123,13 +122,13 @@ class Bench:
         if options.spin:
             command.append("--spin")
         try:
-            with (machine.core_awake(options.load_cpu, bool(row.saturation)),
+            with (awake.core_awake(options.load_cpu, bool(row.saturation)),
                   Server(peer, options.profile, options.server_cpu) as server):
                 command += ["--address", server.address, "--server-pid", str(server.process.pid)]
                 limit_s = LOAD_LIMIT_S + options.seconds + options.warm_up
                 load = subprocess.run(command, capture_output=True, text=True, timeout=limit_s)
                 # It sees that the load has ended only after a second.
-                if peer.keeps_awake and row.saturation and not stays_awake(options.server_cpu):
+                if peer.keeps_awake and row.saturation and not awake.stays_awake(options.server_cpu):
                     print(f"{peer.name} {row.name} {form}: its core may have halted", file=sys.stderr)
         except (RuntimeError, subprocess.TimeoutExpired) as error:
             print(f"{peer.name} {row.name} {form}: {error}", file=sys.stderr)
@@ -140,34 +139,23 @@ class Bench:
         return json.loads(load.stdout)
 
     def choose_rates(self, rows: list) -> None:
-        """One rate for all peers: a share of the slowest's saturation, within
-        what the load tool can take."""
+        """One rate for all peers: a share of the slowest's saturation, lowered while the load tool would
+        shape the latencies. The first peer tells that: Trine, if it is among them, whose answers come one
+        by one, so that the tool has most to do."""
         known = {**self.calibration, **self.samples}
         for row in rows:
             for form in self.options.formats:
-                slowest, tool = float("inf"), float("inf")
-                for (name, its_form, _), reports in known.items():
-                    if (name, its_form) != (row.saturation, form):
-                        continue
-                    rate = statistics.median(r["units_per_s"] for r in reports)
-                    slowest = min(slowest, rate)
-                    capacity = max(r["units_per_s"] / max(r["tool_share"], 0.01) for r in reports)
-                    tool = min(tool, capacity)
-                rate = min(OPEN_SHARE * slowest, TOOL_SHARE * tool)
-                if rate == float("inf"):
+                rates = [statistics.median(report["units_per_s"] for report in reports)
+                         for (name, its_form, _), reports in known.items()
+                         if (name, its_form) == (row.saturation, form)]
+                if not rates:
                     raise SystemExit(f"no peer finished {row.saturation}: no rate for {row.name}")
-                self.rates[row.name, form] = round(rate)
-
-    def spare_the_tool(self, rows: list) -> None:
-        """Lowers rates at which the load tool would shape the latencies. The first peer tells: Trine, if
-        it is among them, whose answers come one by one, so that the tool has most to do."""
-        for row in rows:
-            for form in self.options.formats:
+                self.rates[row.name, form] = round(OPEN_SHARE * min(rates))
                 for _ in range(TOOL_LOOKS):
                     report = self.measure(row, form, self.options.peers[0])
-                    if not report or report["tool_share"] <= TOOL_OPEN_SHARE:
+                    if not report or report["tool_share"] <= TOOL_SHARE:
                         break
-                    rate = self.rates[row.name, form] * TOOL_OPEN_SHARE / report["tool_share"]
+                    rate = self.rates[row.name, form] * TOOL_SHARE / report["tool_share"]
                     self.rates[row.name, form] = round(rate)
 
     def results(self) -> dict:

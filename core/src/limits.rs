@@ -21,13 +21,14 @@ pub const SEND_ROUNDS: usize = 8;
 pub const GATHER_SETTLE_NS: u64 = 4_000_000;
 /// Nanoseconds over which it is counted: long enough for what comes in bursts to even out.
 pub const GATHER_PERIOD_NS: u64 = 16_000_000;
-/// Turns of a period without and one with rests before rests are found to hold up nothing.
-pub const GATHER_TRIES: u32 = 3;
+/// Pairs of a period without rests and one with them before rests are found to hold up nothing.
+pub const GATHER_PAIRS: u32 = 3;
 /// Periods after which what comes without rests is counted anew: a second.
 pub const GATHER_PERIODS: u32 = 62;
 /// Nanoseconds without rests after they were seen to hold up what comes; doubled each time …
 pub const GATHER_PAUSE_NS: u64 = 200_000_000;
-/// … up to this: rests that are tried in vain take less than a hundredth of the time.
+/// … up to this: what is tried in vain takes less than a hundredth of the time with its first pair,
+/// which mostly is its last, and two hundredths with all three.
 pub const GATHER_PAUSE_LIMIT_NS: u64 = 3_200_000_000;
 /// Entries of the submission queue: more are submitted early, so this bounds memory, not work.
 pub const SUBMISSION_ENTRIES: u32 = 2048;

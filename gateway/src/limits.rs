@@ -219,8 +219,6 @@ pub const KAFKA_REQUEST_MS: u64 = 10_000;
 
 // Ingest.
 
-/// What an answer that names a record's place takes at most, as JSON.
-pub const PLACE_JSON_BYTES: usize = 80;
 /// Records of one shard that the log has not answered: a second of a busy shard's.
 pub const INGEST_OUTSTANDING: usize = 16_384;
 /// Milliseconds that a publication's idempotency key is remembered (client protocol §10).

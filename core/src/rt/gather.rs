@@ -8,8 +8,8 @@
 
 use super::local;
 use crate::limits::{
-    GATHER_PAUSE_LIMIT_NS, GATHER_PAUSE_NS, GATHER_PERIOD_NS, GATHER_PERIODS, GATHER_SETTLE_NS,
-    GATHER_TRIES,
+    GATHER_PAIRS, GATHER_PAUSE_LIMIT_NS, GATHER_PAUSE_NS, GATHER_PERIOD_NS, GATHER_PERIODS,
+    GATHER_SETTLE_NS,
 };
 use std::future::poll_fn;
 use std::task::Poll;
@@ -19,9 +19,9 @@ const SECOND_NS: u64 = 1_000_000_000;
 
 /// Decides when to rest: while two events or more gather in the time it takes, and as many come as
 /// without it. Who sends more only once the last was answered would be held up by a rest, which
-/// shows in turns of periods with and without; it is tried again after a pause, each time a longer
-/// one. One turn would not do: a host that takes the core away for some milliseconds makes few of
-/// many events.
+/// shows in pairs of periods, one without rests and one with them; they are tried again after a
+/// pause, each time a longer one. One pair would not do: a host that takes the core away for some
+/// milliseconds makes few of many events.
 #[derive(Debug)]
 pub(super) struct Pace {
     since_ns: u64,
@@ -39,8 +39,8 @@ pub(super) struct Pace {
 enum Stage {
     /// Nothing yet, or that it holds up what comes.
     Unknown,
-    /// So many turns were taken; events a second of their periods, added up.
-    Tried { turns: u32, with: u64, without: u64 },
+    /// So many pairs are whole; events a second of their periods, added up.
+    Tried { pairs: u32, with: u64, without: u64 },
     /// It holds up nothing, and has gone on for so many periods.
     Found { periods: u32 },
 }
@@ -77,22 +77,21 @@ impl Pace {
     /// A period has ended; so many events came, a second.
     fn period(&mut self, a_second: u64, rest: Duration, now_ns: u64) {
         let gather_ns = a_second * rest.as_nanos() as u64;
-        let gathers = gather_ns >= 2 * SECOND_NS;
         let (rests, stage) = match self.stage {
-            Stage::Unknown if gathers && now_ns >= self.not_before_ns => {
-                (true, Stage::Tried { turns: 0, with: 0, without: a_second })
+            Stage::Unknown if gather_ns >= 2 * SECOND_NS && now_ns >= self.not_before_ns => {
+                (true, Stage::Tried { pairs: 0, with: 0, without: a_second })
             }
             Stage::Unknown => return,
-            Stage::Tried { turns, with, without } if !self.rests => {
-                (true, Stage::Tried { turns, with, without: without + a_second })
+            Stage::Tried { pairs, with, without } if !self.rests => {
+                (true, Stage::Tried { pairs, with, without: without + a_second })
             }
             Stage::Tried { with, without, .. } if with + a_second < without / 4 * 3 => {
                 self.not_before_ns = now_ns + self.pause_ns;
                 self.pause_ns = (self.pause_ns * 2).min(GATHER_PAUSE_LIMIT_NS);
                 (false, Stage::Unknown)
             }
-            Stage::Tried { turns, with, without } if turns + 1 < GATHER_TRIES => {
-                (false, Stage::Tried { turns: turns + 1, with: with + a_second, without })
+            Stage::Tried { pairs, with, without } if pairs + 1 < GATHER_PAIRS => {
+                (false, Stage::Tried { pairs: pairs + 1, with: with + a_second, without })
             }
             Stage::Tried { .. } => {
                 self.pause_ns = GATHER_PAUSE_NS;

@@ -373,7 +373,8 @@ impl Shard {
         let channel = (&*publish.channel, namespace);
         if let Some(route) = self.ingest.routes().of_namespace(namespace) {
             let (channel, data) = (channel.0, &*data);
-            let event = Event { channel, namespace, info: None, data, headers, options };
+            let event =
+                Event { channel, namespace, info: None, data, headers, json: false, options };
             let asked = Asked {
                 client: id,
                 session: Uuid::nil(),

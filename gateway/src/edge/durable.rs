@@ -64,6 +64,7 @@ impl Shard {
             info: Some(identity.info(client)),
             data,
             headers: identity.headers(),
+            json: format == Format::Json,
             options: &PublishOptions::PLAIN,
         };
         let since_ns = rt::now_ns();

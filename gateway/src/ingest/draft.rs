@@ -30,6 +30,8 @@ pub struct Event<'a> {
     pub data: &'a [u8],
     /// Headers of the request, names in lower case.
     pub headers: &'a [(Box<str>, Box<str>)],
+    /// It came as JSON, and so did the payload; any other is looked at where that matters.
+    pub json: bool,
     /// How it is published.
     pub options: &'a PublishOptions,
 }
@@ -221,7 +223,7 @@ impl<'a> Event<'a> {
             RecordHeader::User => Some(("trine-user", self.user())),
             RecordHeader::Channel if self.channel.is_empty() => None,
             RecordHeader::Channel => Some(("trine-channel", self.channel)),
-            RecordHeader::ContentType if is_json(self.data) => {
+            RecordHeader::ContentType if self.json || is_json(self.data) => {
                 Some(("content-type", "application/json"))
             }
             RecordHeader::ContentType => Some(("content-type", "application/octet-stream")),

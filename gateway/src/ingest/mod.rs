@@ -12,6 +12,7 @@ mod routes;
 mod tests;
 
 use bytes::Bytes;
+use serde::Serialize;
 use slab::Slab;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
@@ -24,8 +25,7 @@ pub use routes::{Choose, Find, Route, Routes};
 
 use crate::config::{Ack, Config};
 use crate::limits::{
-    DEDUPE_WAITERS, IDEMPOTENCY_KEYS, IDEMPOTENCY_MS, INGEST_OUTSTANDING, PLACE_JSON_BYTES,
-    STICKY_RECORDS,
+    DEDUPE_WAITERS, IDEMPOTENCY_KEYS, IDEMPOTENCY_MS, INGEST_OUTSTANDING, STICKY_RECORDS,
 };
 use crate::log::{Appended, Log, Unavailable};
 use crate::recent::Recent;
@@ -75,21 +75,17 @@ impl Place {
 
     /// As the data of an rpc's reply.
     pub fn to_json(self) -> String {
-        let mut digits = itoa::Buffer::new();
-        let mut text = String::with_capacity(PLACE_JSON_BYTES);
-        text.push_str("{\"at\":\"");
-        text.push_str(self.at.text());
-        text.push('"');
-        if self.at != At::None {
-            text.push_str(",\"partition\":");
-            text.push_str(digits.format(self.partition));
+        #[derive(Serialize)]
+        struct Data {
+            at: &'static str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            partition: Option<u32>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            log_offset: Option<u64>,
         }
-        if let Some(offset) = self.log_offset {
-            text.push_str(",\"log_offset\":");
-            text.push_str(digits.format(offset));
-        }
-        text.push('}');
-        text
+        let partition = (self.at != At::None).then_some(self.partition);
+        let data = Data { at: self.at.text(), partition, log_offset: self.log_offset };
+        serde_json::to_string(&data).expect("a text and numbers")
     }
 }
 
@@ -282,11 +278,11 @@ impl Ingest {
         let Route { topic, ack, .. } = *self.routes.get(number);
         let partition = self.partition(topic, draft.wish()).map_err(Err)?;
         let sequence = self.sequence + 1;
-        let mut digits = itoa::Buffer::new();
+        let text = sequence.to_string();
         let headers = [
             ("trine-gateway", &*self.gateway),
             ("trine-epoch", &*self.epoch),
-            ("trine-sequence", digits.format(sequence)),
+            ("trine-sequence", &*text),
         ];
         let (body, value) = draft.finish(headers);
         // Only a publication shares the body's memory: else the log may use it again.

@@ -40,6 +40,7 @@ fn draft(ingest: &Ingest, route: u16, data: &str) -> Result<Draft, Refusal> {
         info: Some(InfoRef { client: Uuid::nil(), user: "ann", conn_info: b"" }),
         data: data.as_bytes(),
         headers: &headers,
+        json: false,
         options: &PublishOptions::PLAIN,
     };
     Draft::new(route, ingest.routes(), &event).map(|(draft, _)| draft)
@@ -113,6 +114,24 @@ fn a_record_is_the_payload_with_its_key_and_headers() {
     assert_eq!(answers, [(0, at(appended[0].2, 7))]);
     let json = format!(r#"{{"at":"journal","partition":{},"log_offset":7}}"#, appended[0].2);
     assert_eq!(answers[0].1.unwrap().to_json(), json);
+}
+
+#[test]
+fn the_content_type_is_what_the_payload_is() {
+    let headers = vec![RecordHeader::ContentType];
+    let mut ingest = ingest(vec![config::Route { headers, ..config::Route::default() }]);
+    let payloads = ["{\"a\": 1}", "4", "{\"a\": ", "\u{1}\u{2}"];
+    for payload in payloads {
+        let draft = draft(&ingest, 0, payload).unwrap();
+        ingest.take(draft, asker(0), 0);
+    }
+    let types = log(&mut ingest).appended.iter().map(|(_, _, _, bytes)| {
+        let body = Body::parse(bytes).unwrap();
+        let found = body.headers().find(|(name, _)| *name == "content-type");
+        String::from_utf8(found.unwrap().1.unwrap().to_vec()).unwrap()
+    });
+    let (json, other) = ("application/json", "application/octet-stream");
+    assert_eq!(types.collect::<Vec<_>>(), [json, json, other, other]);
 }
 
 #[test]
@@ -302,6 +321,7 @@ fn an_idempotency_key_is_no_message_id() {
             info: None,
             data: data.as_bytes(),
             headers: &[],
+            json: true,
             options: &options,
         };
         let (draft, _) = Draft::new(0, ingest.routes(), &event).unwrap();
