@@ -453,6 +453,31 @@ fn what_a_consumer_publishes_is_fanned_out_and_not_logged() {
     assert_eq!(values, [Some(&br#""by hand""#[..])]);
 }
 
+/// Each record that is given up is worth a line, and so many at once are worth some and a number.
+#[test]
+fn operators_are_told_of_some_records_and_how_many_more() {
+    const RECORDS: u64 = 200;
+    let config = format!(
+        "{PATIENT}{TICKETS}[[namespace]]\nname = \"desk\"\n\
+         [[consumer]]\nname = \"agents\"\ntopics = [\"{TOPIC}\"]\n\
+         to.channel = \"desk:{{header.nobody}}\"\ndead_letter = false\n"
+    );
+    let gateway = Gateway::start(&config);
+    warm_up(&gateway);
+    let read = || (lags(&gateway).len() == PARTITIONS as usize).then_some(());
+    wait::until("every partition is read", read);
+    let plan = Plan { rate_per_s: 0, ..Plan::rpc(gateway.client, "desk", "ann", TOPIC) };
+    publish(&plan, RECORDS, &Progress::default());
+    let given_up =
+        || gateway.metrics().sum("trine_consumer_records_total", &[("outcome", "given_up")]);
+    wait::until("none can be delivered", || (given_up() == RECORDS as f64).then_some(()));
+    let lines = || gateway.log().matches("a record was given up").count() as f64;
+    let suppressed = || gateway.metrics().sum("trine_log_suppressed_total", &[]);
+    wait::until("each is told or counted", || {
+        (suppressed() > 0.0 && lines() + suppressed() == RECORDS as f64).then_some(())
+    });
+}
+
 /// The lag of each partition of all consumers together; none while nothing is known.
 fn lags(gateway: &Gateway) -> BTreeMap<String, f64> {
     gateway.metrics().by("trine_consumer_lag", "partition")

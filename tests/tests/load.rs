@@ -6,11 +6,12 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use rustix::process::Signal;
+use serde_json::{Value, json};
 use trine_tests::client::{Client, Failure};
 use trine_tests::durable::PATIENCE;
 use trine_tests::follower::Follower;
@@ -158,6 +159,52 @@ fn what_a_client_does_not_read_is_seen_until_it_is_gone() {
     assert!(waiting() < 18_100_000.0, "{}", waiting());
     deaf.cut();
     wait::until("nothing waits", || (waiting() == 0.0).then_some(()));
+}
+
+/// The process is stopped for longer than a turn may take, until that hits one.
+#[test]
+fn a_turn_that_takes_long_is_counted_and_told() {
+    const CALLS: usize = 500;
+    const CLIENTS: usize = 4;
+    let mut gateway = Gateway::start("client.in_flight = 1024");
+    let data = gateway.data();
+    let stalls = || gateway.metrics().sum("trine_stalls_total", &[]);
+    let (address, before, is_over) = (gateway.client, stalls(), AtomicBool::new(false));
+    let seen = thread::scope(|scope| {
+        let busy = || {
+            let mut client = Client::connect(address, "busy").expect("connected");
+            let calls: Vec<_> = (0..CALLS).map(|n| json!({"method": "echo", "data": n})).collect();
+            while !is_over.load(Ordering::Relaxed) {
+                let first = client.send_together("rpc", &calls).expect("sent");
+                for id in (first..).take(CALLS) {
+                    client.reply(id, "rpc").expect("answered");
+                }
+            }
+        };
+        for _ in 0..CLIENTS {
+            scope.spawn(busy);
+        }
+        let seen = wait::within(PATIENCE, || {
+            process::signal(data, Signal::STOP);
+            thread::sleep(Duration::from_millis(150));
+            process::signal(data, Signal::CONT);
+            // The counter is the turn's last deed.
+            thread::sleep(Duration::from_millis(20));
+            (stalls() > before).then_some(())
+        });
+        is_over.store(true, Ordering::Relaxed);
+        seen
+    });
+    seen.expect("a turn that was stopped counts as a stall");
+    let told = || gateway.log().lines().filter_map(turn_ms).next();
+    let turn_ms = wait::until("it is told", told);
+    assert!(turn_ms >= 100, "{turn_ms}");
+}
+
+/// What a record of the log says of a turn that took long.
+fn turn_ms(line: &str) -> Option<u64> {
+    let record: Value = serde_json::from_str(line).ok()?;
+    (record["message"] == "a turn took long").then(|| record["turn_ms"].as_u64())?
 }
 
 /// An answer that takes a slow link much longer than a write or a pong may take arrives whole: the

@@ -215,6 +215,7 @@ fn saturated_in_both_directions() {
     };
     let full = || gateway.metrics().by("trine_mailbox_full_total", "shard");
     let holed = || gateway.metrics().sum("trine_holed_channels_total", &[]);
+    let mut deepest = 0.0f64;
     let (published, resubscribes) = thread::scope(|scope| {
         let threads: Vec<_> = (0..PAIRS).map(|n| scope.spawn(move || flood(n))).collect();
         while !threads.iter().all(|thread| thread.is_finished()) {
@@ -223,23 +224,32 @@ fn saturated_in_both_directions() {
             let all = || (waiting.load(Ordering::Relaxed) == PAIRS).then_some(());
             let _ = wait::within(Duration::from_millis(500), all);
             process::signal(data, Signal::CONT);
+            deepest = deepest.max(gateway.metrics().sum("trine_mailbox_depth", &[]));
             let both = full().values().all(|count| *count > 0.0);
-            is_saturated.store(both && holed() > 0.0, Ordering::Relaxed);
+            is_saturated.store(both && holed() > 0.0 && deepest > 0.0, Ordering::Relaxed);
             thread::sleep(Duration::from_millis(20));
         }
         let of = threads.into_iter().map(|thread| thread.join().expect("a pair is content"));
         of.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
     });
     println!("{published} published, {:?} full, {} holed, {resubscribes} back", full(), holed());
+    println!("{deepest} messages in both mailboxes at most, as far as seen");
     assert!(full().values().all(|count| *count > 0.0), "{:?}", full());
     assert!(holed() > 0.0 && resubscribes > 0, "{} holed, {resubscribes} back", holed());
-    let drained = |direction| {
-        gateway.metrics().sum("trine_mailbox_messages_total", &[("direction", direction)])
-    };
-    wait::until("what was sent to a shard is received", || {
-        (drained("out") == drained("in")).then_some(())
-    });
+    assert!(deepest > 0.0, "the depth of a mailbox was never told");
+    await_quiet(&gateway);
     let metrics = gateway.metrics();
     assert_eq!(metrics.sum("trine_publications_total", &[]), published as f64);
     wait::until("it serves", || gateway.is_serving().then_some(()));
+}
+
+/// Waits until mailboxes are empty and as much was received as was sent.
+fn await_quiet(gateway: &Gateway) {
+    wait::until("what was sent to a shard is received", || {
+        let metrics = gateway.metrics();
+        let of =
+            |direction| metrics.sum("trine_mailbox_messages_total", &[("direction", direction)]);
+        let depth = metrics.sum("trine_mailbox_depth", &[]);
+        (depth == 0.0 && of("out") == of("in")).then_some(())
+    });
 }
